@@ -1,0 +1,61 @@
+"""jaxnn: neural networks in JAX whose backward pass is an object.
+
+Every layer has a forward pass and a backward pass written by hand, both pure functions; every
+hand-derived gradient can be checked against `jax.grad`.
+"""
+
+from jaxnn.activations import (
+    elu,
+    gelu,
+    heaviside,
+    leaky_relu,
+    log_softmax,
+    relu,
+    selu,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    tanh,
+)
+from jaxnn.captures import (
+    AffineCapture,
+    Capture,
+    ContractedCapture,
+    LinearCapture,
+    StackedCapture,
+    contract,
+    join,
+)
+from jaxnn.checking import check_gradients, check_layer
+from jaxnn.combinators import (
+    add,
+    concatenate,
+    fork,
+    identity,
+    on,
+    parallel,
+    repeat,
+    serial,
+    share,
+    skip,
+)
+from jaxnn.dense import dense
+from jaxnn.dropout import dropout
+from jaxnn.gradients import BackwardPass, autodiff, backprop, backward_pass, numerical
+from jaxnn.initializers import initializer
+from jaxnn.layer import Layer, Loss, Static, label, parameter_free, pointwise, walk
+from jaxnn.losses import (
+    binary_cross_entropy,
+    categorical_cross_entropy,
+    half_squared_error,
+    hinge,
+    huber,
+    mean_squared_error,
+    sigmoid_binary_cross_entropy,
+    softmax_cross_entropy,
+    sum_absolute_error,
+    sum_squared_error,
+)
+from jaxnn.normalization import batch_norm, layer_norm
+from jaxnn.reshaping import flatten, reshape

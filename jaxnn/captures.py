@@ -1,0 +1,165 @@
+"""Captures: what a backward pass knows about a parameter gradient before it is contracted.
+
+``Layer.backward`` returns, for each dict of parameters, a capture: what entered the parameters and
+the delta (the cotangent) at their output. Contracting it over the batch gives the gradient; because
+both factors are still there, other contractions of the same pair give other quantities.
+
+Laws that every capture keeps:
+
+1. A captures tree mirrors the params tree, one capture for each dict of parameters.
+2. The inputs of a capture do not depend on the cotangent; its deltas are linear in it.
+3. Extra leading axes are wrapped explicitly (`StackedCapture`); a capture never guesses.
+4. Captures have no validation in their constructors: JAX rebuilds them with placeholder leaves.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+static = partial(dataclasses.field, metadata={"static": True})
+
+
+class Capture:
+    """Base of all captures. A subclass is a registered dataclass that can contract itself."""
+
+    def gradient(self) -> Any:
+        """The gradient of the summed loss, with the tree of the parameters it belongs to."""
+        raise NotImplementedError
+
+    def join(self, *others: Any) -> Any:
+        """One capture for parameters that were used several times in the same example.
+
+        The uses are joined along positions, before any contraction: the norm of a sum is not the
+        sum of norms.
+        """
+        raise NotImplementedError
+
+
+def contract(captures: Any) -> Any:
+    """Sum every capture over batch and positions: the gradients, in the tree of the parameters."""
+    return _map(lambda capture: capture.gradient(), captures)
+
+
+def join(*captures: Any) -> Any:
+    """Join captures trees of several uses of the same parameters, capture by capture."""
+    return _map(lambda first, *others: first.join(*others), *captures)
+
+
+def stack(captures: Any) -> Any:
+    """Declare that every capture carries one extra leading axis, as its parameters do."""
+    return _map(StackedCapture, captures)
+
+
+def _map(function, *captures):
+    return jax.tree.map(function, *captures, is_leaf=lambda node: isinstance(node, Capture))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LinearCapture(Capture):
+    """Of y = x W + b at every position: ∂L/∂W = Σ_batch Σ_position xᵀ δ and ∂L/∂b = Σ Σ δ."""
+
+    inputs: Any  # [batch, *positions, in]
+    deltas: Any  # [batch, *positions, out]
+    use_bias: bool = static(default=True)
+
+    def gradient(self) -> dict[str, Array]:
+        """{"weight": [in, out], "bias": [out]}, accumulated in at least float32."""
+        inputs, deltas = (a.reshape(-1, a.shape[-1]) for a in (self.inputs, self.deltas))
+        dtype = _accumulator(deltas.dtype)
+        weight = jnp.matmul(inputs.T, deltas, preferred_element_type=dtype).astype(deltas.dtype)
+        return {"weight": weight} | ({"bias": _sum_rows(deltas)} if self.use_bias else {})
+
+    def join(self, *others: "LinearCapture") -> "LinearCapture":
+        """The uses as further positions."""
+        return _join_positions(self, *others)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AffineCapture(Capture):
+    """Of y = scale · x + offset, feature by feature: ∂L/∂scale = Σ x δ and ∂L/∂offset = Σ δ."""
+
+    inputs: Any  # [batch, *positions, features]
+    deltas: Any  # [batch, *positions, features]
+    # The layer that mixed the examples of the batch into `inputs`, if one did: quantities of a
+    # single example have no meaning then and must refuse by this name.
+    mixed_by: str | None = static(default=None)
+
+    def gradient(self) -> dict[str, Array]:
+        """{"scale": [features], "offset": [features]}, accumulated in at least float32."""
+        rows = self.deltas.reshape(-1, self.deltas.shape[-1])
+        products = (self.inputs * self.deltas).reshape(rows.shape)
+        return {"scale": _sum_rows(products), "offset": _sum_rows(rows)}
+
+    def join(self, *others: "AffineCapture") -> "AffineCapture":
+        """The uses as further positions."""
+        return _join_positions(self, *others)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StackedCapture(Capture):
+    """A capture with one extra leading axis, of layers stacked by `repeat`."""
+
+    capture: Any
+
+    def gradient(self) -> Any:
+        """The gradient of every layer of the stack, stacked."""
+        return jax.vmap(lambda capture: capture.gradient())(self.capture)
+
+    def join(self, *others: "StackedCapture") -> "StackedCapture":
+        """Joined layer by layer."""
+        join_each = jax.vmap(lambda first, *rest: first.join(*rest))
+        return StackedCapture(join_each(self.capture, *(other.capture for other in others)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ContractedCapture(Capture):
+    """A gradient that its layer had to contract at once, since keeping the deltas costs too much.
+
+    Only the gradient can be had of it; every other quantity must refuse it by the layer's name.
+    """
+
+    gradients: Any
+    layer: str = static(default="")
+
+    def gradient(self) -> Any:
+        """The gradient as the layer gave it."""
+        return self.gradients
+
+    def join(self, *others: "ContractedCapture") -> "ContractedCapture":
+        """The sum of the uses."""
+        total = jax.tree.map(lambda *g: sum(g), self.gradients, *(o.gradients for o in others))
+        return dataclasses.replace(self, gradients=total)
+
+
+def _accumulator(dtype: Any) -> Any:
+    # Sums over a batch of half-precision numbers lose digits unless they run in float32.
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _sum_rows(rows: Array) -> Array:
+    return jnp.sum(rows, axis=0, dtype=_accumulator(rows.dtype)).astype(rows.dtype)
+
+
+def _join_positions(*captures):
+    def concatenate(field):
+        arrays = (getattr(capture, field) for capture in captures)
+        return jnp.concatenate([_flat_positions(a) for a in arrays], axis=1)
+
+    return dataclasses.replace(
+        captures[0], inputs=concatenate("inputs"), deltas=concatenate("deltas")
+    )
+
+
+def _flat_positions(a: Array) -> Array:
+    positions = 1
+    for size in a.shape[1:-1]:
+        positions *= size
+    return a.reshape(a.shape[0], positions, a.shape[-1])

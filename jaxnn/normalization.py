@@ -1,0 +1,111 @@
+"""Normalisation: subtract a mean, divide by a standard deviation, then scale and offset."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnn.captures import AffineCapture
+from jaxnn.layer import Layer
+from jaxnn.validation import require_floating, require_number, require_rank
+
+
+def layer_norm(epsilon: float = 1e-5) -> Layer:
+    """y = scale · x̂ + offset, x̂ = (x − μ) / √(σ² + ε) over the features of one position.
+
+    x is [batch, *positions, features] (Ba et al., 2016). With d = dy · scale and means over the
+    features, dx = (d − mean(d) − x̂ · mean(d · x̂)) / √(σ² + ε): the two means are the projections
+    on the directions that the normalisation removed, 1 and x̂.
+    """
+    require_number("layer_norm", "epsilon", epsilon, minimum=0)
+
+    def init(key: Array | None, x: Any):
+        _require_features("layer_norm", x)
+        return _affine_params(x), ()
+
+    def forward(params: dict, state: Any, x: Array, key: Array | None):
+        _require_features("layer_norm", x, params)
+        normalized, inverse_deviation = _normalize(x, -1, epsilon)
+        return _affine(params, normalized), state, (normalized, inverse_deviation)
+
+    def backward(params: dict, residuals: Any, dy: Array):
+        normalized, inverse_deviation = residuals
+        dx = _normalize_backward(normalized, inverse_deviation, dy * params["scale"], -1)
+        return dx, AffineCapture(normalized, dy)
+
+    def predict(params: dict, state: Any, x: Array):
+        return forward(params, state, x, None)[0]
+
+    return Layer(init, predict, forward, backward, "layer_norm")
+
+
+def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
+    """y = scale · x̂ + offset, x̂ = (x − μ) / √(σ² + ε) over batch and positions, by feature.
+
+    x is [batch, *positions, features] (Ioffe and Szegedy, 2015). In training μ and σ² are those of
+    the batch; backward is that of `layer_norm` with its means taken over the batch. Inference uses
+    the running statistics in ``state``: ``mean`` and ``variance``, each updated in training as
+    momentum · running + (1 − momentum) · batch (the biased variance).
+    """
+    require_number("batch_norm", "momentum", momentum, minimum=0, maximum=1)
+    require_number("batch_norm", "epsilon", epsilon, minimum=0)
+
+    def init(key: Array | None, x: Any):
+        _require_features("batch_norm", x)
+        features = x.shape[-1:]
+        state = {"mean": jnp.zeros(features, x.dtype), "variance": jnp.ones(features, x.dtype)}
+        return _affine_params(x), state
+
+    def predict(params: dict, state: dict, x: Array):
+        _require_features("batch_norm", x, params)
+        normalized = (x - state["mean"]) * jax.lax.rsqrt(state["variance"] + epsilon)
+        return _affine(params, normalized)
+
+    def forward(params: dict, state: dict, x: Array, key: Array | None):
+        _require_features("batch_norm", x, params)
+        axes = tuple(range(x.ndim - 1))
+        normalized, inverse_deviation = _normalize(x, axes, epsilon)
+        batch = {"mean": jnp.mean(x, axes), "variance": jnp.var(x, axes)}
+        new_state = jax.tree.map(lambda r, b: momentum * r + (1 - momentum) * b, state, batch)
+        return _affine(params, normalized), new_state, (normalized, inverse_deviation)
+
+    def backward(params: dict, residuals: Any, dy: Array):
+        normalized, inverse_deviation = residuals
+        axes = tuple(range(dy.ndim - 1))
+        dx = _normalize_backward(normalized, inverse_deviation, dy * params["scale"], axes)
+        return dx, AffineCapture(normalized, dy, mixed_by="batch_norm")
+
+    return Layer(init, predict, forward, backward, "batch_norm")
+
+
+def _normalize(x: Array, axes: Any, epsilon: float) -> tuple[Array, Array]:
+    centred = x - jnp.mean(x, axes, keepdims=True)
+    variance = jnp.mean(centred * centred, axes, keepdims=True)
+    inverse_deviation = jax.lax.rsqrt(variance + epsilon)
+    return centred * inverse_deviation, inverse_deviation
+
+
+def _normalize_backward(normalized: Array, inverse_deviation: Array, d: Array, axes: Any) -> Array:
+    mean = jnp.mean(d, axes, keepdims=True)
+    along = jnp.mean(d * normalized, axes, keepdims=True)
+    return (d - mean - normalized * along) * inverse_deviation
+
+
+def _affine_params(x: Any) -> dict[str, Array]:
+    features = x.shape[-1:]
+    return {"scale": jnp.ones(features, x.dtype), "offset": jnp.zeros(features, x.dtype)}
+
+
+def _affine(params: dict, normalized: Array) -> Array:
+    return normalized * params["scale"] + params["offset"]
+
+
+def _require_features(name: str, x: Any, params: dict | None = None) -> None:
+    require_floating(name, "x", x)
+    require_rank(name, "x", x, 2)
+    if params is not None and x.shape[-1:] != params["scale"].shape:
+        raise ValueError(
+            f"{name}: expected the last axis of x to be {params['scale'].shape[0]}, "
+            f"got {x.shape[-1]}"
+        )

@@ -1,0 +1,86 @@
+"""Checks of arguments: every error names the argument, what was expected and what was given."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def require_floating(where: str, name: str, x: Any) -> None:
+    """Raise TypeError unless ``x`` is an array of floating-point numbers."""
+    if not hasattr(x, "dtype") or not hasattr(x, "shape"):
+        raise TypeError(f"{where}: expected {name} to be an array, got {type(x).__name__}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{where}: expected {name} to be floating-point, got {x.dtype}")
+
+
+def require_rank(where: str, name: str, x: Any, minimum: int) -> None:
+    """Raise ValueError unless ``x`` has at least ``minimum`` axes, the batch among them."""
+    if len(x.shape) < minimum:
+        raise ValueError(
+            f"{where}: expected {name} to have at least {minimum} axes, batch first, "
+            f"got shape {tuple(x.shape)}"
+        )
+
+
+def require_positive_integer(where: str, name: str, value: Any) -> None:
+    """Raise unless ``value`` is an int (not a bool) of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{where}: expected {name} to be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{where}: expected {name} to be at least 1, got {value}")
+
+
+def require_number(
+    where: str,
+    name: str,
+    value: Any,
+    *,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    open_minimum: bool = False,
+    open_maximum: bool = False,
+) -> None:
+    """Raise unless ``value`` is a finite number between the bounds (open ones are excluded)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{where}: expected {name} to be a number, got {value!r}")
+    low = value > minimum if open_minimum else value >= minimum
+    high = value < maximum if open_maximum else value <= maximum
+    if not (math.isfinite(value) and low and high):
+        interval = (
+            f"{'(' if open_minimum or minimum == -math.inf else '['}{minimum:g}, "
+            f"{maximum:g}{')' if open_maximum or maximum == math.inf else ']'}"
+        )
+        raise ValueError(f"{where}: expected {name} to lie in {interval}, got {value}")
+
+
+def require_members(where: str, x: Any, count: int | None = None) -> None:
+    """Raise TypeError unless ``x`` is a tuple, of ``count`` members where that is given."""
+    if not isinstance(x, tuple) or (count is not None and len(x) != count):
+        expected = "a tuple" if count is None else f"a tuple of {count}"
+        given = f"a tuple of {len(x)}" if isinstance(x, tuple) else type(x).__name__
+        raise TypeError(f"{where}: expected x to be {expected}, got {given}")
+
+
+def batch_size(where: str, x: Any) -> int:
+    """The length of the first axis that all arrays of ``x`` share."""
+    leaves = jax.tree.leaves(x)
+    if not leaves:
+        raise ValueError(f"{where}: expected x to hold at least one array, got none")
+    if any(jnp.ndim(leaf) == 0 for leaf in leaves):
+        raise ValueError(f"{where}: expected every array of x to have a batch axis, got a scalar")
+    sizes = {jnp.shape(leaf)[0] for leaf in leaves}
+    if len(sizes) > 1:
+        raise ValueError(f"{where}: expected one batch size in x, got {sorted(sizes)}")
+    return sizes.pop()
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
+    """The message for a name that is not among ``valid``, with the nearest one that is."""
+    valid = sorted(valid)
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {name!r}: {hint}valid are {', '.join(valid)}"
