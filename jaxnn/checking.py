@@ -1,8 +1,8 @@
 """Checks of hand-derived gradients, with reports that name the layer and the parameter.
 
 The error of a quantity a against its reference b is norm-wise, ‖a − b‖ / max(‖b‖, floor): element
-by element it would divide rounding errors by accidental zeros. The floor, a hundredth of the largest norm among
-the quantities compared, does the same for arrays that are zero but for
+by element it would divide rounding errors by accidental zeros. The floor, a hundredth
+of the largest norm among the quantities compared, does the same for arrays that are zero but for
 rounding, such as the gradient of a bias before a normalisation.
 """
 
