@@ -1,0 +1,1 @@
+"""Runnable scripts: `python -m experiments.NAME`. Nothing in jaxnn imports them."""
