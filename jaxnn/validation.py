@@ -26,12 +26,17 @@ def require_rank(where: str, name: str, x: Any, minimum: int) -> None:
         )
 
 
-def require_positive_integer(where: str, name: str, value: Any) -> None:
-    """Raise unless ``value`` is an int (not a bool) of at least 1."""
+def require_integer(where: str, name: str, value: Any, minimum: int) -> None:
+    """Raise unless ``value`` is an int (not a bool) of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{where}: expected {name} to be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{where}: expected {name} to be at least 1, got {value}")
+    if value < minimum:
+        raise ValueError(f"{where}: expected {name} to be at least {minimum}, got {value}")
+
+
+def require_positive_integer(where: str, name: str, value: Any) -> None:
+    """Raise unless ``value`` is an int (not a bool) of at least 1."""
+    require_integer(where, name, value, 1)
 
 
 def require_number(
