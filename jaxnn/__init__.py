@@ -22,6 +22,7 @@ from jaxnn.captures import (
     AffineCapture,
     Capture,
     ContractedCapture,
+    EmbeddingCapture,
     LinearCapture,
     StackedCapture,
     contract,
@@ -42,6 +43,7 @@ from jaxnn.combinators import (
 )
 from jaxnn.dense import dense
 from jaxnn.dropout import dropout
+from jaxnn.embedding import embedding
 from jaxnn.gradients import BackwardPass, autodiff, backprop, backward_pass, numerical
 from jaxnn.initializers import initializer
 from jaxnn.layer import Layer, Loss, Static, label, parameter_free, pointwise, walk

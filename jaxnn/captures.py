@@ -103,6 +103,34 @@ class AffineCapture(Capture):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class EmbeddingCapture(Capture):
+    """Of y = weight[id] at every position: ∂L/∂weight[v] = Σ δ over the positions whose id is v."""
+
+    ids: Any  # [batch, *positions], integers
+    deltas: Any  # [batch, *positions, features]
+    vocabulary: int = static()
+
+    def gradient(self) -> dict[str, Array]:
+        """{"weight": [vocabulary, features]}, accumulated in at least float32.
+
+        A sum by segments, without one-hot vectors; ids outside of the vocabulary are dropped.
+        """
+        rows = self.deltas.reshape(-1, self.deltas.shape[-1])
+        total = jax.ops.segment_sum(
+            rows.astype(_accumulator(rows.dtype)), self.ids.reshape(-1), self.vocabulary
+        )
+        return {"weight": total.astype(rows.dtype)}
+
+    def join(self, *others: "EmbeddingCapture") -> "EmbeddingCapture":
+        """The uses as further positions."""
+        uses = (self, *others)
+        ids = jnp.concatenate([_flat_positions(use.ids[..., None])[..., 0] for use in uses], 1)
+        deltas = jnp.concatenate([_flat_positions(use.deltas) for use in uses], 1)
+        return dataclasses.replace(self, ids=ids, deltas=deltas)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class StackedCapture(Capture):
     """A capture with one extra leading axis, of layers stacked by `repeat`."""
 
