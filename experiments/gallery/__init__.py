@@ -1,0 +1,12 @@
+"""The gallery: every system of the source notes as one short script with its numbers and pictures.
+
+A theme is a module of this package. Its docstring opens with the theme's title and then derives
+what it shows; its function ``run() -> Result`` computes, draws and explains; run as a script it
+calls ``alone``. A line in ``THEMES`` puts it into the gallery:
+
+    python -m experiments.gallery --output DIR      # all themes on one page
+    python -m experiments.gallery.norms             # one theme: tables printed, figures saved
+"""
+
+THEMES = ("norms",)
+"""The names of the themes' modules, in the order of the page."""

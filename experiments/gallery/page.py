@@ -1,0 +1,96 @@
+"""The gallery's page: one static HTML file, no script or font loaded from anywhere."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.gallery.result import Result, Table
+
+
+class Section(NamedTuple):
+    """One theme on the page."""
+
+    theme: str
+    title: str
+    derivation: str
+    result: Result | None
+    """None where the theme was left out as a whole."""
+    images: Sequence[Path]
+    left_out: Sequence[str]
+    """What is not shown and why."""
+    seconds: float
+
+
+_STYLE = """
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a; background: #fff; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid #ccc; padding-top: 1rem; }
+pre { background: #f5f5f2; padding: .8rem; overflow-x: auto; font-size: .85rem; line-height: 1.35; }
+figure { margin: 1rem 0; } img { width: 100%; height: auto; }
+figcaption, .seconds { color: #555; font-size: .9rem; }
+.table { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: .85rem; }
+caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
+th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0;
+  border-bottom: 1px solid #ddd; }
+td { font-family: ui-monospace, monospace; white-space: pre; }
+.left-out { border-left: .3rem solid #D55E00; padding: .2rem .8rem; background: #fdf3ec; }
+"""
+
+
+def page(sections: Sequence[Section], machine: str) -> str:
+    """The whole page.
+
+    Args:
+        sections: The themes, in order.
+        machine: On what the figures were computed.
+    """
+    contents = "".join(
+        f'<li><a href="#{escape(s.theme)}">{escape(s.title)}</a>'
+        f"{' (left out)' if s.result is None else ''}</li>\n"
+        for s in sections
+    )
+    left_out = "".join(
+        f"<li>{escape(s.theme)}: {escape(reason)}</li>\n" for s in sections for reason in s.left_out
+    )
+    missing = f'<div class="left-out"><p>Left out:</p><ul>\n{left_out}</ul></div>\n'
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>The jaxnn gallery</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>The jaxnn gallery</h1>\n<p>{escape(machine)}</p>\n"
+        f"{missing if left_out else ''}<ul>\n{contents}</ul>\n"
+        f"{''.join(map(_section, sections))}</body>\n</html>\n"
+    )
+
+
+def _section(section: Section) -> str:
+    parts = [f'<h2 id="{escape(section.theme)}">{escape(section.title)}</h2>\n']
+    parts += [f'<p class="left-out">Left out: {escape(r)}</p>\n' for r in section.left_out]
+    if section.result is None:
+        return "".join(parts)
+    parts.append(f"<p>{escape(section.result.explanation)}</p>\n")
+    for picture, image in zip(section.result.pictures, section.images, strict=True):
+        caption = escape(picture.caption)
+        parts.append(
+            f'<figure><img src="{escape(image.name)}" alt="{caption}">'
+            f"<figcaption>{caption}</figcaption></figure>\n"
+        )
+    parts += map(_table, section.result.tables)
+    parts.append(f"<pre>{escape(section.derivation)}</pre>\n")
+    parts.append(
+        f'<p class="seconds">{section.seconds:.1f} s; by itself: '
+        f"<code>python -m experiments.gallery.{escape(section.theme)}</code></p>\n"
+    )
+    return "".join(parts)
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in table.cells()
+    )
+    return (
+        f'<div class="table"><table><caption>{escape(table.title)}</caption>\n'
+        f"<tr>{head}</tr>\n{rows}</table></div>\n"
+    )
