@@ -1,11 +1,12 @@
 """Combinators: layers made of layers. Each backward is the reverse of its forward, part by part.
 
-Params, state and captures of a combinator are tuples with one entry for each part.
+Params, state, residuals and captures of a combinator are tuples with one entry for each part.
 """
 
 import itertools
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -14,7 +15,12 @@ from jax import Array
 
 from jaxnn.captures import join, stack
 from jaxnn.layer import Layer, Static, parameter_free
-from jaxnn.validation import require_floating, require_members, require_positive_integer
+from jaxnn.validation import (
+    require_feature_axis,
+    require_floating,
+    require_members,
+    require_positive_integer,
+)
 
 
 def serial(*layers: Layer) -> Layer:
@@ -54,7 +60,7 @@ def serial(*layers: Layer) -> Layer:
             captures.append(capture)
         return dy, tuple(reversed(captures))
 
-    return Layer(init, predict, forward, backward, "serial", layers)
+    return Layer(init, predict, forward, backward, "serial", layers, serial)
 
 
 def fork(*layers: Layer) -> Layer:
@@ -65,12 +71,9 @@ def fork(*layers: Layer) -> Layer:
         return (x,) * len(layers)
 
     def gather(dx: tuple):
-        total = dx[0]
-        for member in dx[1:]:
-            total = jax.tree.map(_add, total, member, is_leaf=lambda node: node is None)
-        return total
+        return reduce(_add, dx)
 
-    return _side_by_side("fork", layers, spread, gather)
+    return _side_by_side(fork, layers, spread, gather)
 
 
 def parallel(*layers: Layer) -> Layer:
@@ -81,11 +84,13 @@ def parallel(*layers: Layer) -> Layer:
         require_members("parallel", x, len(layers))
         return x
 
-    return _side_by_side("parallel", layers, spread, tuple)
+    return _side_by_side(parallel, layers, spread, tuple)
 
 
-def _side_by_side(name: str, layers: tuple, spread: Callable, gather: Callable) -> Layer:
+def _side_by_side(combinator: Callable, layers: tuple, spread: Callable, gather: Callable) -> Layer:
     """Layers that do not see each other: ``spread`` makes their inputs, ``gather`` their dx."""
+
+    name = combinator.__name__
 
     def init(key: Array | None, x: Any):
         pairs = []
@@ -119,7 +124,7 @@ def _side_by_side(name: str, layers: tuple, spread: Callable, gather: Callable) 
         dx, captures = zip(*results, strict=True)
         return gather(dx), captures
 
-    return Layer(init, predict, forward, backward, name, layers)
+    return Layer(init, predict, forward, backward, name, layers, combinator)
 
 
 def add() -> Layer:
@@ -127,12 +132,13 @@ def add() -> Layer:
 
     def forward(x: Any):
         require_members("add", x)
+        for member in x:
+            require_floating("add", "every member of x", member)
         shapes = {(tuple(member.shape), str(member.dtype)) for member in x}
         if len(shapes) != 1:
             raise ValueError(
                 f"add: expected the members of x to have one shape and dtype, got {sorted(shapes)}"
             )
-        require_floating("add", "x", x[0])
         return sum(x[1:], start=x[0]), Static(len(x))
 
     def backward(count: Static, dy: Array):
@@ -143,15 +149,12 @@ def add() -> Layer:
 
 def concatenate(axis: int = -1) -> Layer:
     """The members of a tuple side by side along ``axis`` (not the batch); dy is cut up again."""
-    if not isinstance(axis, int) or axis == 0:
-        raise ValueError(
-            f"concatenate: expected axis to be an integer other than 0, the batch, got {axis!r}"
-        )
+    require_feature_axis("concatenate", axis)
 
     def forward(x: Any):
         require_members("concatenate", x)
         for member in x:
-            require_floating("concatenate", "x", member)
+            require_floating("concatenate", "every member of x", member)
         rank = len(x[0].shape)
         others = {
             (m.dtype, tuple(m.shape[:axis]), len(m.shape), tuple(m.shape[axis:][1:])) for m in x
@@ -199,13 +202,14 @@ def on(index: int, layer: Layer) -> Layer:
     def forward(params: Any, state: Any, x: Any, key: Array | None):
         with _inside("on", 0, layer):
             y, new_state, residuals = layer.forward(params[0], state[0], member_of(x), key)
-        return replaced(x, y), (new_state,), residuals
+        return replaced(x, y), (new_state,), (residuals,)
 
     def backward(params: Any, residuals: Any, dy: Any):
-        dx, captures = layer.backward(params[0], residuals, dy[index])
+        with _inside("on", 0, layer):
+            dx, captures = layer.backward(params[0], residuals[0], dy[index])
         return replaced(dy, dx), (captures,)
 
-    return Layer(init, predict, forward, backward, "on", (layer,))
+    return Layer(init, predict, forward, backward, "on", (layer,), partial(on, index))
 
 
 def identity() -> Layer:
@@ -245,14 +249,15 @@ def share(layer: Layer) -> Layer:
                 out, passing, kept = layer.forward(params[0], passing, member, k)
                 y.append(out)
                 residuals.append(kept)
-        return tuple(y), (passing,), tuple(residuals)
+        return tuple(y), (passing,), (tuple(residuals),)
 
     def backward(params: Any, residuals: Any, dy: Any):
-        uses = [layer.backward(params[0], r, d) for r, d in zip(residuals, dy, strict=True)]
+        with _inside("share", 0, layer):
+            uses = [layer.backward(params[0], r, d) for r, d in zip(residuals[0], dy, strict=True)]
         dx, captures = zip(*uses, strict=True)
         return dx, (join(*captures),)
 
-    return Layer(init, predict, forward, backward, "share", (layer,))
+    return Layer(init, predict, forward, backward, "share", (layer,), share)
 
 
 def repeat(layer: Layer, n: int) -> Layer:
@@ -299,21 +304,25 @@ def repeat(layer: Layer, n: int) -> Layer:
 
         with _inside("repeat", 0, layer):
             y, (new_state, residuals) = jax.lax.scan(body, x, (params[0], state[0], keys), length=n)
-        return y, (new_state,), residuals
+        return y, (new_state,), (residuals,)
 
     def backward(params: Any, residuals: Any, dy: Any):
         def body(dy, slices):
             return layer.backward(*slices, dy)
 
-        dx, captures = jax.lax.scan(body, dy, (params[0], residuals), length=n, reverse=True)
+        with _inside("repeat", 0, layer):
+            dx, captures = jax.lax.scan(body, dy, (params[0], residuals[0]), length=n, reverse=True)
         return dx, (stack(captures),)
 
-    return Layer(init, predict, forward, backward, "repeat", (layer,))
+    return Layer(init, predict, forward, backward, "repeat", (layer,), partial(repeat, n=n))
 
 
 def _add(a: Any, b: Any) -> Any:
+    """The sum of two trees, where None is no gradient, of an array or of a whole subtree."""
     if a is None or b is None:
         return b if a is None else a
+    if isinstance(a, tuple):
+        return tuple(map(_add, a, b))
     return a + b
 
 

@@ -18,8 +18,8 @@ class Layer(NamedTuple):
     some, and ``()`` for one that has none; ``state`` is what training changes outside the gradient
     (running statistics), usually ``()``.
 
-    A layer that is made of others lists them in ``parts``; its params, state and captures are then
-    tuples with one entry for each part, so that any network can be walked.
+    A layer that is made of others lists them in ``parts``; its params, state, residuals and
+    captures are then tuples with one entry for each part, so that any network can be walked.
     """
 
     init: Callable
@@ -34,6 +34,8 @@ class Layer(NamedTuple):
     """For summaries and errors."""
     parts: tuple["Layer", ...] = ()
     """The layers inside a combinator."""
+    rebuild: Callable | None = None
+    """(*parts) -> the same combinator around other parts; see `rewrite`."""
 
 
 class Loss(NamedTuple):
@@ -123,6 +125,19 @@ def walk(layer: Layer, *trees: Any, path: str = "") -> Iterator[tuple]:
     for index, part in enumerate(layer.parts):
         below = f"{path}.{index}" if path else str(index)
         yield from walk(part, *(tree[index] for tree in trees), path=below)
+
+
+def rewrite(layer: Layer, function: Callable[[str, Layer], Layer], path: str = "") -> Layer:
+    """The same network with every layer without parts replaced by ``function(path, layer)``."""
+    if not layer.parts:
+        return function(path, layer)
+    if layer.rebuild is None:
+        raise ValueError(f"rewrite: expected {label(path, layer)} to have rebuild beside its parts")
+    parts = (
+        rewrite(part, function, f"{path}.{index}" if path else str(index))
+        for index, part in enumerate(layer.parts)
+    )
+    return layer.rebuild(*parts)._replace(name=layer.name)
 
 
 def label(path: str, layer: Layer) -> str:
