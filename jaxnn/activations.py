@@ -11,7 +11,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.layer import Layer, parameter_free, pointwise
-from jaxnn.validation import require_floating, require_number
+from jaxnn.validation import (
+    require_boolean,
+    require_feature_axis,
+    require_floating,
+    require_number,
+)
 
 
 def heaviside() -> Layer:
@@ -94,6 +99,7 @@ def gelu(approximate: bool = True) -> Layer:
     Exact: y' = Φ(x) + x φ(x) with the density φ. With t = tanh u, u = √(2/π) (x + 0.044715 x³):
     y = x (1 + t) / 2 and y' = (1 + t) / 2 + x (1 − t²) u' / 2.
     """
+    require_boolean("gelu", "approximate", approximate)
     slope = _gelu_tanh_slope if approximate else _gelu_exact_slope
     return pointwise(
         "gelu", lambda x: jax.nn.gelu(x, approximate=approximate), slope_from_input=slope
@@ -106,6 +112,7 @@ def _gelu_exact_slope(x: Array) -> Array:
 
 
 def _gelu_tanh_slope(x: Array) -> Array:
+    x = jnp.clip(x, -8, 8)  # from there on t rounds to ±1 and x² would only overflow to 0 · ∞
     root = math.sqrt(2 / math.pi)
     t = jnp.tanh(root * (x + 0.044715 * x**3))
     return (1 + t) / 2 + x * (1 - t * t) * root * (1 + 3 * 0.044715 * x * x) / 2
@@ -132,6 +139,8 @@ def softmax(axis: int = -1) -> Layer:
     The Jacobian diag(y) − y yᵀ gives dx = y (dy − y·dy).
     """
 
+    require_feature_axis("softmax", axis)
+
     def forward(x: Array):
         _require_axis("softmax", x, axis)
         y = jax.nn.softmax(x, axis)
@@ -145,6 +154,8 @@ def softmax(axis: int = -1) -> Layer:
 
 def log_softmax(axis: int = -1) -> Layer:
     """y = x − log Σₖ e^xₖ, computed with the largest x shifted to 0; dx = dy − eʸ Σₖ dyₖ."""
+
+    require_feature_axis("log_softmax", axis)
 
     def forward(x: Array):
         _require_axis("log_softmax", x, axis)
@@ -160,7 +171,7 @@ def log_softmax(axis: int = -1) -> Layer:
 def _require_axis(name: str, x: Array, axis: int) -> None:
     require_floating(name, "x", x)
     rank = len(x.shape)
-    if not -rank < axis < rank or axis == 0:
+    if not -rank < axis < rank:
         raise ValueError(
             f"{name}: expected axis to name an axis of x other than 0, the batch, "
             f"got {axis} for shape {tuple(x.shape)}"

@@ -55,7 +55,15 @@ def stack(captures: Any) -> Any:
 
 
 def _map(function, *captures):
-    return jax.tree.map(function, *captures, is_leaf=lambda node: isinstance(node, Capture))
+    def checked(capture, *others):
+        if not isinstance(capture, Capture):
+            raise TypeError(
+                "captures: expected a Capture for each dict of parameters, "
+                f"got {type(capture).__name__}"
+            )
+        return function(capture, *others)
+
+    return jax.tree.map(checked, *captures, is_leaf=lambda node: isinstance(node, Capture))
 
 
 @jax.tree_util.register_dataclass
@@ -93,8 +101,9 @@ class AffineCapture(Capture):
     def gradient(self) -> dict[str, Array]:
         """{"scale": [features], "offset": [features]}, accumulated in at least float32."""
         rows = self.deltas.reshape(-1, self.deltas.shape[-1])
-        products = (self.inputs * self.deltas).reshape(rows.shape)
-        return {"scale": _sum_rows(products), "offset": _sum_rows(rows)}
+        # A product of half-precision numbers would overflow or be rounded before it is summed.
+        wide = self.inputs.astype(_accumulator(rows.dtype)).reshape(rows.shape)
+        return {"scale": _sum_rows(wide * rows).astype(rows.dtype), "offset": _sum_rows(rows)}
 
     def join(self, *others: "AffineCapture") -> "AffineCapture":
         """The uses as further positions."""

@@ -9,7 +9,14 @@ from jaxtyping import Float
 from jaxnn.captures import LinearCapture
 from jaxnn.initializers import Initializer, initializer
 from jaxnn.layer import Layer
-from jaxnn.validation import require_floating, require_positive_integer, require_rank
+from jaxnn.validation import (
+    require_boolean,
+    require_features,
+    require_floating,
+    require_key,
+    require_positive_integer,
+    require_rank,
+)
 
 
 def dense(
@@ -25,30 +32,27 @@ def dense(
     ``weight`` [in, features] and ``bias`` [features], in the dtype of x.
 
     Raises:
-        TypeError: x is not floating-point, ``features`` is not an integer.
+        TypeError: x is not floating-point or not of the parameters' dtype, ``features`` is not an
+            integer.
         ValueError: the last axis of x is not the one that the weight was made for.
     """
     require_positive_integer("dense", "features", features)
+    require_boolean("dense", "use_bias", use_bias)
     init_weight, init_bias = initializer(weight_init), initializer(bias_init)
 
-    def init(key: Array, x: Any):
+    def init(key: Array | None, x: Any):
         require_floating("dense", "x", x)
         require_rank("dense", "x", x, 2)
-        weight_key, bias_key = jax.random.split(key)
+        weight_key, bias_key = jax.random.split(require_key("dense", key))
         params = {"weight": init_weight(weight_key, (x.shape[-1], features), x.dtype)}
         if use_bias:
             params["bias"] = init_bias(bias_key, (features,), x.dtype)
         return params, ()
 
     def predict(params: dict, state: Any, x: Array):
-        require_floating("dense", "x", x)
-        require_rank("dense", "x", x, 2)
-        if x.shape[-1] != params["weight"].shape[0]:
-            raise ValueError(
-                f"dense: expected the last axis of x to be {params['weight'].shape[0]}, "
-                f"got {x.shape[-1]}"
-            )
-        y = x @ params["weight"]
+        weight = params["weight"]
+        require_features("dense", x, weight.shape[0], weight.dtype)
+        y = x @ weight
         return y + params["bias"] if use_bias else y
 
     def forward(params: dict, state: Any, x: Array, key: Array | None):

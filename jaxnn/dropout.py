@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.layer import Layer
-from jaxnn.validation import require_floating, require_number
+from jaxnn.validation import require_floating, require_key, require_number
 
 
 def dropout(rate: float) -> Layer:
@@ -30,9 +30,7 @@ def dropout(rate: float) -> Layer:
 
     def forward(params: Any, state: Any, x: Array, key: Array | None):
         require_floating("dropout", "x", x)
-        if key is None:
-            raise ValueError("dropout: expected key to be a random key in training, got None")
-        kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+        kept = jax.random.bernoulli(require_key("dropout", key), 1 - rate, x.shape)
         return _thin(kept, x), state, kept
 
     def backward(params: Any, kept: Array, dy: Array):

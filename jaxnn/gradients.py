@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxnn.captures import contract
 from jaxnn.layer import Layer, Loss
-from jaxnn.validation import require_floating
+from jaxnn.validation import require_floating, require_number
 
 
 class BackwardPass(NamedTuple):
@@ -85,11 +85,13 @@ def numerical(network: Layer, loss: Loss, step: float | None = None) -> Callable
     third derivative and O(ε/h) from rounding; the default h = ε^(1/3), for the machine precision ε,
     balances them, which leaves about 1e-10 in float64 and 1e-4 in float32.
     """
+    if step is not None:
+        require_number("numerical", "step", step, minimum=0, open_minimum=True)
     mean_loss = _mean_loss(network, loss)
 
     def gradient(params, state, x, target, key=None, weights=None):
         flat, unravel = ravel_pytree(params)
-        h = step or float(jnp.finfo(flat.dtype).eps) ** (1 / 3)
+        h = float(jnp.finfo(flat.dtype).eps) ** (1 / 3) if step is None else step
 
         def difference(index):
             high, low = (

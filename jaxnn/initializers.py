@@ -11,18 +11,21 @@ Initializer = Callable | str
 """(key, shape, dtype) -> array, or a name such as "he" or "normal(0.01)"."""
 
 
-def _normal(scale: float = 0.01) -> Callable:
-    require_number("initializer", "scale", scale, minimum=0)
-    return jax.nn.initializers.normal(scale)
+def _scaled(make: Callable, default: float) -> Callable[..., Callable]:
+    def scaled(scale: float = default) -> Callable:
+        require_number("initializer", "scale", scale, minimum=0)
+        return make(scale)
+
+    return scaled
 
 
 _BY_NAME: dict[str, Callable[..., Callable]] = {
     "zeros": lambda: jax.nn.initializers.zeros,
-    "normal": _normal,
+    "normal": _scaled(jax.nn.initializers.normal, 0.01),
     "glorot": jax.nn.initializers.glorot_uniform,
     "he": jax.nn.initializers.he_normal,
     "lecun": jax.nn.initializers.lecun_normal,
-    "orthogonal": jax.nn.initializers.orthogonal,
+    "orthogonal": _scaled(jax.nn.initializers.orthogonal, 1.0),
 }
 
 
@@ -53,10 +56,12 @@ def initializer(given: Any) -> Callable:
         raise ValueError(unknown_name("initializer", name, _BY_NAME))
     if not parenthesis:
         return _BY_NAME[name]()
-    try:
-        scale = float(rest.removesuffix(")"))
-    except ValueError:
-        raise ValueError(f"initializer: expected a scale such as 0.01 in {given!r}") from None
     if name not in ("normal", "orthogonal"):
         raise ValueError(f"initializer: {name!r} takes no scale, got {given!r}")
+    try:
+        scale = float(rest.removesuffix(")") if rest.endswith(")") else "")
+    except ValueError:
+        raise ValueError(
+            f"initializer: expected a scale as in '{name}(0.01)', got {given!r}"
+        ) from None
     return _BY_NAME[name](scale)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.layer import Loss
-from jaxnn.validation import require_floating, require_number, require_rank
+from jaxnn.validation import require_array, require_floating, require_number, require_rank
 
 
 def mean_squared_error() -> Loss:
@@ -138,7 +138,9 @@ def softmax_cross_entropy(label_smoothing: float = 0.0) -> Loss:
         return (1 - label_smoothing) * t + label_smoothing / t.shape[-1]
 
     def value(z: Array, t: Array):
-        return -jnp.sum(smooth(t) * jax.nn.log_softmax(z), -1)
+        t = smooth(t)
+        # A class that is masked by a logit of −∞ and has no target adds nothing: 0 log 0 = 0.
+        return -jnp.sum(jnp.where(t == 0, 0, t * jax.nn.log_softmax(z)), -1)
 
     def slope(z: Array, t: Array):
         t = smooth(t)
@@ -159,7 +161,7 @@ def _elementwise(
 
     def per_example(prediction: Array, target: Array):
         target = _like_prediction(name, prediction, target, labels)
-        total = jnp.sum(value(prediction, target).reshape(prediction.shape[0], -1), -1)
+        total = _sum_by_example(value(prediction, target))
         return total / _size(prediction.shape[1:]) if mean else total
 
     def gradient(prediction: Array, target: Array):
@@ -174,12 +176,16 @@ def _over_classes(name: str, value: Callable, slope: Callable) -> Loss:
 
     def per_example(prediction: Array, target: Array):
         values = value(prediction, _one_hot(name, prediction, target))
-        return jnp.sum(values.reshape(values.shape[0], -1), -1) / _size(prediction.shape[1:-1])
+        return _sum_by_example(values) / _size(prediction.shape[1:-1])
 
     def gradient(prediction: Array, target: Array):
         return slope(prediction, _one_hot(name, prediction, target)) / _size(prediction.shape[1:-1])
 
     return Loss(per_example, gradient, name)
+
+
+def _sum_by_example(values: Array) -> Array:
+    return jnp.sum(values, range(1, values.ndim))
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -190,6 +196,7 @@ def _like_prediction(name: str, prediction: Array, target: Array, labels: bool =
     """The target, which must have the prediction's shape and dtype (labels may be integers)."""
     require_floating(name, "prediction", prediction)
     require_rank(name, "prediction", prediction, 1)
+    require_array(name, "target", target)
     if target.shape != prediction.shape:
         raise ValueError(
             f"{name}: expected target to have the shape of prediction, {prediction.shape}, "
@@ -209,6 +216,7 @@ def _one_hot(name: str, prediction: Array, target: Array) -> Array:
     """The target as a distribution over the last axis of the prediction."""
     require_floating(name, "prediction", prediction)
     require_rank(name, "prediction", prediction, 2)
+    require_array(name, "target", target)
     if not jnp.issubdtype(target.dtype, jnp.integer):
         return _like_prediction(name, prediction, target)
     if target.shape != prediction.shape[:-1]:

@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxnn.captures import AffineCapture
 from jaxnn.layer import Layer
-from jaxnn.validation import require_floating, require_number, require_rank
+from jaxnn.validation import require_features, require_floating, require_number, require_rank
 
 
 def layer_norm(epsilon: float = 1e-5) -> Layer:
@@ -21,11 +21,11 @@ def layer_norm(epsilon: float = 1e-5) -> Layer:
     require_number("layer_norm", "epsilon", epsilon, minimum=0)
 
     def init(key: Array | None, x: Any):
-        _require_features("layer_norm", x)
+        _require_positions("layer_norm", x)
         return _affine_params(x), ()
 
     def forward(params: dict, state: Any, x: Array, key: Array | None):
-        _require_features("layer_norm", x, params)
+        _require_like("layer_norm", x, params)
         normalized, inverse_deviation = _normalize(x, -1, epsilon)
         return _affine(params, normalized), state, (normalized, inverse_deviation)
 
@@ -47,23 +47,30 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
     the batch; backward is that of `layer_norm` with its means taken over the batch. Inference uses
     the running statistics in ``state``: ``mean`` and ``variance``, each updated in training as
     momentum · running + (1 − momentum) · batch (the biased variance).
+
+    Raises:
+        ValueError: a training batch is empty, which has no mean.
     """
     require_number("batch_norm", "momentum", momentum, minimum=0, maximum=1)
     require_number("batch_norm", "epsilon", epsilon, minimum=0)
 
     def init(key: Array | None, x: Any):
-        _require_features("batch_norm", x)
+        _require_positions("batch_norm", x)
         features = x.shape[-1:]
         state = {"mean": jnp.zeros(features, x.dtype), "variance": jnp.ones(features, x.dtype)}
         return _affine_params(x), state
 
     def predict(params: dict, state: dict, x: Array):
-        _require_features("batch_norm", x, params)
+        _require_like("batch_norm", x, params)
         normalized = (x - state["mean"]) * jax.lax.rsqrt(state["variance"] + epsilon)
         return _affine(params, normalized)
 
     def forward(params: dict, state: dict, x: Array, key: Array | None):
-        _require_features("batch_norm", x, params)
+        _require_like("batch_norm", x, params)
+        if 0 in x.shape:
+            raise ValueError(
+                f"batch_norm: expected at least one example in training, got {x.shape}"
+            )
         axes = tuple(range(x.ndim - 1))
         normalized, inverse_deviation = _normalize(x, axes, epsilon)
         batch = {"mean": jnp.mean(x, axes), "variance": jnp.var(x, axes)}
@@ -80,16 +87,18 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
 
 
 def _normalize(x: Array, axes: Any, epsilon: float) -> tuple[Array, Array]:
-    centred = x - jnp.mean(x, axes, keepdims=True)
+    # In half precision the square of a deviation overflows from 256 on.
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centred = wide - jnp.mean(wide, axes, keepdims=True)
     variance = jnp.mean(centred * centred, axes, keepdims=True)
     inverse_deviation = jax.lax.rsqrt(variance + epsilon)
-    return centred * inverse_deviation, inverse_deviation
+    return (centred * inverse_deviation).astype(x.dtype), inverse_deviation
 
 
 def _normalize_backward(normalized: Array, inverse_deviation: Array, d: Array, axes: Any) -> Array:
     mean = jnp.mean(d, axes, keepdims=True)
     along = jnp.mean(d * normalized, axes, keepdims=True)
-    return (d - mean - normalized * along) * inverse_deviation
+    return ((d - mean - normalized * along) * inverse_deviation).astype(d.dtype)
 
 
 def _affine_params(x: Any) -> dict[str, Array]:
@@ -101,11 +110,10 @@ def _affine(params: dict, normalized: Array) -> Array:
     return normalized * params["scale"] + params["offset"]
 
 
-def _require_features(name: str, x: Any, params: dict | None = None) -> None:
+def _require_positions(name: str, x: Any) -> None:
     require_floating(name, "x", x)
     require_rank(name, "x", x, 2)
-    if params is not None and x.shape[-1:] != params["scale"].shape:
-        raise ValueError(
-            f"{name}: expected the last axis of x to be {params['scale'].shape[0]}, "
-            f"got {x.shape[-1]}"
-        )
+
+
+def _require_like(name: str, x: Any, params: dict) -> None:
+    require_features(name, x, params["scale"].shape[0], params["scale"].dtype)

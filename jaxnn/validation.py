@@ -7,18 +7,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def require_array(where: str, name: str, x: Any) -> None:
+    """Raise TypeError unless ``x`` is an array (or the shape and dtype of one)."""
+    if not hasattr(x, "dtype") or not hasattr(x, "shape"):
+        raise TypeError(f"{where}: expected {name} to be an array, got {type(x).__name__}")
 
 
 def require_floating(where: str, name: str, x: Any) -> None:
     """Raise TypeError unless ``x`` is an array of floating-point numbers."""
-    if not hasattr(x, "dtype") or not hasattr(x, "shape"):
-        raise TypeError(f"{where}: expected {name} to be an array, got {type(x).__name__}")
+    require_array(where, name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{where}: expected {name} to be floating-point, got {x.dtype}")
 
 
 def require_rank(where: str, name: str, x: Any, minimum: int) -> None:
-    """Raise ValueError unless ``x`` has at least ``minimum`` axes, the batch among them."""
+    """Raise unless ``x`` is an array of at least ``minimum`` axes, the batch among them."""
+    require_array(where, name, x)
     if len(x.shape) < minimum:
         raise ValueError(
             f"{where}: expected {name} to have at least {minimum} axes, batch first, "
@@ -32,6 +40,39 @@ def require_integer(where: str, name: str, value: Any, minimum: int) -> None:
         raise TypeError(f"{where}: expected {name} to be an integer, got {value!r}")
     if value < minimum:
         raise ValueError(f"{where}: expected {name} to be at least {minimum}, got {value}")
+
+
+def require_features(where: str, x: Any, features: int, dtype: Any) -> None:
+    """Raise unless the last axis and the dtype of ``x`` are those that parameters were made for."""
+    require_floating(where, "x", x)
+    require_rank(where, "x", x, 2)
+    if x.shape[-1] != features:
+        raise ValueError(
+            f"{where}: expected the last axis of x to be {features}, got {x.shape[-1]}"
+        )
+    if x.dtype != dtype:
+        raise TypeError(f"{where}: expected x to be {dtype} as its parameters are, got {x.dtype}")
+
+
+def require_feature_axis(where: str, axis: Any) -> None:
+    """Raise unless ``axis`` is an int that can name an axis other than 0, the batch."""
+    if isinstance(axis, bool) or not isinstance(axis, int):
+        raise TypeError(f"{where}: expected axis to be an integer, got {axis!r}")
+    if axis == 0:
+        raise ValueError(f"{where}: expected axis not to be 0, the batch")
+
+
+def require_key(where: str, key: Array | None) -> Array:
+    """The key; raises ValueError where a layer that draws random numbers is given none."""
+    if key is None:
+        raise ValueError(f"{where}: expected key to be a random key, got None")
+    return key
+
+
+def require_boolean(where: str, name: str, value: Any) -> None:
+    """Raise TypeError unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{where}: expected {name} to be True or False, got {value!r}")
 
 
 def require_positive_integer(where: str, name: str, value: Any) -> None:
@@ -49,9 +90,12 @@ def require_number(
     open_minimum: bool = False,
     open_maximum: bool = False,
 ) -> None:
-    """Raise unless ``value`` is a finite number between the bounds (open ones are excluded)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{where}: expected {name} to be a number, got {value!r}")
+    """Raise unless ``value`` is a finite number between the bounds (open ones are excluded).
+
+    Numbers of NumPy are refused: unlike Python's, they carry a dtype, and would promote arrays.
+    """
+    if isinstance(value, bool | np.generic) or not isinstance(value, int | float):
+        raise TypeError(f"{where}: expected {name} to be a Python number, got {value!r}")
     low = value > minimum if open_minimum else value >= minimum
     high = value < maximum if open_maximum else value <= maximum
     if not (math.isfinite(value) and low and high):
