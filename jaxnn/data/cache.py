@@ -1,0 +1,68 @@
+"""Decoded data sets on disk, so that the second load does not decode again."""
+
+import functools
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from jaxnn.data.npz import read_npz
+from jaxnn.data.optional import require_library
+
+Arrays = dict[str, np.ndarray]
+
+
+def cached(path: Path, decode: Callable[[], Arrays], *facts: object) -> Arrays:
+    """What ``decode()`` returns for the file ``path``, from the cache if it is there.
+
+    An entry belongs to the file's path, size and time of modification and to ``facts`` (the
+    decoder's version, its options). It is a plain .npz in the folder $JAXNN_CACHE, or else the
+    platform's cache folder; a damaged entry is decoded anew, and a folder that cannot be written
+    is warned of once.
+    """
+    entry = _entry(path, facts)
+    try:
+        return read_npz(entry)
+    except (OSError, ValueError):  # not there, or damaged
+        arrays = decode()
+    try:
+        _write(entry, arrays)
+    except OSError as error:
+        _warn_unwritable(entry.parent, error.strerror)
+    return arrays
+
+
+def cache_folder() -> Path:
+    """$JAXNN_CACHE, or else the platform's cache folder."""
+    chosen = os.environ.get("JAXNN_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(require_library("pooch", "the cache folder of data sets").os_cache("jaxnn"))
+
+
+def _entry(path: Path, facts: tuple) -> Path:
+    status = path.stat()
+    identity = repr((str(path.resolve()), status.st_size, status.st_mtime_ns, facts))
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    return cache_folder() / f"{path.name}-{digest}.npz"
+
+
+def _write(entry: Path, arrays: Arrays) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=entry.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        os.replace(temporary, entry)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+@functools.cache
+def _warn_unwritable(folder: Path, reason: str | None) -> None:
+    warnings.warn(f"decoded data sets are not cached in {folder}: {reason}", stacklevel=2)

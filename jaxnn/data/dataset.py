@@ -1,0 +1,134 @@
+"""A data set in memory, and the checks that every one passes before work starts."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Dataset(NamedTuple):
+    """Examples with their targets, as numpy arrays."""
+
+    x: np.ndarray
+    """float32 [examples, ...]."""
+    target: np.ndarray
+    """int32 labels [examples], or for regression float32 [examples, outputs]."""
+    feature_names: tuple[str, ...]
+    """One for each column of x; () where features have no names (images)."""
+    class_names: tuple[str, ...]
+    """One for each label; () for regression."""
+
+
+def make_dataset(
+    where: str,
+    x: Any,
+    target: Any,
+    feature_names: Sequence[str] = (),
+    class_names: Sequence[str] = (),
+) -> Dataset:
+    """A `Dataset` of ``x`` and ``target``, checked and brought to its dtypes.
+
+    Raises:
+        TypeError: x is not made of real numbers, or labels are not integers.
+        ValueError: no examples; lengths that differ; NaN or infinity (in float32), with the number
+            of such values and the place of the first; labels out of range; only one class.
+    """
+    x = as_features(where, x, feature_names)
+    target = np.asarray(target)
+    if target.ndim == 0 or len(target) != len(x):
+        raise ValueError(
+            f"{where}: expected one target for each of the {len(x)} examples, "
+            f"got target of shape {target.shape}"
+        )
+    if class_names:
+        validate_labels(target, len(class_names), where)
+        _require_two_classes(where, target, class_names)
+        target = target.astype(np.int32)
+    else:
+        target = _as_outputs(where, target)
+    return Dataset(x, target, tuple(feature_names), tuple(class_names))
+
+
+def as_features(where: str, x: Any, feature_names: Sequence[str] = ()) -> np.ndarray:
+    """``x`` as float32 [examples, ...]; raises as `make_dataset` does."""
+    x = np.asarray(x)
+    _require_real(where, "x", x)
+    if x.ndim < 2:
+        raise ValueError(f"{where}: expected x to be [examples, features, ...], got {x.shape}")
+    if x.size == 0:
+        raise ValueError(f"{where}: expected at least one example and feature, got x of {x.shape}")
+    if feature_names and (x.ndim != 2 or x.shape[1] != len(feature_names)):
+        raise ValueError(
+            f"{where}: expected x to be [examples, {len(feature_names)}], one column for each "
+            f"feature name, got {x.shape}"
+        )
+    with np.errstate(over="ignore"):  # what does not fit float32 is reported as infinity
+        x = np.ascontiguousarray(x, np.float32)
+    _require_finite(where, "x", x, feature_names)
+    return x
+
+
+def validate_labels(target: Any, classes: int, where: str = "validate_labels") -> None:
+    """Check that ``target`` holds integer labels [examples] in 0 … classes − 1.
+
+    Raises:
+        TypeError: ``target`` is not an array of integers.
+        ValueError: it has another rank, or a label is out of range; the first one is named.
+    """
+    target = np.asarray(target)
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"{where}: expected target to hold integer labels, got {target.dtype}")
+    if target.ndim != 1:
+        raise ValueError(
+            f"{where}: expected target to be labels of shape [examples], got {target.shape}; "
+            "for one-hot rows take argmax(axis=1)"
+        )
+    wrong = (target < 0) | (target >= classes)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise ValueError(
+            f"{where}: expected labels 0 to {classes - 1} for {classes} classes, got "
+            f"{target[first]} at example {first} (and {int(wrong.sum()) - 1} more out of range)"
+        )
+
+
+def _as_outputs(where: str, target: np.ndarray) -> np.ndarray:
+    _require_real(where, "target", target)
+    if target.ndim > 2 or target.size == 0:
+        raise ValueError(
+            f"{where}: expected a regression target of shape [examples] or [examples, outputs], "
+            f"got {target.shape}"
+        )
+    with np.errstate(over="ignore"):
+        outputs = target.reshape(len(target), -1).astype(np.float32)
+    _require_finite(where, "target", outputs)
+    return outputs
+
+
+def _require_two_classes(where: str, target: np.ndarray, class_names: Sequence[str]) -> None:
+    present = np.unique(target)
+    if len(present) < 2:
+        raise ValueError(
+            f"{where}: expected examples of at least two classes, got only "
+            f"{class_names[present[0]]!r}"
+        )
+
+
+def _require_real(where: str, name: str, array: np.ndarray) -> None:
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{where}: expected {name} to hold real numbers, got {array.dtype}")
+
+
+def _require_finite(
+    where: str, name: str, array: np.ndarray, feature_names: Sequence[str] = ()
+) -> None:
+    wrong = ~np.isfinite(array)
+    if not wrong.any():
+        return
+    example, *position = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
+    feature = repr(feature_names[position[0]]) if feature_names else tuple(position)
+    raise ValueError(
+        f"{where}: expected {name} to be finite in float32, got {array[(example, *position)]} at "
+        f"example {example}, feature {feature}; {int(wrong.sum())} of {wrong.size} values are "
+        "NaN or infinite"
+    )

@@ -1,0 +1,165 @@
+"""`load`: a data set by name or from a file, split and standardised."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxnn.data import splitting
+from jaxnn.data.bundled import BUNDLED, read_bundled
+from jaxnn.data.dataset import Dataset
+from jaxnn.data.files import SUFFIXES, read_file, read_inputs
+from jaxnn.data.mnist import MNIST, read_mnist
+from jaxnn.data.splitting import Splits, split_off, take
+from jaxnn.validation import require_integer, require_number, unknown_name
+
+NAMES = (*BUNDLED, *MNIST)
+
+
+def load(
+    name: str | os.PathLike[str] = "digits",
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    target: str | None = None,
+    inputs: str | Sequence[str] | None = None,
+    task: str | None = None,
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.0,
+    seed: int = 0,
+    standardize: str = "none",
+    standardize_target: bool = False,
+    flatten: bool = True,
+) -> Splits:
+    """A data set, checked, split into training, validation and test examples.
+
+    ==================  ==========  ======================  ==========================
+    name                examples    x                       target
+    ==================  ==========  ======================  ==========================
+    digits              1,797       8 × 8 × 1 in [0, 1]     10 classes
+    wine                178         13 measurements         3 classes
+    breast_cancer       569         30 measurements         2 classes
+    iris                150         4 measurements          3 classes
+    diabetes            442         10 measurements         progression, 25 to 346
+    mnist               70,000      28 × 28 × 1 in [0, 1]   10 classes
+    fashion_mnist       70,000      28 × 28 × 1 in [0, 1]   10 classes
+    ``FILE.npz``        your own    array ``inputs``        array ``target``
+    ``FILE.csv``        your own    columns ``inputs``      column ``target``
+    ==================  ==========  ======================  ==========================
+
+    mnist and fashion_mnist have a test split of their own (10,000 examples): ``test_fraction`` is
+    ignored for them. All other splits are drawn by ``seed``, and stratified: the classes keep their
+    proportions. The test split does not depend on ``validation_fraction``.
+
+    x becomes float32, labels int32, regression targets float32 [examples, outputs].
+
+    Args:
+        name: A name of the table, or the path of a file. An .npz holds arrays of numbers (labels 0
+            to classes − 1) and, if you like, the string arrays feature_names and class_names. A
+            .csv has a header row and numeric features; what is read is kept in the cache folder
+            ($JAXNN_CACHE or the platform's).
+        folder: Where the files of mnist or fashion_mnist are; unless given, the folder
+            $JAXNN_DATA, then where Debian's dataset-fashion-mnist puts them, then a download.
+        target: For files: the target's array ("target" unless given) or column.
+        inputs: For files: the array of x ("x" unless given) or the feature columns (all others
+            unless given).
+        task: For files: "classification" or "regression". Unless given, a text or integer target
+            is a classification and a target of numbers with a fraction a regression.
+        test_fraction: The share of all examples in the test split.
+        validation_fraction: The share of all examples, or of mnist's and fashion_mnist's 60,000
+            training examples, in the validation split; 0 for none.
+        seed: The same seed gives the same splits.
+        standardize: "none"; "features", (x − mean) / deviation for each feature or pixel by itself;
+            "all", one mean and deviation for all of x. Both are fitted on the training split only;
+            a feature that is constant there gets deviation 1.
+        standardize_target: Whether to do the same to a regression target.
+        flatten: Whether images and other x of more than two axes become [examples, features].
+
+    Raises:
+        ValueError: An option or the data are not as described; the message says which, what was
+            expected and what was given.
+        FileNotFoundError: There is no such file, or no way was found to get mnist's.
+        ImportError: scikit-learn or pooch is missing: ``pip install "jaxnn[experiments]"``.
+    """
+    _require_options(test_fraction, validation_fraction, seed)
+    splitting.require_standardization("load", standardize)
+    examples, test = _read(name, folder, target, inputs, task)
+    if standardize_target and examples.class_names:
+        raise ValueError("load: expected standardize_target only for a regression, got classes")
+
+    count = len(examples.x)
+    if test is None:
+        test_count = round(test_fraction * count)
+        examples, test = split_off("load", examples, test_count, seed, "test_fraction")
+    train, validation = examples, take(examples, slice(0))
+    if validation_fraction > 0:
+        validation_count = round(validation_fraction * count)
+        train, validation = split_off(
+            "load", examples, validation_count, seed, "validation_fraction"
+        )
+    if flatten:
+        train, validation, test = (
+            part._replace(x=_flatten(part.x)) for part in (train, validation, test)
+        )
+    splits = Splits(train, validation, test, splitting.IDENTITY, splitting.IDENTITY)
+    return splitting.standardize(splits, standardize, standardize_target)
+
+
+def read_features(
+    path: str | os.PathLike[str],
+    feature_names: Sequence[str] = (),
+    *,
+    inputs: str | Sequence[str] | None = None,
+    flatten: bool = True,
+) -> np.ndarray:
+    """x of a file without a target, for prediction: float32 [examples, ...], not standardised.
+
+    Apply the ``standardization`` of the `Splits` that the network was trained on.
+
+    Args:
+        path: An .npz archive or a .csv table.
+        feature_names: The features that the network was trained on, in their order; other columns
+            of a table are passed over. Where it is empty, all columns of a table are taken.
+        inputs: The array of x ("x" unless given), or the columns where they have other names.
+        flatten: As in `load`.
+
+    Raises:
+        ValueError: As `load` does.
+        FileNotFoundError: There is no such file.
+    """
+    x = read_inputs(Path(path).expanduser(), feature_names, inputs)
+    return _flatten(x) if flatten else x
+
+
+def _read(name, folder, target, inputs, task) -> tuple[Dataset, Dataset | None]:
+    """The examples, and the test examples of a data set that has its own."""
+    if name not in NAMES:
+        path = Path(name).expanduser()
+        if path.suffix.lower() not in SUFFIXES:
+            nearest = unknown_name("data set", str(name), NAMES)
+            raise ValueError(f"load: {nearest}, or the path of a {' or '.join(SUFFIXES)} file")
+        _refuse(name, folder=folder)
+        return read_file(path, target, inputs, task), None
+    _refuse(name, target=target, inputs=inputs, task=task)
+    if name in MNIST:
+        return read_mnist(name, folder)
+    _refuse(name, folder=folder)
+    return read_bundled(name), None
+
+
+def _refuse(name, **options) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise ValueError(f"load: {option} has no meaning for {str(name)!r}, got {value!r}")
+
+
+def _require_options(test_fraction: float, validation_fraction: float, seed: int) -> None:
+    bounds = {"minimum": 0, "maximum": 1, "open_maximum": True}
+    require_number("load", "test_fraction", test_fraction, open_minimum=True, **bounds)
+    require_number("load", "validation_fraction", validation_fraction, **bounds)
+    require_integer("load", "seed", seed, 0)
+    require_number("load", "seed", seed, maximum=2**32 - 1)
+
+
+def _flatten(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), int(np.prod(x.shape[1:])))

@@ -1,0 +1,13 @@
+"""Libraries that only data sets need, imported where they are used."""
+
+import importlib
+from typing import Any
+
+
+def require_library(module: str, purpose: str) -> Any:
+    """The imported module, or an ImportError that says what to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        library = {"sklearn": "scikit-learn"}.get(module.split(".")[0], module)
+        raise ImportError(f'{purpose} needs {library}: pip install "jaxnn[experiments]"') from error
