@@ -1,0 +1,15 @@
+"""Training: pure steps and epochs, optimisers by name, and the loop around them."""
+
+from jaxnn.training.evaluation import make_predict, metrics_of, task_of
+from jaxnn.training.loop import Disagreement, Diverged, Epoch, train
+from jaxnn.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
+from jaxnn.training.shuffling import shuffle
+from jaxnn.training.steps import (
+    TrainState,
+    create_state,
+    epoch_order,
+    make_epoch,
+    make_step,
+    steps_per_epoch,
+    take_batches,
+)

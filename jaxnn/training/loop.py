@@ -1,0 +1,249 @@
+"""The outer loop: epochs of training, evaluated, watched, and stopped when there is a reason to."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnn.checking import Comparison, Report, parameter_names, relative_errors
+from jaxnn.gradients import autodiff, backprop
+from jaxnn.layer import Layer, Loss
+from jaxnn.training.evaluation import Task, make_predict, metrics_of
+from jaxnn.training.steps import (
+    TrainState,
+    epoch_order,
+    make_epoch,
+    make_step,
+    require_batch_fits,
+    split_order,
+    steps_per_epoch,
+    take_batches,
+)
+from jaxnn.validation import batch_size as batch_size_of
+from jaxnn.validation import require_number, require_positive_integer, unknown_name
+
+GRADIENTS: dict[str, Callable] = {"manual": backprop, "autodiff": autodiff, "crosscheck": backprop}
+"""Gradient modes: crosscheck trains by backprop and compares it with autodiff now and then."""
+
+
+class Epoch(NamedTuple):
+    """What is known after an epoch."""
+
+    number: int
+    """How many epochs the train state has seen, this one included."""
+    train_state: TrainState
+    losses: np.ndarray
+    """The loss of every step, before the step."""
+    validation: dict[str, float]
+    """Metrics on the validation set; empty without one."""
+    seconds: float
+    """Wall time of the steps alone."""
+    examples_per_second: float
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer finite. ``train_state`` is the last good one, from before the epoch."""
+
+    def __init__(self, message: str, train_state: TrainState):
+        super().__init__(message)
+        self.train_state = train_state
+
+
+class Disagreement(RuntimeError):
+    """Backprop and autodiff disagree. ``train_state`` is the one they disagree in."""
+
+    def __init__(self, message: str, report: Report, train_state: TrainState):
+        super().__init__(message)
+        self.report = report
+        self.train_state = train_state
+
+
+def train(
+    network: Layer,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    train_state: TrainState,
+    x: Any,
+    target: Any,
+    *,
+    epochs: int,
+    batch_size: int,
+    validation: tuple[Any, Any, Task] | None = None,
+    gradient: str = "manual",
+    crosscheck_every: int = 100,
+    crosscheck_tolerance: float = 1e-3,
+    patience: int | None = None,
+) -> Iterator[Epoch]:
+    """Train until ``epochs`` epochs have been seen, yielding after each.
+
+    The data lie on the device, and an epoch is one compiled program. A train state that has seen
+    some epochs goes on with the next one, with the same numbers as if it had never stopped.
+
+    Args:
+        network: The network.
+        loss: The loss, whose weighted mean over the batch is minimised.
+        optimizer: An optax transformation.
+        train_state: From `create_state`, or one saved after an epoch.
+        x: The training inputs, an array or a tuple of arrays, batch first.
+        target: Their targets, in the form that the loss takes.
+        epochs: The number of epochs that the train state has seen at the end.
+        batch_size: Examples in a step; an epoch's last step takes what is left.
+        validation: Inputs, targets and the task (from `task_of`) to evaluate after every epoch.
+        gradient: ``manual`` (hand-derived), ``autodiff``, or ``crosscheck``: manual, compared with
+            autodiff on the coming batch every ``crosscheck_every`` steps.
+        crosscheck_every: See above.
+        crosscheck_tolerance: The largest norm-wise relative error of a parameter's gradient.
+        patience: Stop after this many epochs in a row without a smaller validation loss.
+
+    Raises:
+        Diverged: The loss became NaN or infinite; names the step and the layer.
+        Disagreement: Crosscheck found a gradient outside of the tolerance; names the layer.
+        ValueError: An argument is outside of its range.
+    """
+    if gradient not in GRADIENTS:
+        raise ValueError(unknown_name("gradient mode", gradient, GRADIENTS))
+    require_positive_integer("train", "epochs", epochs)
+    require_positive_integer("train", "batch_size", batch_size)
+    require_positive_integer("train", "crosscheck_every", crosscheck_every)
+    require_number("train", "crosscheck_tolerance", crosscheck_tolerance, minimum=0)
+    if patience is not None:
+        require_positive_integer("train", "patience", patience)
+        if validation is None:
+            raise ValueError("train: expected validation data where patience is given, got none")
+    examples = batch_size_of("train", x)
+    require_batch_fits(batch_size, examples)
+
+    x, target = jax.tree.map(jnp.asarray, (x, target))
+    if validation is not None:
+        validation = (*jax.tree.map(jnp.asarray, validation[:2]), validation[2])
+    step = make_step(GRADIENTS[gradient](network, loss), optimizer)
+    if gradient == "crosscheck":
+        check = _make_crosscheck(network, loss, crosscheck_tolerance)
+        run_epoch = _make_checked_epoch(step, batch_size, crosscheck_every, check)
+    else:
+        run_epoch = make_epoch(step, batch_size, donate=False)  # `before` is kept
+    predict = make_predict(network)
+    seen = int(train_state.step) // steps_per_epoch(examples, batch_size)
+    best, epochs_without_gain = np.inf, 0
+
+    for number in range(seen + 1, epochs + 1):
+        before = train_state
+        start = time.perf_counter()
+        train_state, losses = run_epoch(train_state, x, target)
+        losses = np.asarray(losses)
+        seconds = time.perf_counter() - start
+        if not np.isfinite(losses).all():
+            message = _explain_divergence(network, loss, step, before, x, target, batch_size)
+            raise Diverged(message, before)
+        scores = {}
+        if validation is not None:
+            inputs, targets, task = validation
+            prediction = predict(train_state.params, train_state.state, inputs)
+            scores = metrics_of(loss, task, prediction, targets)
+        yield Epoch(number, train_state, losses, scores, seconds, examples / seconds)
+        if patience is not None:
+            improved = scores["loss"] < best
+            best = min(best, scores["loss"])
+            epochs_without_gain = 0 if improved else epochs_without_gain + 1
+            if epochs_without_gain >= patience:
+                return
+
+
+def _make_checked_epoch(step: Callable, batch_size: int, every: int, check: Callable) -> Callable:
+    """An epoch in scans of at least ``every`` steps, where it has as many, with checks between.
+
+    The comparison stands between the scans: autodiff of a convolution is many times slower inside
+    one on CPU.
+    """
+    run = jax.jit(take_batches(step))
+    order_of = jax.jit(epoch_order, static_argnums=(1, 2))
+    steps_since_check = every
+
+    def epoch(train_state: TrainState, x: Any, target: Any):
+        nonlocal steps_since_check
+        examples = batch_size_of("train", x)
+        order = np.asarray(order_of(train_state, examples, batch_size))
+        full, rest = split_order(order, batch_size)
+        # Parts as even as possible: at most two lengths have to be compiled.
+        parts = np.array_split(full, max(len(full) // every, 1))
+        values = []
+        for batches in [*parts, rest] if rest.size else parts:
+            if steps_since_check >= every:
+                check(train_state, *jax.tree.map(lambda a, b=batches[0]: a[b], (x, target)))
+                steps_since_check = 0
+            train_state, losses = run(train_state, x, target, batches)
+            steps_since_check += len(batches)
+            values.append(losses)
+        return train_state, jnp.concatenate(values)
+
+    return epoch
+
+
+def _make_crosscheck(network: Layer, loss: Loss, tolerance: float) -> Callable:
+    """(train_state, x, target) -> None, or `Disagreement`."""
+
+    @jax.jit
+    def errors_of(train_state: TrainState, x: Any, target: Any):
+        key = jax.random.fold_in(train_state.key, train_state.step)
+        arguments = (train_state.params, train_state.state, x, target, key)
+        gradients, reference = (g(network, loss)(*arguments)[1] for g in (backprop, autodiff))
+        return relative_errors(jax.tree.leaves(gradients), jax.tree.leaves(reference))
+
+    def check(train_state: TrainState, x: Any, target: Any):
+        errors = errors_of(train_state, x, target)
+        if all(float(error) <= tolerance for error in errors):
+            return
+        names = parameter_names(network, train_state.params)
+        methods = "backprop against autodiff"
+        rows = zip(names, errors, strict=True)
+        report = Report([Comparison(name, methods, float(e), tolerance) for name, e in rows])
+        failed = ", ".join(c.quantity for c in report.comparisons if not c.passed)
+        raise Disagreement(
+            f"training: backprop and autodiff disagree at step {int(train_state.step)} in "
+            f"{failed}\n{report}",
+            report,
+            train_state,
+        )
+
+    return check
+
+
+def _explain_divergence(
+    network: Layer,
+    loss: Loss,
+    step: Callable,
+    train_state: TrainState,
+    x: Any,
+    target: Any,
+    batch_size: int,
+) -> str:
+    """Take the epoch again step by step, to the first value that is not finite."""
+    gradient = jax.jit(backprop(network, loss))
+    one_step = jax.jit(step)
+    order = epoch_order(train_state, batch_size_of("train", x), batch_size)
+    for batches in split_order(order, batch_size):
+        for batch in batches:
+            key = jax.random.fold_in(train_state.key, train_state.step)
+            xs, targets = jax.tree.map(lambda a, b=batch: a[b], (x, target))
+            params, state = train_state.params, train_state.state
+            (value, _), gradients = gradient(params, state, xs, targets, key)
+            names = parameter_names(network, gradients)
+            finite = [bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradients)]
+            if not (bool(jnp.isfinite(value)) and all(finite)):
+                # Backward starts at the loss: the last layer that is not finite was the first.
+                bad = [name for name, ok in zip(names, finite, strict=True) if not ok]
+                where = f"; the first gradient not finite is that of {bad[-1]}" if bad else ""
+                return (
+                    f"training diverged at step {int(train_state.step)}: the loss is "
+                    f"{float(value)}{where}. A smaller learning rate, clip_norm or a normalisation "
+                    f"may help"
+                )
+            train_state, _ = one_step(train_state, xs, targets)
+    return (
+        f"training diverged between steps {int(train_state.step) - len(order) // batch_size} and "
+        f"{int(train_state.step)}"
+    )

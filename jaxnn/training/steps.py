@@ -1,0 +1,133 @@
+"""Training as pure functions: a state, one step, and a whole epoch as one compiled scan."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxnn.layer import Layer
+from jaxnn.training.shuffling import shuffle
+from jaxnn.validation import batch_size as batch_size_of
+from jaxnn.validation import require_positive_integer
+
+
+class TrainState(NamedTuple):
+    """All that training changes, and all that is needed to go on with it."""
+
+    params: Any
+    state: Any
+    """What layers change outside of the gradient."""
+    optimizer_state: Any
+    key: Array
+    """The source of all randomness; it stays, and each step folds its number in."""
+    step: Array
+    """How many steps have been taken, int32."""
+
+
+def create_state(
+    network: Layer, optimizer: optax.GradientTransformation, key: Array, x: Any
+) -> TrainState:
+    """The state before the first step, for inputs with the shapes and dtypes of ``x``."""
+    init_key, key = jax.random.split(key)
+    params, state = network.init(init_key, x)
+    return TrainState(params, state, optimizer.init(params), key, jnp.zeros((), jnp.int32))
+
+
+def make_step(
+    gradient_function: Callable, optimizer: optax.GradientTransformation
+) -> Callable[..., tuple[TrainState, Array]]:
+    """(train_state, x, target, weights=None) -> (train_state, value of the loss before the step).
+
+    Args:
+        gradient_function: What `jaxnn.backprop`, `jaxnn.autodiff` or `jaxnn.numerical` returns.
+        optimizer: Any optax transformation.
+    """
+
+    def step(train_state: TrainState, x: Any, target: Any, weights: Array | None = None):
+        params, state, optimizer_state, key, count = train_state
+        step_key = jax.random.fold_in(key, count)
+        (value, state), gradients = gradient_function(params, state, x, target, step_key, weights)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+        params = optax.apply_updates(params, updates)
+        return TrainState(params, state, optimizer_state, key, count + 1), value
+
+    return step
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Every example once: the last batch of an epoch holds what is left."""
+    return -(-examples // batch_size)
+
+
+def epoch_order(train_state: TrainState, examples: int, batch_size: int) -> Array:
+    """The order in which the epoch that ``train_state`` is in takes the examples.
+
+    It depends on the key and on the number of the epoch alone.
+    """
+    epoch = train_state.step // steps_per_epoch(examples, batch_size)
+    # No step has this number, so no step's key is met again.
+    shuffle_key = jax.random.fold_in(train_state.key, jnp.uint32(2**32 - 1))
+    return shuffle(jax.random.fold_in(shuffle_key, epoch), examples)
+
+
+def take_batches(step: Callable) -> Callable[..., tuple[TrainState, Array]]:
+    """(train_state, x, target, batches) -> (train_state, values), one step for each row of batches.
+
+    ``batches`` [steps, batch_size] holds indices of examples; a scan gathers them from x and target
+    on the device.
+    """
+
+    def run(train_state: TrainState, x: Any, target: Any, batches: Array):
+        def body(train_state, batch):
+            return step(train_state, *jax.tree.map(lambda a: a[batch], (x, target)))
+
+        return jax.lax.scan(body, train_state, batches)
+
+    return run
+
+
+def make_epoch(
+    step: Callable, batch_size: int, *, donate: bool = True
+) -> Callable[..., tuple[TrainState, Array]]:
+    """(train_state, x, target) -> (train_state, values): one epoch, compiled into one program.
+
+    The examples are shuffled anew and each is used once; ``values`` holds the loss of every step.
+    The last batch is smaller where ``batch_size`` does not divide the examples. With ``donate`` the
+    memory of the given train state is used for the new one, and the given one is gone.
+
+    Raises:
+        ValueError: ``batch_size`` is not positive or larger than the number of examples.
+    """
+    require_positive_integer("make_epoch", "batch_size", batch_size)
+    run = take_batches(step)
+
+    def epoch(train_state: TrainState, x: Any, target: Any):
+        examples = batch_size_of("epoch", x)
+        require_batch_fits(batch_size, examples)
+        full, rest = split_order(epoch_order(train_state, examples, batch_size), batch_size)
+        train_state, values = run(train_state, x, target, full)
+        if rest.size == 0:
+            return train_state, values
+        train_state, last = run(train_state, x, target, rest)
+        return train_state, jnp.concatenate([values, last])
+
+    return jax.jit(epoch, donate_argnums=0 if donate else ())
+
+
+def split_order(order: Any, batch_size: int) -> tuple[Any, Any]:
+    """Indices of the full batches [steps, batch_size] and of the one left over [0 or 1, rest]."""
+    whole = order.size // batch_size * batch_size
+    rest = order[whole:]
+    return order[:whole].reshape(-1, batch_size), rest.reshape(min(rest.size, 1), -1)
+
+
+def require_batch_fits(batch_size: int, examples: int) -> None:
+    """Raise ValueError if a batch would be larger than the training set."""
+    if batch_size > examples:
+        raise ValueError(
+            f"training: expected batch_size to be at most the number of training examples, "
+            f"{examples}, got {batch_size}"
+        )
