@@ -127,9 +127,10 @@ def batch_size(where: str, x: Any) -> int:
     return sizes.pop()
 
 
-def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
+def unknown_name(kind: str, name: Any, valid: Iterable[str]) -> str:
     """The message for a name that is not among ``valid``, with the nearest one that is."""
     valid = sorted(valid)
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    folded = {candidate.casefold(): candidate for candidate in valid}
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
     return f"unknown {kind} {name!r}: {hint}valid are {', '.join(valid)}"

@@ -46,11 +46,12 @@ def read_file(path: Path, target: str | None, inputs: Columns, task: str | None)
     return make_dataset(str(path), arrays[x_name], labels, features, classes)
 
 
-def read_inputs(path: Path, feature_names: Sequence[str], inputs: Columns) -> np.ndarray:
+def read_inputs(path: Path, feature_names: Columns, inputs: Columns) -> np.ndarray:
     """x alone; the arguments are those of `jaxnn.data.read_features`."""
     _require_file(path)
+    feature_names = _names(feature_names) or ()
     if _is_table(path):
-        columns = _names(inputs) or tuple(feature_names) or None
+        columns = _names(inputs) or feature_names or None
         return as_features(str(path), table.read_columns(path, columns), feature_names)
     x_name = _array_name(path, inputs)
     return as_features(str(path), npz.read_npz(path, (x_name,))[x_name], feature_names)

@@ -8,10 +8,11 @@ the rest    the numbers in row-major order
 """
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
@@ -28,8 +29,6 @@ DTYPES = {
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
-
-Stream = BinaryIO | gzip.GzipFile
 
 
 def read_idx(
@@ -68,7 +67,7 @@ def read_idx(
 
 
 def _decode(
-    path: Path, stream: Stream, rank: int | None, dtype: str | None, limit: int
+    path: Path, stream: io.BufferedIOBase, rank: int | None, dtype: str | None, limit: int
 ) -> np.ndarray:
     start = stream.read(4)
     if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in DTYPES or not 1 <= start[3] <= 32:
@@ -94,7 +93,7 @@ def _decode(
     return numbers.astype(file_dtype.newbyteorder("="), copy=False)
 
 
-def _read_at_most(stream: Stream, size: int) -> bytearray:
+def _read_at_most(stream: io.BufferedIOBase, size: int) -> bytearray:
     # In chunks: a single read(size) allocates what the header claims before looking at the file.
     content = bytearray()
     while len(content) < size:

@@ -12,7 +12,7 @@ from jaxnn.data.dataset import Dataset
 from jaxnn.data.files import SUFFIXES, read_file, read_inputs
 from jaxnn.data.mnist import MNIST, read_mnist
 from jaxnn.data.splitting import Splits, split_off, take
-from jaxnn.validation import require_integer, require_number, unknown_name
+from jaxnn.validation import require_boolean, require_integer, require_number, unknown_name
 
 NAMES = (*BUNDLED, *MNIST)
 
@@ -82,6 +82,8 @@ def load(
         ImportError: scikit-learn or pooch is missing: ``pip install "jaxnn[experiments]"``.
     """
     _require_options(test_fraction, validation_fraction, seed)
+    require_boolean("load", "standardize_target", standardize_target)
+    require_boolean("load", "flatten", flatten)
     splitting.require_standardization("load", standardize)
     examples, test = _read(name, folder, target, inputs, task)
     if standardize_target and examples.class_names:
@@ -107,7 +109,7 @@ def load(
 
 def read_features(
     path: str | os.PathLike[str],
-    feature_names: Sequence[str] = (),
+    feature_names: str | Sequence[str] = (),
     *,
     inputs: str | Sequence[str] | None = None,
     flatten: bool = True,

@@ -104,6 +104,8 @@ def _find(name: str, folder: str | Path | None) -> list[Path] | None:
         return found
     chosen, installed = os.environ.get("JAXNN_DATA"), MNIST[name].installed
     places = [Path(chosen).expanduser()] if chosen else []
+    if chosen and not places[0].is_dir():
+        raise FileNotFoundError(f"{name}: expected JAXNN_DATA to name a folder, got {chosen!r}")
     places += [installed] if installed else []
     return next((found for place in places if (found := _files_in(name, place))), None)
 

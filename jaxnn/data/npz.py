@@ -36,29 +36,41 @@ def read_npz(
         OSError: it cannot be opened.
     """
     path = Path(path)
-    size = path.stat().st_size
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
-            for name in required or ():
-                if name not in members:
-                    raise ValueError(f"{path}: {unknown_name('array', name, members)}")
-            wanted = members if required is None else [*required, *optional]
-            return {
-                name: _read_member(path, archive, members[name], size, limit)
-                for name in wanted
-                if name in members
-            }
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path}: expected a whole .npz archive, got: {error}") from error
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return _read_members(path, archive, required, optional, limit)
+        # OSError: a damaged directory can send the reader to a negative offset.
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+            raise ValueError(f"{path}: expected a whole .npz archive, got: {error}") from error
+
+
+def _read_members(
+    path: Path,
+    archive: zipfile.ZipFile,
+    required: Sequence[str] | None,
+    optional: Sequence[str],
+    limit: int,
+) -> dict[str, np.ndarray]:
+    members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
+    for name in required or ():
+        if name not in members:
+            raise ValueError(f"{path}: {unknown_name('array', name, members)}")
+    wanted = members if required is None else [*required, *optional]
+    return {
+        name: _read_member(path, archive, members[name], limit)
+        for name in wanted
+        if name in members
+    }
 
 
 def _read_member(
-    path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int, limit: int
+    path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int
 ) -> np.ndarray:
     where = f"{path}, array {member.filename.removesuffix('.npy')!r}"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{where}: expected a stored or deflated member")
+    size = path.stat().st_size
     if member.compress_size > size or member.file_size > _LARGEST_RATIO * member.compress_size:
         raise ValueError(
             f"{where}: expected at most the {size} bytes of the file, compressed, "

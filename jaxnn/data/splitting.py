@@ -14,15 +14,26 @@ class Standardization(NamedTuple):
     """x ↦ (x − mean) / deviation, in float32."""
 
     mean: np.ndarray
+    """float32, of the shape of one example; [] where one number serves all of x."""
     deviation: np.ndarray
+    """float32, of the same shape."""
 
     def apply(self, x: np.ndarray) -> np.ndarray:
-        """(x − mean) / deviation."""
+        """(x − mean) / deviation; raises ValueError where examples have another shape."""
+        self._require_examples(x)
         return (x - self.mean) / self.deviation
 
     def invert(self, z: np.ndarray) -> np.ndarray:
-        """Back to the original units: z · deviation + mean."""
+        """Back to the original units, z · deviation + mean; raises as `apply` does."""
+        self._require_examples(z)
         return z * self.deviation + self.mean
+
+    def _require_examples(self, x: np.ndarray) -> None:
+        if self.mean.ndim and x.shape[1:] != self.mean.shape:
+            raise ValueError(
+                f"standardization: expected examples of shape {self.mean.shape}, as those it was "
+                f"fitted on, got {x.shape[1:]}"
+            )
 
 
 class Splits(NamedTuple):
@@ -44,9 +55,12 @@ IDENTITY = Standardization(np.zeros((), np.float32), np.ones((), np.float32))
 def _fit(x: np.ndarray, axis: int | None) -> Standardization:
     mean = np.mean(x, axis, dtype=np.float64)
     deviation = np.std(x, axis, dtype=np.float64)
+    deviation = np.asarray(deviation, np.float32)
     # Rounding leaves a constant feature a tiny deviation, so it is recognised by its range.
-    deviation = np.where(np.max(x, axis) == np.min(x, axis), 1.0, deviation)
-    return Standardization(np.asarray(mean, np.float32), np.asarray(deviation, np.float32))
+    constant = (np.max(x, axis) == np.min(x, axis)) | (deviation == 0)
+    return Standardization(
+        np.asarray(mean, np.float32), np.where(constant, np.float32(1), deviation)
+    )
 
 
 STANDARDIZATIONS: dict[str, Callable[[np.ndarray], Standardization]] = {
