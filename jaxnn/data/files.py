@@ -51,7 +51,7 @@ def read_inputs(path: Path, feature_names: Columns, inputs: Columns) -> np.ndarr
     _require_file(path)
     feature_names = _names(feature_names) or ()
     if _is_table(path):
-        columns = _names(inputs) or feature_names or None
+        columns = (feature_names or None) if inputs is None else _names(inputs)
         return as_features(str(path), table.read_columns(path, columns), feature_names)
     x_name = _array_name(path, inputs)
     return as_features(str(path), npz.read_npz(path, (x_name,))[x_name], feature_names)
@@ -74,10 +74,10 @@ def _names(inputs: Columns) -> tuple[str, ...] | None:
 
 
 def _array_name(path: Path, inputs: Columns) -> str:
-    name, *others = _names(inputs) or ("x",)
-    if others:
+    names = ("x",) if inputs is None else _names(inputs)
+    if names is None or len(names) != 1:
         raise ValueError(f"{path}: expected inputs to name one array, got {inputs}")
-    return name
+    return names[0]
 
 
 def _strings(path: Path, key: str, value: Any) -> tuple[str, ...]:

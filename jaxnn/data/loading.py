@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,9 @@ def load(
         FileNotFoundError: There is no such file, or no way was found to get mnist's.
         ImportError: scikit-learn or pooch is missing: ``pip install "jaxnn[experiments]"``.
     """
+    _require_path("load", "name", name)
+    if folder is not None:
+        _require_path("load", "folder", folder)
     _require_options(test_fraction, validation_fraction, seed)
     require_boolean("load", "standardize_target", standardize_target)
     require_boolean("load", "flatten", flatten)
@@ -129,6 +133,7 @@ def read_features(
         ValueError: As `load` does.
         FileNotFoundError: There is no such file.
     """
+    _require_path("read_features", "path", path)
     x = read_inputs(Path(path).expanduser(), feature_names, inputs)
     return _flatten(x) if flatten else x
 
@@ -153,6 +158,13 @@ def _refuse(name, **options) -> None:
     for option, value in options.items():
         if value is not None:
             raise ValueError(f"load: {option} has no meaning for {str(name)!r}, got {value!r}")
+
+
+def _require_path(where: str, argument: str, value: Any) -> None:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(
+            f"{where}: expected {argument} to be a string or a path, got {type(value).__name__}"
+        )
 
 
 def _require_options(test_fraction: float, validation_fraction: float, seed: int) -> None:

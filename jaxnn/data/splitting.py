@@ -72,7 +72,7 @@ STANDARDIZATIONS: dict[str, Callable[[np.ndarray], Standardization]] = {
 
 def require_standardization(where: str, name: str) -> None:
     """Raise ValueError unless ``name`` is a key of `STANDARDIZATIONS`."""
-    if name not in STANDARDIZATIONS:
+    if name not in tuple(STANDARDIZATIONS):  # a tuple, since any object can be sought in it
         raise ValueError(f"{where}: {unknown_name('standardize', name, STANDARDIZATIONS)}")
 
 

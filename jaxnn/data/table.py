@@ -123,7 +123,7 @@ def _choose(
 ) -> list[str]:
     for name in chosen or ():
         _require_column(path, header, name)
-    names = list(chosen or default)
+    names = default if chosen is None else list(chosen)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{path}: expected distinct feature columns, got {names}")
     return names

@@ -194,6 +194,14 @@ def test_an_option_that_cannot_be_followed_is_refused(options, message):
         load("iris", **options)
 
 
+@pytest.mark.parametrize("inputs", [(), ("x", "target")])
+def test_inputs_of_an_archive_are_one_array(tmp_path, arrays, inputs):
+    path = save(tmp_path, arrays)
+    for read in (load, read_features):
+        with pytest.raises(ValueError, match="expected inputs to name one array"):
+            read(path, inputs=inputs)
+
+
 def test_an_unknown_task_is_answered_with_the_nearest(tmp_path, arrays):
     with pytest.raises(ValueError, match="unknown task 'regresion': did you mean 'regression'"):
         load(save(tmp_path, arrays), task="regresion")

@@ -104,6 +104,8 @@ def test_the_target_must_be_named_and_is_no_input(tmp_path):
         read_examples(path, "y", ("a", "y"), None)
     with pytest.raises(ValueError, match="expected distinct feature columns"):
         read_examples(path, "y", ("a", "a"), None)
+    with pytest.raises(ValueError, match="expected distinct feature columns"):
+        read_examples(path, "y", (), None)
     with pytest.raises(ValueError, match="unknown column 'z'"):
         read_examples(path, "y", ("z",), None)
 
