@@ -6,11 +6,11 @@ as one integer for all of them. A layer checks them in two steps: what can be kn
 (`require_spatial`, `per_dimension`, `resolve_padding`, `output_sizes`) when it meets one.
 """
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-import jax
-import numpy as np
+from jax import Array, lax
 
 from jaxnn.validation import require_floating, require_integer, unknown_name
 
@@ -124,7 +124,7 @@ def resolve_padding(
     if padding == "CIRCULAR":
         return tuple(((r - 1) // 2, r // 2) for r in reach)
     if isinstance(padding, str):
-        pairs = jax.lax.padtype_to_pads(sizes, reach, strides, padding)
+        pairs = lax.padtype_to_pads(sizes, reach, strides, padding)
     else:
         pairs = ((padding, padding),) * len(sizes) if isinstance(padding, int) else padding
     return tuple((int(low), int(high)) for low, high in pairs)
@@ -155,31 +155,21 @@ def output_sizes(
     return tuple((p - r) // s + 1 for p, r, s in zip(padded, reach, strides, strict=True))
 
 
-def elements_inside(
-    sizes: Sequence[int],
+def window_elements(
+    padded: Array,
+    output: Sequence[int],
     window: Sequence[int],
     strides: Sequence[int],
-    padding: Pairs,
     dilation: Sequence[int],
-) -> list[np.ndarray]:
-    """For each dimension how many elements of every window lie on the input, not on padding."""
-    counts = []
-    reach = extent(window, dilation)
-    for size, r, w, s, (low, high), d in zip(
-        sizes, reach, window, strides, padding, dilation, strict=True
-    ):
-        first = np.arange(0, size + low + high - r + 1, s)[:, None] - low
-        position = first + d * np.arange(w)
-        counts.append(np.sum((position >= 0) & (position < size), axis=1))
-    return counts
+) -> Iterator[Array]:
+    """For each element of the window, row-major, what it meets: [batch, *output, channels].
 
-
-def require_no_empty_window(
-    where: str, padding: Pairs, counts: Sequence[np.ndarray], name: str = "padding"
-) -> None:
-    """Raise ValueError where a window lies on padding alone, by the ``counts`` of its elements."""
-    if any(np.any(count == 0) for count in counts):
-        raise ValueError(
-            f"{where}: expected every window to hold an element of the input, "
-            f"but with {name} {padding} at least one holds only padding"
+    ``padded`` is the input with its padding, ``output`` how many windows there are in each
+    dimension. Every element is one strided slice, so nothing is copied where XLA fuses it.
+    """
+    for element in itertools.product(*map(range, window)):
+        start = [e * d for e, d in zip(element, dilation, strict=True)]
+        stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, output, strides, strict=True)]
+        yield lax.slice(
+            padded, (0, *start, 0), (padded.shape[0], *stop, padded.shape[-1]), (1, *strides, 1)
         )
