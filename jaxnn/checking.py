@@ -137,6 +137,7 @@ def parameter_names(network: Layer, params: Any) -> list[str]:
     ]
 
 
+@jax.jit
 def relative_errors(values: Sequence[Array], references: Sequence[Array]) -> list[Array]:
     """‖a − b‖ / max(‖b‖, floor) for each pair; see the head of this file for the floor."""
     norms = [jnp.linalg.norm(b.ravel()) for b in references]
@@ -179,13 +180,15 @@ def check_layer(layer: Layer, x: Any, key: Array | None = None) -> Report:
 
 def _check_layer_in(layer: Layer, x: Any, key: Array | None, dtype: np.dtype) -> list[Comparison]:
     tolerance = _tolerance(dtype)
-    init_key, move_key, dy_key, key = jax.random.split(jax.random.key(0) if key is None else key, 4)
-    params, state = layer.init(init_key, x)
-    params = jax.tree.map(lambda p, n: p + n / 10, params, _noise_like(move_key, params))
-    y, _, residuals = layer.forward(params, state, x, key)
+    init_key, key = jax.random.split(jax.random.key(0) if key is None else key)
+    noise = np.random.default_rng(0)
+    params, state = jax.jit(layer.init)(init_key, x)
+    params = jax.tree.map(lambda p, n: np.asarray(p) + n / 10, params, _noise_like(noise, params))
+    y, _, residuals = jax.jit(layer.forward)(params, state, x, key)
 
-    dy, other_dy = (_noise_like(k, y) for k in jax.random.split(dy_key))
+    dy, other_dy = _noise_like(noise, y), _noise_like(noise, y)
 
+    @jax.jit
     def pull_back(dy):
         dx, captures = layer.backward(params, residuals, dy)
         return _only_floating(x, dx), contract(captures)
@@ -208,17 +211,23 @@ def _check_layer_in(layer: Layer, x: Any, key: Array | None, dtype: np.dtype) ->
         rows = zip(names, errors, strict=True)
         comparisons.extend(Comparison(n, methods, float(e), tolerance) for n, e in rows)
 
-    _, vjp = jax.vjp(differentiable, params, _only_floating(x, x))
-    reference_gradients, reference_dx = vjp(jax.tree.leaves(dy))
+    @jax.jit
+    def reference(dy):
+        _, vjp = jax.vjp(differentiable, params, _only_floating(x, x))
+        return vjp(jax.tree.leaves(dy))
+
+    reference_gradients, reference_dx = reference(dy)
     add_rows("backward against jax.vjp", (dx, gradients), (reference_dx, reference_gradients))
 
     combined = pull_back(jax.tree.map(lambda a, b: 2 * a - b, dy, other_dy))
-    separate = jax.tree.map(lambda a, b: 2 * a - b, (dx, gradients), pull_back(other_dy))
+    separate = jax.tree.map(
+        lambda a, b: 2 * np.asarray(a) - np.asarray(b), (dx, gradients), pull_back(other_dy)
+    )
     add_rows("linearity in dy", combined, separate)
 
     if not jax.tree.leaves(state) and not _draws_random_numbers(layer, params, state, x):
         errors = relative_errors(
-            jax.tree.leaves(layer.predict(params, state, x)), jax.tree.leaves(y)
+            jax.tree.leaves(jax.jit(layer.predict)(params, state, x)), jax.tree.leaves(y)
         )
         comparisons += [
             Comparison(f"{dtype} y[{i}]", "predict against forward", float(error), tolerance)
@@ -251,15 +260,14 @@ def _cast(x: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda a: jnp.asarray(a, dtype if _is_floating(a) else a.dtype), arrays)
 
 
-def _noise_like(key: Array, tree: Any) -> Any:
+def _noise_like(noise: np.random.Generator, tree: Any) -> Any:
     """Standard normal numbers for floating-point arrays, None for others."""
-    leaves, treedef = jax.tree.flatten(tree)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    noise = [
-        jax.random.normal(k, leaf.shape, leaf.dtype) if _is_floating(leaf) else None
-        for k, leaf in zip(keys, leaves, strict=False)
-    ]
-    return treedef.unflatten(noise)
+    return jax.tree.map(
+        lambda leaf: (
+            noise.normal(size=leaf.shape).astype(leaf.dtype) if _is_floating(leaf) else None
+        ),
+        tree,
+    )
 
 
 def _only_floating(x: Any, dx: Any) -> list:

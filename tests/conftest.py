@@ -1,0 +1,29 @@
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+
+hypothesis.settings.register_profile(
+    "jaxnn",
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    # The fixture below only switches a mode on, the same for every example that is drawn.
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("jaxnn")
+
+
+@pytest.fixture
+def x64():
+    """Run the test in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def untyped():
+    """Switch the checker of annotations off, to meet the library's own errors."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,60 @@
+"""What several test files share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
+
+import jaxnn as nn
+
+HALVES_AND_FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+
+
+def normal(seed, shape, dtype=float):
+    """Standard normal numbers in JAX's default dtype unless another is given."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def assert_agree(value, reference, tolerance):
+    """‖a − b‖ ≤ tolerance · ‖b‖ for every leaf, of the same shape and dtype as its reference.
+
+    Written with NumPy in float64, independent of `jaxnn.checking`. A reference with a norm
+    below a thousandth of the largest one is held against that thousandth: it is rounding.
+    """
+    assert jax.tree.structure(value) == jax.tree.structure(reference)
+    references = tree_leaves_with_path(reference)
+    norms = [np.linalg.norm(np.asarray(b, float).ravel()) for _, b in references]
+    floor = 1e-3 * max(norms, default=0.0)
+    for (path, b), a, norm in zip(references, jax.tree.leaves(value), norms, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), keystr(path)
+        error = np.linalg.norm((np.asarray(a, float) - np.asarray(b, float)).ravel())
+        assert error <= tolerance * max(norm, floor), (keystr(path), error, norm)
+
+
+def differences(function, x, step=1e-5):
+    """The gradient of a function of a float64 array to a number, by central differences."""
+    x = np.asarray(x, np.float64)
+    slopes = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        high, low = x.copy(), x.copy()
+        high[index] += step
+        low[index] -= step
+        slopes[index] = (float(function(high)) - float(function(low))) / (2 * step)
+    return slopes
+
+
+def masked():
+    """(x, mask) -> x · mask: a layer whose second input has no gradient."""
+
+    def forward(x):
+        return x[0] * x[1], x[1]
+
+    return nn.parameter_free("masked", forward, lambda mask, dy: (dy * mask, None))
+
+
+def started(layer, x, seed=0):
+    """The params and state of a layer, params moved away from their initial zeros and ones."""
+    params, state = layer.init(jax.random.key(seed), x)
+    leaves, treedef = jax.tree.flatten(params)
+    moved = [p + normal(seed + i, p.shape, p.dtype) / 10 for i, p in enumerate(leaves)]
+    return treedef.unflatten(moved), state
