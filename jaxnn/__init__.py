@@ -61,3 +61,4 @@ from jaxnn.losses import (
 )
 from jaxnn.normalization import batch_norm, layer_norm
 from jaxnn.reshaping import flatten, reshape
+from jaxnn.summary import Row, Summary, summarize

@@ -1,7 +1,7 @@
 """The outer loop: epochs of training, evaluated, watched, and stopped when there is a reason to."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +43,8 @@ class Epoch(NamedTuple):
     seconds: float
     """Wall time of the steps alone."""
     examples_per_second: float
+    disagreement: float | None = None
+    """The largest relative error of the crosschecks in this epoch; None where there was none."""
 
 
 class Diverged(RuntimeError):
@@ -77,6 +79,7 @@ def train(
     crosscheck_every: int = 100,
     crosscheck_tolerance: float = 1e-3,
     patience: int | None = None,
+    past_validation_losses: Sequence[float] = (),
 ) -> Iterator[Epoch]:
     """Train until ``epochs`` epochs have been seen, yielding after each.
 
@@ -98,6 +101,7 @@ def train(
         crosscheck_every: See above.
         crosscheck_tolerance: The largest norm-wise relative error of a parameter's gradient.
         patience: Stop after this many epochs in a row without a smaller validation loss.
+        past_validation_losses: Those of the epochs that the train state has seen, for ``patience``.
 
     Raises:
         Diverged: The loss became NaN or infinite; names the step and the layer.
@@ -125,15 +129,19 @@ def train(
         check = _make_crosscheck(network, loss, crosscheck_tolerance)
         run_epoch = _make_checked_epoch(step, batch_size, crosscheck_every, check)
     else:
-        run_epoch = make_epoch(step, batch_size, donate=False)  # `before` is kept
+        scan_epoch = make_epoch(step, batch_size, donate=False)  # `before` is kept
+
+        def run_epoch(*arguments):
+            return *scan_epoch(*arguments), None
+
     predict = make_predict(network)
     seen = int(train_state.step) // steps_per_epoch(examples, batch_size)
-    best, epochs_without_gain = np.inf, 0
+    validation_losses = list(past_validation_losses)
 
     for number in range(seen + 1, epochs + 1):
         before = train_state
         start = time.perf_counter()
-        train_state, losses = run_epoch(train_state, x, target)
+        train_state, losses, disagreement = run_epoch(train_state, x, target)
         losses = np.asarray(losses)
         seconds = time.perf_counter() - start
         if not np.isfinite(losses).all():
@@ -144,12 +152,11 @@ def train(
             inputs, targets, task = validation
             prediction = predict(train_state.params, train_state.state, inputs)
             scores = metrics_of(loss, task, prediction, targets)
-        yield Epoch(number, train_state, losses, scores, seconds, examples / seconds)
+        speed = examples / seconds
+        yield Epoch(number, train_state, losses, scores, seconds, speed, disagreement)
         if patience is not None:
-            improved = scores["loss"] < best
-            best = min(best, scores["loss"])
-            epochs_without_gain = 0 if improved else epochs_without_gain + 1
-            if epochs_without_gain >= patience:
+            validation_losses.append(scores["loss"])
+            if len(validation_losses) - 1 - int(np.argmin(validation_losses)) >= patience:
                 return
 
 
@@ -170,21 +177,22 @@ def _make_checked_epoch(step: Callable, batch_size: int, every: int, check: Call
         full, rest = split_order(order, batch_size)
         # Parts as even as possible: at most two lengths have to be compiled.
         parts = np.array_split(full, max(len(full) // every, 1))
-        values = []
+        values, disagreement = [], None
         for batches in [*parts, rest] if rest.size else parts:
             if steps_since_check >= every:
-                check(train_state, *jax.tree.map(lambda a, b=batches[0]: a[b], (x, target)))
+                batch = jax.tree.map(lambda a, b=batches[0]: a[b], (x, target))
+                disagreement = max(disagreement or 0.0, check(train_state, *batch))
                 steps_since_check = 0
             train_state, losses = run(train_state, x, target, batches)
             steps_since_check += len(batches)
             values.append(losses)
-        return train_state, jnp.concatenate(values)
+        return train_state, jnp.concatenate(values), disagreement
 
     return epoch
 
 
 def _make_crosscheck(network: Layer, loss: Loss, tolerance: float) -> Callable:
-    """(train_state, x, target) -> None, or `Disagreement`."""
+    """(train_state, x, target) -> the largest relative error; raises `Disagreement`."""
 
     @jax.jit
     def errors_of(train_state: TrainState, x: Any, target: Any):
@@ -194,13 +202,13 @@ def _make_crosscheck(network: Layer, loss: Loss, tolerance: float) -> Callable:
         return relative_errors(jax.tree.leaves(gradients), jax.tree.leaves(reference))
 
     def check(train_state: TrainState, x: Any, target: Any):
-        errors = errors_of(train_state, x, target)
-        if all(float(error) <= tolerance for error in errors):
-            return
+        errors = [float(error) for error in errors_of(train_state, x, target)]
+        if all(error <= tolerance for error in errors):  # NaN is not
+            return max(errors, default=0.0)
         names = parameter_names(network, train_state.params)
         methods = "backprop against autodiff"
         rows = zip(names, errors, strict=True)
-        report = Report([Comparison(name, methods, float(e), tolerance) for name, e in rows])
+        report = Report([Comparison(name, methods, e, tolerance) for name, e in rows])
         failed = ", ".join(c.quantity for c in report.comparisons if not c.passed)
         raise Disagreement(
             f"training: backprop and autodiff disagree at step {int(train_state.step)} in "

@@ -1,0 +1,240 @@
+"""The configuration of an experiment: a TOML file whose every value the command line can change."""
+
+import dataclasses
+import inspect
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import jaxnn
+import jaxnn.data
+from experiments.expressions import build, parse
+from jaxnn import Layer, Loss
+from jaxnn.training import (
+    make_optimizer,
+    make_schedule,
+    steps_per_epoch,
+    task_of,
+)
+from jaxnn.training.evaluation import Task
+from jaxnn.validation import require_positive_integer, unknown_name
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data, and how they are split; see jaxnn.data.load."""
+
+    name: str = "digits"
+    """A name such as digits, wine, fashion_mnist, or the path of a .csv or .npz file."""
+    folder: str | None = None
+    """Where the files of mnist or fashion_mnist are."""
+    target: str | None = None
+    """For files: the column or array of the target."""
+    inputs: tuple[str, ...] | None = None
+    """For files: the columns (or the one array) of the features."""
+    task: str | None = None
+    """For files: classification or regression."""
+    test_fraction: float = 0.2
+    """The share of the examples that is held out for the test."""
+    validation_fraction: float = 0.0
+    """The share of the examples that is held out for validation after every epoch."""
+    seed: int = 0
+    """Draws the splits."""
+    standardize: str = "none"
+    """none, features (each by itself) or all (one mean and deviation)."""
+    standardize_target: bool = False
+    """Whether a regression target is standardised too."""
+    flatten: bool = True
+    """Whether images become vectors."""
+
+    def load(self) -> jaxnn.data.Splits:
+        """The splits."""
+        options: dict[str, Any] = dataclasses.asdict(self)
+        name, inputs = options.pop("name"), options.pop("inputs")
+        if inputs is not None:
+            inputs = inputs[0] if len(inputs) == 1 and name.endswith(".npz") else list(inputs)
+        return jaxnn.data.load(name, inputs=inputs, **options)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A network, its loss, the data and how it is trained."""
+
+    network: tuple[str, ...] = ("dense(64)", "relu()", "dense(32)", "relu()", "dense(10)")
+    """The layers, each as one would call it in Python: "dense(64)", "skip(dense(64), relu())"."""
+    loss: str = "softmax_cross_entropy()"
+    """The loss, as one would call it in Python."""
+    optimizer: str = "adam()"
+    """The optax optimiser with its options: "adam(b1=0.95)", "nesterov", "rmsprop(decay=0.99)"."""
+    learning_rate: float = 1e-3
+    """The largest learning rate."""
+    schedule: str = "constant()"
+    """constant, cosine, linear, exponential or step, with options such as "cosine(warmup=0.1)"."""
+    weight_decay: float = 0.0
+    """λ of the L2 penalty; decoupled for adamw, lamb and lion."""
+    clip_norm: float | None = None
+    """Scale gradients of a larger global norm down to it."""
+    epochs: int = 20
+    """How often every training example is used."""
+    batch_size: int = 32
+    """How many examples a step uses."""
+    gradient: str = "manual"
+    """manual (hand-derived), autodiff, or crosscheck (manual, compared with autodiff)."""
+    crosscheck_every: int = 100
+    """Steps between two comparisons."""
+    crosscheck_tolerance: float = 1e-3
+    """The largest relative error of a parameter's gradient."""
+    patience: int | None = None
+    """Stop after this many epochs without a smaller validation loss."""
+    seed: int = 0
+    """Draws the initial parameters, the order of the examples and all noise."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Which data."""
+
+    @cached_property
+    def layers(self) -> Layer:
+        """The network."""
+        if not self.network:
+            raise ValueError("config: expected network to have at least one layer, got none")
+        return jaxnn.serial(*(build(text, "layer", LAYERS) for text in self.network))
+
+    @cached_property
+    def loss_function(self) -> Loss:
+        """The loss."""
+        return build(self.loss, "loss", LOSSES)
+
+    def make_optimizer(self, examples: int) -> optax.GradientTransformation:
+        """The optimiser, for training on this many examples."""
+        require_positive_integer("config", "epochs", self.epochs)
+        require_positive_integer("config", "batch_size", self.batch_size)
+        schedule = parse(self.schedule, "schedule")
+        optimizer = parse(self.optimizer, "optimizer")
+        for call in (schedule, optimizer):
+            if call.arguments:
+                raise ValueError(
+                    f"config: expected options of {call.name} by name, got {call.arguments}"
+                )
+        steps = self.epochs * steps_per_epoch(examples, self.batch_size)
+        rate = make_schedule(schedule.name, self.learning_rate, steps, schedule.options)
+        return make_optimizer(
+            optimizer.name,
+            rate,
+            optimizer.options,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+        )
+
+    def task(self, splits: jaxnn.data.Splits) -> Task:
+        """What the loss asks of these data."""
+        return task_of(self.loss_function, len(splits.train.class_names))
+
+
+def _returning(kind: type, *without: str) -> dict[str, Callable]:
+    """The public functions of jaxnn that return ``kind``, by name."""
+    functions = {name: f for name, f in vars(jaxnn).items() if inspect.isfunction(f)}
+    return {
+        name: function
+        for name, function in functions.items()
+        if inspect.signature(function).return_annotation is kind and name not in without
+    }
+
+
+LAYERS = _returning(Layer, "parameter_free", "pointwise", "rewrite", "fuse")
+LOSSES = _returning(Loss)
+
+
+def find_config(name: str) -> Path:
+    """The file of a configuration: a path that ends in .toml, or a name in configs/."""
+    path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"
+    if not path.is_file():
+        if name.endswith(".toml"):
+            raise FileNotFoundError(f"config: expected {path} to be a file, found none")
+        raise ValueError(unknown_name("config", name, [p.stem for p in CONFIGS.glob("*.toml")]))
+    return path
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a TOML file.
+
+    Raises:
+        ValueError: the file is no TOML, or has an unknown key (the message has the nearest valid
+            one) or a value of another type.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"config: expected {path} to be TOML: {error}") from None
+    data = _fill(DataConfig, table.pop("data", {}), f"{path.name} [data]")
+    return dataclasses.replace(_fill(Config, table, path.name), data=data)
+
+
+def _fill(kind: type, table: Any, where: str) -> Any:
+    if not isinstance(table, dict):
+        raise ValueError(f"{where}: expected a table of options, got {table!r}")
+    types = {f.name: f.type for f in dataclasses.fields(kind)}
+    values = {}
+    for key, value in table.items():
+        if key not in types:
+            raise ValueError(f"{where}: {unknown_name('key', key, types)}")
+        values[key] = _convert(value, types[key], f"{where}: {key}")
+    return kind(**values)
+
+
+def _convert(value: Any, expected: Any, where: str) -> Any:
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        value = tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and "float" in str(expected):
+        value = float(value)
+    accepts = getattr(expected, "__args__", None)
+    kinds = accepts if accepts and Ellipsis not in accepts else (expected,)
+    origins = tuple(getattr(kind, "__origin__", kind) for kind in kinds)
+    if not isinstance(value, origins) or (isinstance(value, bool) and bool not in origins):
+        name = getattr(expected, "__name__", str(expected))
+        raise ValueError(f"{where}: expected {name}, got {value!r}")
+    return value
+
+
+def to_table(config: Config) -> dict[str, Any]:
+    """The configuration as TOML holds it: what is None is left out."""
+
+    def clean(table: dict) -> dict:
+        return {
+            key: clean(value) if isinstance(value, dict) else value
+            for key, value in table.items()
+            if value is not None
+        }
+
+    return clean(dataclasses.asdict(config))
+
+
+def require_compatible(config: Config, splits: jaxnn.data.Splits) -> None:
+    """Check network, loss and data against each other before any work starts.
+
+    Raises:
+        ValueError, TypeError: the network cannot take the data, or does not have the number of
+            outputs that the loss needs.
+    """
+    task = config.task(splits)
+    x = splits.train.x[:1]
+    example = jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+    def outputs(key):
+        params, state = config.layers.init(key, example)
+        return config.layers.predict(params, state, np.zeros(x.shape, x.dtype))
+
+    prediction = jax.eval_shape(outputs, jax.random.key(0))
+    expected = splits.train.target.shape[-1] if task.outputs is None else task.outputs
+    if prediction.shape[1:] != (expected,):
+        raise ValueError(
+            f"config: expected network to return {expected} outputs for {config.loss} on "
+            f"{config.data.name}, got shape {prediction.shape[1:]}"
+        )

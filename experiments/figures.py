@@ -1,0 +1,83 @@
+"""The pictures of a training run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix as count_confusions
+
+from experiments import style
+
+
+def learning_curves(epochs: Sequence[dict[str, Any]], metric: str) -> Figure:
+    """Loss, and beside it ``metric`` on the validation set, over the epochs."""
+    validated = f"validation_{metric}" in epochs[-1]
+    figure, axes = style.figure(columns=2 if validated else 1)
+    axes = np.atleast_1d(axes)
+    numbers = [record["epoch"] for record in epochs]
+    marker = "o" if len(numbers) == 1 else None
+    axes[0].plot(numbers, [r["loss"] for r in epochs], marker=marker, label="training")
+    if "validation_loss" in epochs[-1]:
+        losses = [r["validation_loss"] for r in epochs]
+        axes[0].plot(numbers, losses, marker=marker, label="validation")
+    axes[0].set(xlabel="epoch", ylabel="mean loss", yscale="log", title="loss")
+    axes[0].legend()
+    if validated:
+        values = np.array([r[f"validation_{metric}"] for r in epochs])
+        percent = metric == "accuracy"
+        axes[1].plot(
+            numbers, values * (100 if percent else 1), marker=marker, color=style.VERMILLION
+        )
+        unit = " (%)" if percent else ""
+        axes[1].set(xlabel="epoch", ylabel=f"{metric}{unit}", title=f"validation {metric}")
+    return figure
+
+
+def confusion_matrix(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> Figure:
+    """How often each class was taken for each other one."""
+    counts = count_confusions(labels, decided, labels=range(len(names)))
+    figure, axes = style.figure(height=0.42 * len(names) + 2)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    image = axes.imshow(shares, vmin=0, vmax=1)
+    axes.grid(False)
+    for row, column in np.ndindex(counts.shape):
+        if counts[row, column]:
+            colour = "white" if shares[row, column] < 0.5 else "black"
+            text = str(counts[row, column])
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    longest = max(map(len, names))
+    rotation = {"rotation": 45, "ha": "right"} if longest > 4 else {}
+    axes.set_xticks(range(len(names)), names, **rotation)
+    axes.set_yticks(range(len(names)), names)
+    correct = np.trace(counts) / max(counts.sum(), 1)
+    title = f"test set, {counts.sum()} examples, {100 * correct:.1f} % correct"
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    figure.colorbar(image, ax=axes, label="share of the true class")
+    return figure
+
+
+def mistakes(
+    images: np.ndarray,
+    labels: np.ndarray,
+    decided: np.ndarray,
+    names: Sequence[str],
+    most: int = 24,
+) -> Figure | None:
+    """Images that were taken for another class, [n, height, width, channels]; None without any."""
+    wrong = np.flatnonzero(labels != decided)
+    if wrong.size == 0:
+        return None
+    shown = wrong[:most]
+    columns = 8
+    rows = -(-len(shown) // columns)
+    figure, axes = style.figure(rows, columns, height=1.35, squeeze=False)
+    for place in axes.flat:
+        place.axis("off")
+    for place, index in zip(axes.flat, shown, strict=False):
+        image = images[index]
+        place.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r")
+        true, taken = (names[int(label)] for label in (labels[index], decided[index]))
+        place.set_title(f"{true}\ntaken for {taken}", fontsize=7)
+    figure.suptitle(f"{len(shown)} of {len(wrong)} mistakes on {len(labels)} test examples")
+    return figure

@@ -1,0 +1,101 @@
+"""Predict with a trained network for examples in a file; prints a table, or writes a .csv.
+
+python -m experiments.predict runs/wine_mlp my_wines.csv
+python -m experiments.predict runs/digits_mlp images.npz --output predictions.csv
+"""
+
+import csv
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+
+from experiments.command_line import parse_options, run_script, take_folder
+from experiments.files import write_file
+from experiments.runs import open_run, restore
+from jaxnn.data import read_features
+from jaxnn.training import make_predict
+
+
+@dataclass(frozen=True)
+class Options:
+    """Predict for examples in a file."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """A .csv with the features' columns, or an .npz with an array x."""
+    inputs: str | None = None
+    """The array of x in an .npz, where it is not called x."""
+    output: Path | None = None
+    """A .csv file to write; must not exist."""
+
+
+def main(arguments: list[str]) -> None:
+    """One row for each example: the class and every class's probability, or the number."""
+    folder, arguments = take_folder(arguments, "predict")
+    options = parse_options(Options, "predict", arguments)
+    config, splits, _, train_state = restore(open_run(folder))
+    x = read_features(
+        options.file,
+        splits.train.feature_names,
+        inputs=options.inputs,
+        flatten=config.data.flatten,
+    )
+    expected = splits.train.x.shape[1:]
+    if x.shape[1:] != expected:
+        raise ValueError(
+            f"expected examples of shape {expected} in {options.file}, got {x.shape[1:]}"
+        )
+    x = splits.standardization.apply(x)
+    prediction = make_predict(config.layers)(train_state.params, train_state.state, x)
+    head, rows = _table(config, splits, prediction)
+
+    def write(stream):
+        writer = csv.writer(stream)
+        writer.writerow(head)
+        writer.writerows(rows)
+
+    if options.output is None:
+        write(sys.stdout)
+        return
+
+    def write_path(path: Path):
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            write(stream)
+
+    print(f"{len(rows)} predictions in {write_file(options.output, write_path)}")
+
+
+def _table(config, splits, prediction) -> tuple[list[str], list[list[str]]]:
+    decide = config.task(splits).decide
+    if decide is None:
+        numbers = splits.target_standardization.invert(np.asarray(prediction))
+        head = [f"output {i}" for i in range(numbers.shape[1])]
+        return head, [[f"{value:.6g}" for value in row] for row in numbers]
+    names = splits.train.class_names
+    columns = _probabilities(config.loss_function.name, prediction)
+    kind = "score" if columns.shape[1] != len(names) else "probability"
+    heads = names if kind == "probability" else names[1:]
+    rows = [
+        [names[label], *(f"{value:.4f}" for value in row)]
+        for label, row in zip(np.asarray(decide(prediction)), columns, strict=True)
+    ]
+    return ["class", *(f"{kind} of {name}" for name in heads)], rows
+
+
+def _probabilities(loss: str, prediction) -> np.ndarray:
+    """What the network's outputs say about the classes, as probabilities where they are some."""
+    if loss == "softmax_cross_entropy":
+        return np.asarray(jax.nn.softmax(prediction))
+    if loss == "sigmoid_binary_cross_entropy":
+        prediction = jax.nn.sigmoid(prediction)
+    if loss in ("sigmoid_binary_cross_entropy", "binary_cross_entropy"):
+        return np.concatenate([1 - prediction, prediction], axis=1)
+    return np.asarray(prediction)
+
+
+if __name__ == "__main__":
+    run_script(main)
