@@ -59,6 +59,8 @@ from jaxnn.losses import (
     sum_absolute_error,
     sum_squared_error,
 )
-from jaxnn.normalization import batch_norm, layer_norm
+from jaxnn.normalization import batch_norm, group_norm, layer_norm
+from jaxnn.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
 from jaxnn.reshaping import flatten, reshape
+from jaxnn.resizing import pad, upsample
 from jaxnn.summary import Row, Summary, summarize

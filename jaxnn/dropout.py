@@ -7,30 +7,46 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.layer import Layer
-from jaxnn.validation import require_floating, require_key, require_number
+from jaxnn.validation import (
+    require_boolean,
+    require_floating,
+    require_key,
+    require_number,
+    require_rank,
+)
 
 
-def dropout(rate: float) -> Layer:
+def dropout(rate: float, *, spatial: bool = False) -> Layer:
     """y = x m / (1 − rate) with m = 1 with probability 1 − rate, else 0; dx = dy m / (1 − rate).
 
     Inference is the identity, the mean of training (Srivastava et al., 2014, in the inverted form).
+    With ``spatial``, x is [batch, *positions, channels] and one m is drawn for each example and
+    channel: whole feature maps are dropped, since neighbours carry the same (Tompson et al., 2015).
 
     Raises:
-        ValueError: ``rate`` is not in [0, 1), or training is asked for without a key.
+        ValueError: ``rate`` is not in [0, 1), training is asked for without a key, or ``spatial``
+            for an x without positions.
     """
     require_number("dropout", "rate", rate, minimum=0, maximum=1, open_maximum=True)
+    require_boolean("dropout", "spatial", spatial)
+
+    def check(x: Any):
+        require_floating("dropout", "x", x)
+        if spatial:
+            require_rank("dropout", "x", x, 3)
 
     def init(key: Array | None, x: Any):
-        require_floating("dropout", "x", x)
+        check(x)
         return (), ()
 
     def predict(params: Any, state: Any, x: Array):
-        require_floating("dropout", "x", x)
+        check(x)
         return x
 
     def forward(params: Any, state: Any, x: Array, key: Array | None):
-        require_floating("dropout", "x", x)
-        kept = jax.random.bernoulli(require_key("dropout", key), 1 - rate, x.shape)
+        check(x)
+        shape = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]) if spatial else x.shape
+        kept = jax.random.bernoulli(require_key("dropout", key), 1 - rate, shape)
         return _thin(kept, x), state, kept
 
     def backward(params: Any, kept: Array, dy: Array):

@@ -1,5 +1,6 @@
 """Normalisation: subtract a mean, divide by a standard deviation, then scale and offset."""
 
+import math
 from typing import Any
 
 import jax
@@ -8,7 +9,13 @@ from jax import Array
 
 from jaxnn.captures import AffineCapture
 from jaxnn.layer import Layer
-from jaxnn.validation import require_features, require_floating, require_number, require_rank
+from jaxnn.validation import (
+    require_features,
+    require_floating,
+    require_number,
+    require_positive_integer,
+    require_rank,
+)
 
 
 def layer_norm(epsilon: float = 1e-5) -> Layer:
@@ -84,6 +91,52 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
         return dx, AffineCapture(normalized, dy, mixed_by="batch_norm")
 
     return Layer(init, predict, forward, backward, "batch_norm")
+
+
+def group_norm(groups: int, epsilon: float = 1e-5) -> Layer:
+    """y = scale · x̂ + offset, x̂ = (x − μ) / √(σ² + ε) over positions and a group of channels.
+
+    x is [batch, *positions, channels] (Wu and He, 2018); the channels are cut into ``groups`` of
+    neighbours, and every example is normalised by itself, in training as in inference. Backward is
+    that of `layer_norm` with its means taken over the positions and channels of a group.
+
+    Raises:
+        ValueError: ``groups`` does not divide the channels.
+    """
+    require_positive_integer("group_norm", "groups", groups)
+    require_number("group_norm", "epsilon", epsilon, minimum=0)
+    axes = (1, 3)
+
+    def grouped(a: Array):
+        """[batch, positions, groups, channels of a group]."""
+        positions, channels = math.prod(a.shape[1:-1]), a.shape[-1]
+        return a.reshape(a.shape[0], positions, groups, channels // groups)
+
+    def init(key: Array | None, x: Any):
+        _require_positions("group_norm", x)
+        if x.shape[-1] % groups:
+            raise ValueError(
+                f"group_norm: expected groups to divide the {x.shape[-1]} channels of x, "
+                f"got {groups}"
+            )
+        return _affine_params(x), ()
+
+    def forward(params: dict, state: Any, x: Array, key: Array | None):
+        _require_like("group_norm", x, params)
+        normalized, inverse_deviation = _normalize(grouped(x), axes, epsilon)
+        normalized = normalized.reshape(x.shape)
+        return _affine(params, normalized), state, (normalized, inverse_deviation)
+
+    def backward(params: dict, residuals: Any, dy: Array):
+        normalized, inverse_deviation = residuals
+        d = grouped(dy * params["scale"])
+        dx = _normalize_backward(grouped(normalized), inverse_deviation, d, axes)
+        return dx.reshape(dy.shape), AffineCapture(normalized, dy)
+
+    def predict(params: dict, state: Any, x: Array):
+        return forward(params, state, x, None)[0]
+
+    return Layer(init, predict, forward, backward, "group_norm")
 
 
 def _normalize(x: Array, axes: Any, epsilon: float) -> tuple[Array, Array]:

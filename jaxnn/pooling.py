@@ -24,6 +24,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from jaxnn.layer import Layer, Static, parameter_free
+from jaxnn.validation import require_boolean
 from jaxnn.windows import (
     Padding,
     Pairs,
@@ -97,10 +98,7 @@ def avg_pool(
     `max_pool`.
     """
     windows_over = _windows("avg_pool", window, strides, padding, dilation)
-    if not isinstance(count_include_pad, bool):
-        raise TypeError(
-            f"avg_pool: expected count_include_pad to be True or False, got {count_include_pad!r}"
-        )
+    require_boolean("avg_pool", "count_include_pad", count_include_pad)
 
     def mean(windows: Windows, total: Array):
         count = math.prod(windows.window) if count_include_pad else windows.counts(total.dtype)
