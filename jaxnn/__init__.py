@@ -18,6 +18,7 @@ from jaxnn.activations import (
     softplus,
     tanh,
 )
+from jaxnn.augmentation import random_crop, random_flip, random_shift
 from jaxnn.captures import (
     AffineCapture,
     Capture,
