@@ -5,7 +5,7 @@ import pytest
 
 hypothesis.settings.register_profile(
     "jaxnn",
-    max_examples=15,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     # The fixture below only switches a mode on, the same for every example that is drawn.

@@ -39,7 +39,9 @@ def differences(function, x, step=1e-5):
         high, low = x.copy(), x.copy()
         high[index] += step
         low[index] -= step
-        slopes[index] = (float(function(high)) - float(function(low))) / (2 * step)
+        slopes[index] = (float(function(jnp.asarray(high))) - float(function(jnp.asarray(low)))) / (
+            2 * step
+        )
     return slopes
 
 

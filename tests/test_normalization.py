@@ -1,0 +1,187 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import HALVES_AND_FLOATS, assert_agree, normal, started
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxnn as nn
+
+LAYERS = {"layer_norm": nn.layer_norm(), "batch_norm": nn.batch_norm()}
+
+
+def reference(name, params, x, epsilon=1e-5):
+    axes = -1 if name == "layer_norm" else tuple(range(x.ndim - 1))
+    normalized = (x - x.mean(axes, keepdims=True)) / jnp.sqrt(x.var(axes, keepdims=True) + epsilon)
+    return params["scale"] * normalized + params["offset"]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    features=st.integers(1, 4),
+    scale=st.sampled_from([1e-3, 1.0, 100.0]),
+)
+def test_value_and_backward_agree_with_the_formula(name, shape, features, scale):
+    layer = LAYERS[name]
+    with jax.enable_x64(True):
+        x, dy = normal(0, (*shape, features)) * scale, normal(1, (*shape, features))
+        params, state = started(layer, x)
+        expected, vjp = jax.vjp(lambda params, x: reference(name, params, x), params, x)
+        y, _, residuals = layer.forward(params, state, x, None)
+        dx, capture = layer.backward(params, residuals, dy)
+        assert_agree(y, expected, 1e-12)
+        expected_gradients, expected_dx = vjp(dy)
+        # One example or feature leaves nothing of x: the gradients by x and scale are rounding.
+        floor = 1e-12 * np.linalg.norm(dy) / min(scale, 1)
+        assert np.linalg.norm(dx - expected_dx) <= 1e-10 * np.linalg.norm(expected_dx) + floor
+        assert_agree(capture.gradient(), expected_gradients, 1e-10)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("shape", [(5, 4), (3, 2, 4)])
+def test_the_layer_keeps_the_laws(name, shape):
+    nn.check_layer(LAYERS[name], normal(0, shape)).require()
+
+
+def test_layer_norm_agrees_with_pytorch(x64):
+    torch = pytest.importorskip("torch", reason="PyTorch is an independent reference")
+    x = normal(0, (5, 4))
+    params, _ = started(nn.layer_norm(), x)
+    scale, offset = (torch.tensor(np.asarray(params[k])) for k in ("scale", "offset"))
+    expected = torch.nn.functional.layer_norm(torch.tensor(np.asarray(x)), (4,), scale, offset)
+    assert_agree(nn.layer_norm().predict(params, (), x), expected.numpy(), 1e-12)
+
+
+def test_batch_norm_agrees_with_pytorch_in_training_and_inference(x64):
+    torch = pytest.importorskip("torch", reason="PyTorch is an independent reference")
+    x = normal(0, (5, 4)) * 2 + 1
+    peer = torch.nn.BatchNorm1d(4, momentum=0.1, dtype=torch.float64)
+    params, state = nn.batch_norm().init(None, x)
+    y, state, _ = nn.batch_norm().forward(params, state, x, None)
+    assert_agree(y, peer(torch.tensor(np.asarray(x))).detach().numpy(), 1e-12)
+    assert_agree(state["mean"], peer.running_mean.numpy(), 1e-12)
+    # PyTorch keeps the unbiased variance, n / (n - 1) of this one.
+    unbiased = (state["variance"] - 0.9) * 5 / 4 + 0.9
+    assert_agree(unbiased, peer.running_var.numpy(), 1e-12)
+    peer.running_var[:] = torch.tensor(np.asarray(state["variance"]))
+    expected = peer.eval()(torch.tensor(np.asarray(x))).detach().numpy()
+    assert_agree(nn.batch_norm().predict(params, state, x), expected, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", HALVES_AND_FLOATS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_dtype_of_the_input_is_that_of_everything(name, dtype, x64):
+    layer = LAYERS[name]
+    x = jnp.asarray([[1, 2], [3, 5]], dtype)
+    params, state = layer.init(None, x)
+    y, state, residuals = layer.forward(params, state, x, None)
+    dx, capture = layer.backward(params, residuals, jnp.ones_like(y))
+    leaves = jax.tree.leaves((params, state, y, dx, capture.gradient()))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_half_precision_deviations_beyond_256_do_not_overflow(name):
+    x = jnp.asarray([[0, 2000], [2000, 0]], jnp.float16)  # deviations of ±1000
+    params, state = LAYERS[name].init(None, x)
+    y, _, residuals = LAYERS[name].forward(params, state, x, None)
+    np.testing.assert_allclose(y, [[-1, 1], [1, -1]], rtol=1e-3)
+    dx, _ = LAYERS[name].backward(params, residuals, jnp.asarray([[1, 0], [0, 0]], jnp.float16))
+    assert np.all(np.isfinite(dx))
+
+
+def test_batch_norm_of_one_example_gives_the_offset_and_no_gradient():
+    x = jnp.asarray([[3.0, -2.0]])
+    params, state = started(nn.batch_norm(), x)
+    y, _, residuals = nn.batch_norm().forward(params, state, x, None)
+    dx, capture = nn.batch_norm().backward(params, residuals, jnp.ones((1, 2)))
+    np.testing.assert_array_equal(y, params["offset"][None])
+    np.testing.assert_array_equal(dx, np.zeros((1, 2)))
+    np.testing.assert_array_equal(capture.gradient()["scale"], np.zeros(2))
+
+
+def test_layer_norm_of_one_feature_gives_the_offset_and_no_gradient():
+    x = jnp.asarray([[3.0], [-2.0]])
+    params, state = started(nn.layer_norm(), x)
+    y, _, residuals = nn.layer_norm().forward(params, state, x, None)
+    dx, _ = nn.layer_norm().backward(params, residuals, jnp.ones((2, 1)))
+    np.testing.assert_array_equal(y, np.broadcast_to(params["offset"], (2, 1)))
+    np.testing.assert_array_equal(dx, np.zeros((2, 1)))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_shift_and_a_scale_of_the_input_change_nothing(name, x64):
+    x = normal(0, (6, 5))
+    params, state = started(LAYERS[name], x)
+    y, shifted = (LAYERS[name].forward(params, state, v, None)[0] for v in (x, 1e6 * x + 1e4))
+    assert_agree(shifted, y, 1e-4)  # epsilon is what differs
+
+
+def test_the_running_statistics_converge_to_those_of_the_data(x64):
+    x = normal(0, (50, 3)) * 4 + 2
+    params, state = nn.batch_norm(momentum=0.5).init(None, x)
+    for _ in range(50):
+        _, state, _ = nn.batch_norm(momentum=0.5).forward(params, state, x, None)
+    assert_agree(state, {"mean": x.mean(0), "variance": x.var(0)}, 1e-12)
+    y, _, _ = nn.batch_norm().forward(params, state, x, None)
+    assert_agree(nn.batch_norm().predict(params, state, x), y, 1e-10)
+
+
+def test_inference_does_not_mix_examples(x64):
+    x = normal(0, (4, 3))
+    params, state = started(nn.batch_norm(), x)
+    together = nn.batch_norm().predict(params, state, x)
+    assert_agree(nn.batch_norm().predict(params, state, x[:1]), together[:1], 1e-15)
+
+
+def test_batch_norm_says_that_it_mixes_examples_and_layer_norm_does_not():
+    x = normal(0, (3, 2))
+    for name, mixed_by in [("batch_norm", "batch_norm"), ("layer_norm", None)]:
+        params, state = LAYERS[name].init(None, x)
+        _, _, residuals = LAYERS[name].forward(params, state, x, None)
+        assert LAYERS[name].backward(params, residuals, x)[1].mixed_by == mixed_by
+
+
+def test_batch_norm_refuses_to_train_on_an_empty_batch():
+    x = jnp.ones((0, 3))
+    params, state = nn.batch_norm().init(None, x)
+    with pytest.raises(ValueError, match="batch_norm: expected at least one example"):
+        nn.batch_norm().forward(params, state, x, None)
+    assert nn.batch_norm().predict(params, state, x).shape == (0, 3)
+
+
+def test_layer_norm_takes_an_empty_batch():
+    nn.check_layer(nn.layer_norm(), np.ones((0, 3))).require()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (jnp.ones((2, 4)), ValueError, "expected the last axis of x to be 3, got 4"),
+        (jnp.ones(3), ValueError, "expected x to have at least 2 axes"),
+        (jnp.ones((2, 3), int), TypeError, "expected x to be floating-point"),
+        (jnp.ones((2, 3), jnp.float16), TypeError, "expected x to be float32 as its parameters"),
+    ],
+)
+def test_an_unfit_input_is_refused(name, x, error, message):
+    params, state = LAYERS[name].init(None, jnp.ones((2, 3)))
+    with pytest.raises(error, match=f"{name}: {message}"):
+        LAYERS[name].forward(params, state, x, None)
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: nn.layer_norm(-1e-5), ValueError),
+        (lambda: nn.batch_norm(epsilon=-1.0), ValueError),
+        (lambda: nn.batch_norm(momentum=1.1), ValueError),
+        (lambda: nn.batch_norm("a"), TypeError),
+        (lambda: nn.layer_norm(np.float64(1e-5)), TypeError),
+    ],
+)
+def test_wrong_arguments_are_refused(make, error, untyped):
+    with pytest.raises(error, match=r"_norm: expected (epsilon|momentum) to"):
+        make()
