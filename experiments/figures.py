@@ -75,9 +75,61 @@ def mistakes(
     for place in axes.flat:
         place.axis("off")
     for place, index in zip(axes.flat, shown, strict=False):
-        image = images[index]
-        place.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r")
+        _draw_image(place, images[index])
         true, taken = (names[int(label)] for label in (labels[index], decided[index]))
         place.set_title(f"{true}\ntaken for {taken}", fontsize=7)
     figure.suptitle(f"{len(shown)} of {len(wrong)} mistakes on {len(labels)} test examples")
     return figure
+
+
+def kernels(weight: np.ndarray, most: int = 64) -> Figure:
+    """Kernels [height, width, in, out], averaged over the input channels unless there is one."""
+    drawn = weight.mean(2)[..., :most]
+    limit = float(np.abs(drawn).max())
+    columns = min(16, drawn.shape[-1])
+    rows = -(-drawn.shape[-1] // columns)
+    figure, axes = style.figure(rows, columns, height=0.65, squeeze=False)
+    image = None
+    for index, place in enumerate(axes.flat):
+        place.axis("off")
+        if index < drawn.shape[-1]:
+            image = place.imshow(drawn[..., index], cmap=style.DIVERGING, vmin=-limit, vmax=limit)
+    figure.colorbar(image, ax=axes, label="weight", shrink=0.8)
+    mean = "" if weight.shape[2] == 1 else f", mean over {weight.shape[2]} input channels"
+    figure.suptitle(f"kernels of the first convolution{mean}")
+    return figure
+
+
+def feature_maps(
+    image: np.ndarray, maps: Sequence[tuple[str, np.ndarray]], channels: int = 8
+) -> Figure:
+    """One row for each layer: the first channels of what it returns for one image."""
+    figure, axes = style.figure(len(maps) + 1, channels, height=1.0, squeeze=False)
+    for place in axes.flat:
+        place.axis("off")
+    _draw_image(axes[0, 0], image)
+    axes[0, 0].set_title("input", fontsize=8)
+    for row, (name, output) in zip(axes[1:], maps, strict=True):
+        row[0].set_title(f"{name}, {'×'.join(map(str, output.shape))}", fontsize=8, loc="left")
+        for channel, place in enumerate(row[: output.shape[-1]]):
+            place.imshow(output[..., channel])
+    return figure
+
+
+def saliency(images: np.ndarray, slopes: np.ndarray, names: Sequence[str]) -> Figure:
+    """Images, and below each the gradient of its strongest output unit by every pixel."""
+    figure, axes = style.figure(2, len(images), height=1.5, squeeze=False)
+    for place in axes.flat:
+        place.axis("off")
+    drawn = slopes.sum(-1)
+    for column, (image, slope, name) in enumerate(zip(images, drawn, names, strict=True)):
+        _draw_image(axes[0, column], image)
+        axes[0, column].set_title(name, fontsize=8)
+        limit = float(np.abs(slope).max()) or 1.0
+        axes[1, column].imshow(slope, cmap=style.DIVERGING, vmin=-limit, vmax=limit)
+    figure.suptitle("the strongest output unit, and its gradient by the pixels")
+    return figure
+
+
+def _draw_image(place: Any, image: np.ndarray) -> None:
+    place.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r")

@@ -11,11 +11,12 @@ from jaxnn.data import splitting
 from jaxnn.data.bundled import BUNDLED, read_bundled
 from jaxnn.data.dataset import Dataset
 from jaxnn.data.files import SUFFIXES, read_file, read_inputs
+from jaxnn.data.generated import GENERATED
 from jaxnn.data.mnist import MNIST, read_mnist
 from jaxnn.data.splitting import Splits, split_off, take
 from jaxnn.validation import require_boolean, require_integer, require_number, unknown_name
 
-NAMES = (*BUNDLED, *MNIST)
+NAMES = (*BUNDLED, *GENERATED, *MNIST)
 
 
 def load(
@@ -42,6 +43,8 @@ def load(
     breast_cancer       569         30 measurements         2 classes
     iris                150         4 measurements          3 classes
     diabetes            442         10 measurements         progression, 25 to 346
+    waves               1,600       128 × 1, a signal       4 forms
+    solids              800         12 × 12 × 12 × 1        4 solids
     mnist               70,000      28 × 28 × 1 in [0, 1]   10 classes
     fashion_mnist       70,000      28 × 28 × 1 in [0, 1]   10 classes
     ``FILE.npz``        your own    array ``inputs``        array ``target``
@@ -151,7 +154,7 @@ def _read(name, folder, target, inputs, task) -> tuple[Dataset, Dataset | None]:
     if name in MNIST:
         return read_mnist(name, folder)
     _refuse(name, folder=folder)
-    return read_bundled(name), None
+    return (GENERATED[name]() if name in GENERATED else read_bundled(name)), None
 
 
 def _refuse(name, **options) -> None:

@@ -1,0 +1,99 @@
+"""Pictures of a trained convolutional network: kernels, feature maps, and what a unit looks at.
+
+    python -m experiments.visualize runs/fashion_cnn --output pictures
+
+The saliency of an output unit is its gradient by the input, ∂y_k/∂x: the dx at the end of the
+backward pass, started from dy = the k-th unit vector (Simonyan et al., 2014).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import figures, style
+from experiments.command_line import parse_options, run_script, take_folder
+from experiments.held_out import as_images
+from experiments.runs import open_run, restore
+from jaxnn import Layer, identity, rewrite
+from jaxnn.validation import require_positive_integer
+
+RANDOM = ("dropout", "random_flip", "random_shift")
+"""Layers that do nothing in inference and keep the shape: saliency is that of the others."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw the first kernels, feature maps and saliency of a trained convolutional network."""
+
+    output: Path
+    """The folder for the pictures."""
+    examples: int = 6
+    """How many test images the saliency is drawn for."""
+    overwrite: bool = False
+    """Whether pictures that exist are replaced."""
+
+
+def main(arguments: list[str]) -> None:
+    """Draw and save."""
+    folder, arguments = take_folder(arguments, "visualize")
+    options = parse_options(Options, "visualize", arguments)
+    require_positive_integer("visualize", "examples", options.examples)
+    config, splits, _, train_state = restore(open_run(folder))
+    x = splits.test.x[: options.examples]
+    images = as_images(config, splits, x)
+    if images is None:
+        raise ValueError(f"visualize: expected a network on images, {folder} is on {config.data}")
+    params, state = train_state.params, train_state.state
+
+    pictures = {}
+    kernels = first_kernels(params)
+    if kernels is not None:
+        pictures["kernels.png"] = figures.kernels(kernels)
+        maps = feature_maps(config.layers, params, state, x[:1])
+        pictures["feature_maps.png"] = figures.feature_maps(images[0], maps)
+    dx, units = saliency(config.layers, params, state, jnp.asarray(x))
+    names = [splits.test.class_names[unit] for unit in units]
+    slopes = np.asarray(dx).reshape(images.shape)
+    pictures["saliency.png"] = figures.saliency(images, slopes, names)
+    for name, figure in pictures.items():
+        print(style.save(figure, options.output / name, overwrite=options.overwrite))
+
+
+def saliency(network: Layer, params: Any, state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+    """(∂y_k/∂x for each example, k), where k is the unit with the largest output."""
+    quiet = rewrite(network, lambda _, layer: identity() if layer.name in RANDOM else layer)
+    y, _, residuals = quiet.forward(params, state, x, None)
+    units = jnp.argmax(y, -1)
+    dx, _ = quiet.backward(params, residuals, jax.nn.one_hot(units, y.shape[-1], dtype=y.dtype))
+    return dx, np.asarray(units)
+
+
+def first_kernels(params: Any) -> np.ndarray | None:
+    """The weight of the first layer with two spatial dimensions, [height, width, in, out]."""
+    weights = (leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4)
+    return next(map(np.asarray, weights), None)
+
+
+def feature_maps(network: Layer, params: Any, state: Any, x: np.ndarray) -> list[tuple]:
+    """(layer, output [height, width, channels]) of every layer that returns images, for one x."""
+    outputs = []
+
+    def recording(path: str, layer: Layer) -> Layer:
+        def predict(params, state, x):
+            y = layer.predict(params, state, x)
+            if getattr(y, "ndim", 0) == 4 and layer.name not in (*RANDOM, "identity"):
+                outputs.append((f"{path} {layer.name}", np.asarray(y[0])))
+            return y
+
+        return layer._replace(predict=predict)
+
+    rewrite(network, recording).predict(params, state, jnp.asarray(x))
+    return outputs
+
+
+if __name__ == "__main__":
+    run_script(main)
