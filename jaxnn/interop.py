@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax import Array
+import jax.numpy as jnp
+from jax import Array, lax
 
 from jaxnn import pooling
 from jaxnn.captures import contract
+from jaxnn.convolution import conv
 from jaxnn.layer import Layer, label, walk
 from jaxnn.windows import Padding
 
@@ -111,3 +113,74 @@ def max_pool(
     x = inputs.reshape(math.prod(batch), *inputs.shape[len(batch) :])
     y = differentiable(layer)((), x)
     return y.reshape(*batch, *y.shape[1:])
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = ("NHWC", "HWIO", "NHWC"),
+    feature_group_count: int = 1,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+) -> Array:
+    """``jax.lax.conv_general_dilated`` with the passes of `jaxnn.conv`, in 1 to 3 dimensions.
+
+    In Flax: ``nn.Conv(…, conv_general_dilated=jaxnn.interop.conv_general_dilated)``.
+
+    Args:
+        lhs: The images.
+        rhs: The kernel.
+        window_strides: The distance between windows in each spatial dimension.
+        padding: "SAME", "VALID" or (low, high) for each dimension.
+        lhs_dilation: The images are spread with zeros between their elements; 1 (none) for each
+            dimension unless given.
+        rhs_dilation: The distance between the elements of the kernel, 1 unless given.
+        dimension_numbers: The order of the axes, as `jax.lax` takes it. Another order than
+            channels last ([batch, *spatial, channels] and [*kernel, in, out]) is transposed.
+        feature_group_count: The number of groups.
+        precision: Only None: the passes have the precision of their algorithms.
+        preferred_element_type: Only None: the result has the dtype of lhs.
+        out_sharding: Only None: the compiler places the result.
+
+    Raises:
+        TypeError: lhs or rhs is not floating-point.
+        ValueError: as `jaxnn.conv`, and for an option that only `jax.lax` has.
+    """
+    options = {
+        "precision": precision,
+        "preferred_element_type": preferred_element_type,
+        "out_sharding": out_sharding,
+    }
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"conv_general_dilated: expected {name} to be None, got {value!r}")
+    order = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    batch, channels, *spatial = order.lhs_spec
+    outputs, inputs, *kernel = order.rhs_spec
+    x, weight = lhs.transpose(batch, *spatial, channels), rhs.transpose(*kernel, inputs, outputs)
+    if lhs_dilation is not None and set(lhs_dilation) != {1}:
+        if isinstance(padding, str):
+            raise ValueError(
+                "conv_general_dilated: expected padding to be (low, high) pairs where lhs_dilation "
+                f"is given, since {padding!r} has no agreed meaning there"
+            )
+        gaps = [(0, 0, 0), *((0, 0, step - 1) for step in lhs_dilation), (0, 0, 0)]
+        x = lax.pad(x, jnp.zeros((), x.dtype), gaps)
+    layer = conv(
+        weight.shape[-1],
+        weight.shape[:-2],
+        strides=tuple(window_strides),
+        padding=padding,
+        dilation=1 if rhs_dilation is None else tuple(rhs_dilation),
+        groups=feature_group_count,
+        use_bias=False,
+    )
+    y = differentiable(layer)({"weight": weight}, x)
+    batch, channels, *spatial = order.out_spec
+    return jnp.moveaxis(y, range(y.ndim), (batch, *spatial, channels))
