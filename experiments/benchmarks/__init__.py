@@ -1,0 +1,1 @@
+"""Measurements: each prints its whole sweep, ratios inside one run, worst case included."""
