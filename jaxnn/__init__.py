@@ -42,6 +42,13 @@ from jaxnn.combinators import (
     share,
     skip,
 )
+from jaxnn.convolution import (
+    ConvCapture,
+    ConvTransposeCapture,
+    JoinedConvCapture,
+    conv,
+    conv_transpose,
+)
 from jaxnn.dense import dense
 from jaxnn.dropout import dropout
 from jaxnn.embedding import embedding

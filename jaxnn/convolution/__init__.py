@@ -1,0 +1,4 @@
+"""Convolution: the layers, their algorithms, the rule that chooses among them, their captures."""
+
+from jaxnn.convolution.capture import ConvCapture, ConvTransposeCapture, JoinedConvCapture
+from jaxnn.convolution.layers import conv, conv_transpose
