@@ -75,7 +75,8 @@ def _require_ids(x: Any, vocabulary: int) -> None:
     require_rank("embedding", "x", x, 1)
     if isinstance(x, Tracer | jax.ShapeDtypeStruct) or x.size == 0:
         return
-    low, high = int(np.min(x)), int(np.max(x))
+    ids = np.asarray(x)  # a method of x would be traced where a function around this one is
+    low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocabulary:
         raise ValueError(
             f"embedding: expected ids to lie in 0 … {vocabulary - 1}, got {low} … {high}"

@@ -28,15 +28,20 @@ def test_value_and_backward_agree_with_the_formula(name, shape, features, scale)
     with jax.enable_x64(True):
         x, dy = normal(0, (*shape, features)) * scale, normal(1, (*shape, features))
         params, state = started(layer, x)
-        expected, vjp = jax.vjp(lambda params, x: reference(name, params, x), params, x)
-        y, _, residuals = layer.forward(params, state, x, None)
-        dx, capture = layer.backward(params, residuals, dy)
+
+        @jax.jit
+        def both(params, x, dy):
+            expected, vjp = jax.vjp(lambda params, x: reference(name, params, x), params, x)
+            y, _, residuals = layer.forward(params, state, x, None)
+            dx, capture = layer.backward(params, residuals, dy)
+            return (y, dx, capture.gradient()), (expected, *reversed(vjp(dy)))
+
+        (y, dx, gradients), (expected, expected_dx, expected_gradients) = both(params, x, dy)
         assert_agree(y, expected, 1e-12)
-        expected_gradients, expected_dx = vjp(dy)
         # One example or feature leaves nothing of x: the gradients by x and scale are rounding.
         floor = 1e-12 * np.linalg.norm(dy) / min(scale, 1)
         assert np.linalg.norm(dx - expected_dx) <= 1e-10 * np.linalg.norm(expected_dx) + floor
-        assert_agree(capture.gradient(), expected_gradients, 1e-10)
+        assert_agree(gradients, expected_gradients, 1e-10)
 
 
 @pytest.mark.parametrize("name", LAYERS)
