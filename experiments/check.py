@@ -33,10 +33,15 @@ class Options:
 def main(arguments: list[str]) -> None:
     """Print a row for every parameter; exit status 1 where a gradient is outside its tolerance."""
     name, config, arguments = take_config(arguments)
-    options = parse_options(Options, "check", arguments, config=config)
+    options = parse_options(Options, "check [CONFIG]", arguments, config=config)
     config = options.config
     require_positive_integer("check", "examples", options.examples)
     splits = config.data.load()
+    if options.examples > len(splits.train.x):
+        raise ValueError(
+            f"check: expected examples to be at most the {len(splits.train.x)} training examples, "
+            f"got {options.examples}"
+        )
     require_compatible(config, splits)
     network, loss, task = config.layers, config.loss_function, config.task(splits)
     x = splits.train.x[: options.examples]

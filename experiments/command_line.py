@@ -1,10 +1,12 @@
 """The command line that all experiment scripts share: a configuration, and options over it."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from experiments.config import CONFIGS, Config, find_config, read_config
@@ -26,13 +28,29 @@ def take_config(arguments: list[str]) -> tuple[str, Config, list[str]]:
     return path.stem, read_config(path), arguments[1:] if named else arguments
 
 
-def parse_options(kind: type, script: str, arguments: list[str], **defaults: Any) -> Any:
-    """The options of a script, a dataclass, with these defaults for fields that need one."""
-    known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
-    description = f"{kind.__doc__}\n\nConfigurations: {known}, or the path of a .toml file."
-    program = f"python -m experiments.{script} [CONFIG]"
-    default = kind(**defaults) if defaults else None
-    return tyro.cli(kind, prog=program, description=description, args=arguments, default=default)
+def parse_options(kind: type, program: str, arguments: list[str], **defaults: Any) -> Any:
+    """The options of a script, a dataclass.
+
+    Args:
+        kind: The dataclass; its docstring is the description.
+        program: The script and what stands before the options: "train [CONFIG]".
+        arguments: Those behind it.
+        defaults: For fields that need one.
+    """
+    description = kind.__doc__ or ""
+    if "CONFIG" in program:
+        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
+        description += (
+            f"\n\nCONFIG is {known}, or the path of a .toml file; digits_mlp unless given. It "
+            "stands before the options, and the defaults below are its values."
+        )
+    return tyro.cli(
+        kind,
+        prog=f"python -m experiments.{program}",
+        description=description,
+        args=arguments,
+        default=kind(**defaults) if defaults else None,
+    )
 
 
 def take_folder(arguments: list[str], script: str) -> tuple[Path, list[str]]:
@@ -49,6 +67,9 @@ def run_script(script: Callable[[list[str]], object]) -> None:
 
     An error that it expects becomes one readable message and exit status 1.
     """
+    # Neither JAX's note about tracebacks nor orbax's log adds to the message of an error.
+    jax.config.update("jax_traceback_filtering", "off")
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         script(sys.argv[1:])
     except EXPECTED_ERRORS as error:

@@ -31,7 +31,7 @@ class Options:
 def main(arguments: list[str]) -> None:
     """Print the metrics."""
     folder, arguments = take_folder(arguments, "evaluate")
-    options = parse_options(Options, "evaluate", arguments)
+    options = parse_options(Options, "evaluate RUN", arguments)
     config, splits, epoch, train_state = restore(open_run(folder))
     if options.file is None:
         dataset, name = getattr(splits, options.split), f"{config.data.name} {options.split}"
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     metrics, prediction = evaluate_on(config, splits, train_state, dataset)
     print(f"{folder} after epoch {epoch} on {name}, {len(dataset.x)} examples: {describe(metrics)}")
     if options.output is not None:
-        for path in save_mistakes(config, splits, prediction, dataset, options.output):
+        for path in save_mistakes(config, splits, prediction, dataset, options.output, name):
             print(path)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix as count_confusions
 
 from experiments import style
 
@@ -29,14 +28,17 @@ def learning_curves(epochs: Sequence[dict[str, Any]], metric: str) -> Figure:
         axes[1].plot(
             numbers, values * (100 if percent else 1), marker=marker, color=style.VERMILLION
         )
-        unit = " (%)" if percent else ""
-        axes[1].set(xlabel="epoch", ylabel=f"{metric}{unit}", title=f"validation {metric}")
+        label = {"accuracy": "accuracy (%)", "r2": "R²"}[metric]
+        axes[1].set(xlabel="epoch", ylabel=label, title="on the validation set")
     return figure
 
 
-def confusion_matrix(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> Figure:
-    """How often each class was taken for each other one."""
-    counts = count_confusions(labels, decided, labels=range(len(names)))
+def confusion_matrix(
+    labels: np.ndarray, decided: np.ndarray, names: Sequence[str], title: str
+) -> Figure:
+    """How often each class was taken for each other one; ``title`` says in which data."""
+    counts = np.zeros((len(names), len(names)), int)
+    np.add.at(counts, (labels, decided), 1)
     figure, axes = style.figure(height=0.42 * len(names) + 2)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = axes.imshow(shares, vmin=0, vmax=1)
@@ -51,7 +53,7 @@ def confusion_matrix(labels: np.ndarray, decided: np.ndarray, names: Sequence[st
     axes.set_xticks(range(len(names)), names, **rotation)
     axes.set_yticks(range(len(names)), names)
     correct = np.trace(counts) / max(counts.sum(), 1)
-    title = f"test set, {counts.sum()} examples, {100 * correct:.1f} % correct"
+    title = f"{title}, {counts.sum()} examples, {100 * correct:.1f} % correct"
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
     figure.colorbar(image, ax=axes, label="share of the true class")
     return figure
@@ -62,6 +64,7 @@ def mistakes(
     labels: np.ndarray,
     decided: np.ndarray,
     names: Sequence[str],
+    title: str,
     most: int = 24,
 ) -> Figure | None:
     """Images that were taken for another class, [n, height, width, channels]; None without any."""
@@ -78,7 +81,8 @@ def mistakes(
         _draw_image(place, images[index])
         true, taken = (names[int(label)] for label in (labels[index], decided[index]))
         place.set_title(f"{true}\ntaken for {taken}", fontsize=7)
-    figure.suptitle(f"{len(shown)} of {len(wrong)} mistakes on {len(labels)} test examples")
+    shares = f"{len(shown)} of {len(wrong)} mistakes, {len(labels)} examples"
+    figure.suptitle(f"{title}: {shares}")
     return figure
 
 

@@ -1,7 +1,8 @@
 """Writing result files: all at once, and never over another result unless told."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -10,15 +11,25 @@ def write_file(path: Path, write: Callable[[Path], object], *, overwrite: bool =
 
     Raises:
         FileExistsError: ``path`` exists, and ``overwrite`` is not set.
-        OSError: the folder cannot be made or written.
+        OSError: the folder cannot be made or written; names ``path``.
     """
     if path.exists() and not overwrite:
         raise FileExistsError(f"expected {path} not to exist: choose another name or overwrite it")
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Put the name of ``path`` on an OSError: that of a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error

@@ -37,21 +37,25 @@ def save_mistakes(
     prediction: np.ndarray,
     dataset: Dataset,
     folder: Path,
+    title: str,
     *,
     overwrite: bool = False,
 ) -> list[Path]:
-    """The confusion matrix of a classifier and, for images, the examples that it got wrong."""
+    """The confusion matrix of a classifier and, for images, the examples that it got wrong.
+
+    The pictures go to ``folder``, and ``title`` says which data they are about.
+    """
     decide = config.task(splits).decide
     if decide is None:
         return []
     decided = np.asarray(decide(jnp.asarray(prediction)))
     names = dataset.class_names
     pictures: dict[str, Figure | None] = {
-        "confusion_matrix.png": figures.confusion_matrix(dataset.target, decided, names)
+        "confusion_matrix.png": figures.confusion_matrix(dataset.target, decided, names, title)
     }
     images = as_images(config, splits, dataset.x)
     if images is not None:
-        pictures["mistakes.png"] = figures.mistakes(images, dataset.target, decided, names)
+        pictures["mistakes.png"] = figures.mistakes(images, dataset.target, decided, names, title)
     return [
         style.save(figure, folder / name, overwrite=overwrite)
         for name, figure in pictures.items()
@@ -91,7 +95,7 @@ def read_dataset(file: str, target: str | None, splits: Splits) -> Dataset:
     if unknown:
         raise ValueError(
             f"expected the classes in {file} to be among {', '.join(known.class_names)}, "
-            f"got {', '.join(unknown)}"
+            f"got {', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}"
         )
     labels = np.array([known.class_names.index(name) for name in dataset.class_names], np.int32)
     return known._replace(x=x, target=labels[dataset.target])

@@ -36,7 +36,7 @@ class Options:
 def main(arguments: list[str]) -> None:
     """One row for each example: the class and every class's probability, or the number."""
     folder, arguments = take_folder(arguments, "predict")
-    options = parse_options(Options, "predict", arguments)
+    options = parse_options(Options, "predict RUN", arguments)
     config, splits, _, train_state = restore(open_run(folder))
     x = read_features(
         options.file,
@@ -73,12 +73,13 @@ def _table(config, splits, prediction) -> tuple[list[str], list[list[str]]]:
     decide = config.task(splits).decide
     if decide is None:
         numbers = splits.target_standardization.invert(np.asarray(prediction))
-        head = [f"output {i}" for i in range(numbers.shape[1])]
+        name = config.data.target or "target"
+        several = numbers.shape[1] > 1
+        head = [f"{name} {i}" if several else name for i in range(numbers.shape[1])]
         return head, [[f"{value:.6g}" for value in row] for row in numbers]
     names = splits.train.class_names
-    columns = _probabilities(config.loss_function.name, prediction)
-    kind = "score" if columns.shape[1] != len(names) else "probability"
-    heads = names if kind == "probability" else names[1:]
+    kind, columns = _columns(config.loss_function.name, prediction)
+    heads = names if columns.shape[1] == len(names) else names[1:]
     rows = [
         [names[label], *(f"{value:.4f}" for value in row)]
         for label, row in zip(np.asarray(decide(prediction)), columns, strict=True)
@@ -86,15 +87,15 @@ def _table(config, splits, prediction) -> tuple[list[str], list[list[str]]]:
     return ["class", *(f"{kind} of {name}" for name in heads)], rows
 
 
-def _probabilities(loss: str, prediction) -> np.ndarray:
-    """What the network's outputs say about the classes, as probabilities where they are some."""
+def _columns(loss: str, prediction) -> tuple[str, np.ndarray]:
+    """What the network's outputs say about the classes: probabilities, or else scores."""
     if loss == "softmax_cross_entropy":
-        return np.asarray(jax.nn.softmax(prediction))
+        prediction = jax.nn.softmax(prediction)
     if loss == "sigmoid_binary_cross_entropy":
         prediction = jax.nn.sigmoid(prediction)
-    if loss in ("sigmoid_binary_cross_entropy", "binary_cross_entropy"):
-        return np.concatenate([1 - prediction, prediction], axis=1)
-    return np.asarray(prediction)
+    if loss.endswith("binary_cross_entropy"):
+        prediction = np.concatenate([1 - prediction, prediction], axis=1)
+    return "probability" if loss.endswith("cross_entropy") else "score", np.asarray(prediction)
 
 
 if __name__ == "__main__":

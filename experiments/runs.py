@@ -7,7 +7,7 @@ checkpoints/           train states, the newest few
 """
 
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import jax
 import tomli_w
 
 from experiments.config import Config, read_config, to_table
-from experiments.files import write_file
+from experiments.files import write_file, writing
 from jaxnn.data import Splits
 from jaxnn.training import TrainState, create_state
 from jaxnn.training.checkpoints import Checkpoints
@@ -45,11 +45,17 @@ class Run:
         text = tomli_w.dumps(to_table(config), multiline_strings=False)
         write_file(self._config, lambda p: p.write_text(text, encoding="utf-8"), overwrite=True)
 
-    def epochs(self) -> list[dict[str, Any]]:
-        """The metrics of the epochs so far.
+    def restore(self, like: TrainState) -> tuple[int, TrainState]:
+        """The epoch and train state of the newest checkpoint; see `Checkpoints.restore`."""
+        with Checkpoints(self.checkpoints, read_only=True) as checkpoints:
+            return checkpoints.restore(like)
+
+    def epochs(self, until: int | None = None) -> list[dict[str, Any]]:
+        """The metrics of every epoch from 1 to ``until``, or to the last.
 
         Raises:
-            ValueError: A line is no JSON object; the last one may be cut off by a crash.
+            ValueError: A line is no JSON object (the last one may be cut off by a crash), or an
+                epoch is missing.
         """
         if not self._metrics.exists():
             return []
@@ -63,17 +69,22 @@ class Run:
                     raise ValueError(
                         f"expected line {number} of {self._metrics} to be JSON, got {line[:60]!r}"
                     ) from None
-        return [record for record in records if "epoch" in record]
+        records = [record for record in records if "epoch" in record][:until]
+        expected = range(1, (len(records) if until is None else until) + 1)
+        if [record["epoch"] for record in records] != list(expected):
+            raise ValueError(
+                f"expected {self._metrics} to have the epochs 1 to {len(expected)}, one a line"
+            )
+        return records
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the metrics."""
-        with self._metrics.open("a", encoding="utf-8") as file:
+        with writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def forget_after(self, epoch: int) -> None:
-        """Drop the metrics of what a resumed run will do again."""
-        kept = [record for record in self.epochs() if record["epoch"] <= epoch]
-        text = "".join(json.dumps(record) + "\n" for record in kept)
+    def write_epochs(self, records: Sequence[dict[str, Any]]) -> None:
+        """Make these the metrics: a resumed run does again what came after its checkpoint."""
+        text = "".join(json.dumps(record) + "\n" for record in records)
         write_file(self._metrics, lambda p: p.write_text(text, encoding="utf-8"), overwrite=True)
 
 
@@ -90,16 +101,16 @@ def new_run(name: str, output: Path | None) -> Run:
                 f"expected output to be a new or empty folder, {output} is neither: choose "
                 f"another, or continue that run with --resume {output}"
             )
-        output.mkdir(parents=True, exist_ok=True)
         folder = output
     else:
         folder, count = RUNS / name, 1
         while folder.exists():
             count += 1
             folder = RUNS / f"{name}-{count}"
-        folder.mkdir(parents=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"expected output to be writable, {folder} is not")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"expected output to be a folder that can be made: {error}") from error
     return Run(folder)
 
 
@@ -121,9 +132,7 @@ def restore(run: Run) -> tuple[Config, Splits, int, TrainState]:
     """A run's configuration, data, and the epoch and train state of its newest checkpoint."""
     config = run.read_config()
     splits = config.data.load()
-    like = initial_state(config, splits)
-    with Checkpoints(run.checkpoints) as checkpoints:
-        return config, splits, *checkpoints.restore(like)
+    return config, splits, *run.restore(like=initial_state(config, splits))
 
 
 def initial_state(config: Config, splits: Splits) -> TrainState:

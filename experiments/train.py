@@ -5,22 +5,24 @@ python -m experiments.train wine_mlp --epochs 50 --learning-rate 0.01
 python -m experiments.train --resume runs/digits_mlp --epochs 100
 """
 
+import argparse
 import dataclasses
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from experiments import figures, style
 from experiments.command_line import Configured, parse_options, run_script, take_config
 from experiments.config import Config, require_compatible
 from experiments.held_out import describe, evaluate_on, save_mistakes
+from experiments.progress import Progress
 from experiments.runs import Run, initial_state, new_run, open_run
 from jaxnn import summarize
 from jaxnn.data import Splits
-from jaxnn.training import Disagreement, Diverged, TrainState, train
+from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, train
 from jaxnn.training.checkpoints import Checkpoints
 
 MAY_CHANGE = ("epochs", "gradient", "crosscheck_every", "crosscheck_tolerance", "patience")
@@ -42,21 +44,29 @@ class Options:
 
 def main(arguments: list[str]) -> None:
     """Train, and leave a run folder behind."""
-    if "--resume" in arguments[:-1]:
-        resumed = open_run(Path(arguments[arguments.index("--resume") + 1]))
+    program = "train [CONFIG]"
+    folder = _resumed_folder(arguments)
+    if folder is not None:
+        resumed = open_run(folder)
         before = resumed.read_config()
-        options = parse_options(Options, "train", arguments, config=before)
-        _require_unchanged(before, options.config)
-        name = resumed.folder.name
+        options = parse_options(Options, program, arguments, config=before)
+        _require_unchanged(before, options)
+        name = folder.name
     else:
         resumed = None
-        name, config, arguments = take_config(arguments)
-        options = parse_options(Options, "train", arguments, config=config)
+        name, before, arguments = take_config(arguments)
+        options = parse_options(Options, program, arguments, config=before)
+        if options.config.data.name != before.data.name:
+            name = Path(options.config.data.name).stem
     config = options.config
 
     splits = config.data.load()
     require_compatible(config, splits)
-    train_state = initial_state(config, splits)
+    train_state, past = initial_state(config, splits), []
+    if resumed:
+        epoch, train_state = resumed.restore(like=train_state)
+        past = resumed.epochs(until=epoch)
+    epochs = _start(config, splits, train_state, past)  # refuses what is wrong with the options
     run = resumed or new_run(name, options.output)
     print(
         f"{name}: {config.data.name}, {len(splits.train.x)} training, "
@@ -64,32 +74,29 @@ def main(arguments: list[str]) -> None:
     )
     print(f"{summarize(config.layers, splits.train.x[: config.batch_size])}\n")
 
+    run.write_config(config)
+    run.write_epochs(past)
+    if resumed:
+        print(f"resumed after epoch {len(past)}")
+        if config.epochs != before.epochs and config.schedule != "constant()":
+            print(
+                f"schedule {config.schedule} now spans {config.epochs} epochs: the numbers are not those "
+                f"of a run that was to have {config.epochs} from the start"
+            )
     with Checkpoints(run.checkpoints) as checkpoints:
-        if resumed:
-            epoch, train_state = checkpoints.restore(like=train_state)
-            run.forget_after(epoch)
-            print(f"resumed after epoch {epoch}")
-        run.write_config(config)
-        train_state = _train(config, splits, train_state, run, checkpoints, options)
+        train_state = _follow(epochs, len(past), train_state, run, checkpoints, options)
     _finish(config, splits, train_state, run)
 
 
-def _train(
-    config: Config,
-    splits: Splits,
-    train_state: TrainState,
-    run: Run,
-    checkpoints: Checkpoints,
-    options: Options,
-) -> TrainState:
-    """The epochs, with progress shown, metrics written and checkpoints saved."""
+def _start(
+    config: Config, splits: Splits, train_state: TrainState, past: Sequence[dict]
+) -> Iterator[Epoch]:
+    """Training as the configuration has it, after the epochs in ``past``."""
     task = config.task(splits)
     validation = None
     if len(splits.validation.x):
         validation = splits.validation.x, task.prepare(splits.validation.target), task
-    history = run.epochs()
-    losses = [record["validation_loss"] for record in history if "validation_loss" in record]
-    epochs = train(
+    return train(
         config.layers,
         config.loss_function,
         config.make_optimizer(len(splits.train.x)),
@@ -103,42 +110,55 @@ def _train(
         crosscheck_every=config.crosscheck_every,
         crosscheck_tolerance=config.crosscheck_tolerance,
         patience=config.patience,
-        past_validation_losses=losses,
+        past_validation_losses=[r["validation_loss"] for r in past if "validation_loss" in r],
     )
-    number, saved, worst = len(history), time.monotonic(), []
-    resume = f"continue with: python -m experiments.train --resume {run.folder}"
+
+
+def _follow(
+    epochs: Iterator[Epoch],
+    number: int,
+    train_state: TrainState,
+    run: Run,
+    checkpoints: Checkpoints,
+    options: Options,
+) -> TrainState:
+    """Go through the epochs after ``number``: show, write metrics, save checkpoints."""
+    total, saved, disagreements = options.config.epochs, time.monotonic(), []
     try:
-        with tqdm(initial=number, total=config.epochs, unit="epoch", disable=None) as progress:
+        with Progress(number, total) as progress:
             for epoch in epochs:
-                number, train_state = epoch.number, epoch.train_state
-                scores = {f"validation_{name}": v for name, v in epoch.validation.items()}
                 loss = float(np.mean(epoch.losses))
-                record = {"epoch": number, "loss": loss, **scores, "seconds": epoch.seconds}
-                run.append(record)
-                worst += [] if epoch.disagreement is None else [epoch.disagreement]
-                progress.update()
-                progress.set_postfix_str(
-                    f"loss {loss:.4f}, {describe(epoch.validation)}{', ' if scores else ''}"
-                    f"{epoch.examples_per_second:,.0f} examples/s"
+                scores = {f"validation_{name}": v for name, v in epoch.validation.items()}
+                run.append(
+                    {"epoch": epoch.number, "loss": loss, **scores, "seconds": epoch.seconds}
                 )
+                # After the metrics: what an interruption leaves has a line for every epoch.
+                number, train_state = epoch.number, epoch.train_state
+                disagreements += [] if epoch.disagreement is None else [epoch.disagreement]
+                validation = f", validation {describe(epoch.validation)}" if scores else ""
+                speed = f", {epoch.examples_per_second:,.0f} examples/s"
+                progress.show(number, f"loss {loss:.4f}{validation}{speed}")
                 if time.monotonic() - saved > options.save_seconds:
                     checkpoints.save(number, train_state)
                     saved = time.monotonic()
     except (Diverged, Disagreement) as error:
-        if number:
-            checkpoints.save(number, train_state)
-            error.add_note(f"the state after epoch {number} is kept in {run.checkpoints}")
+        checkpoints.save(number, train_state)
+        error.add_note(f"the state after epoch {number} is kept in {run.checkpoints}")
         raise
     except KeyboardInterrupt:
-        if number:
-            checkpoints.save(number, train_state)
-            print(f"\ninterrupted after epoch {number}; {resume}")
+        checkpoints.save(number, train_state)
+        print(
+            f"\ninterrupted and saved after epoch {number}; "
+            f"continue with: python -m experiments.train --resume {run.folder}"
+        )
         raise
     checkpoints.save(number, train_state)
-    if worst:
+    if number < total:
+        print(f"stopped early: {options.config.patience} epochs without a smaller validation loss")
+    if disagreements:
         print(
-            f"hand-derived and autodiff gradients were compared in {len(worst)} epochs and always "
-            f"agreed; the largest relative error was {max(worst):.1e}"
+            "hand-derived and autodiff gradients always agreed where they were compared; "
+            f"the largest relative error was {max(disagreements):.1e}"
         )
     return train_state
 
@@ -151,13 +171,24 @@ def _finish(config: Config, splits: Splits, train_state: TrainState, run: Run) -
     metric = "accuracy" if "accuracy" in metrics else "r2"
     curves = figures.learning_curves(run.epochs(), metric)
     pictures = [style.save(curves, run.folder / "learning_curves.png", overwrite=True)]
-    pictures += save_mistakes(config, splits, prediction, splits.test, run.folder, overwrite=True)
+    pictures += save_mistakes(
+        config, splits, prediction, splits.test, run.folder, "test set", overwrite=True
+    )
     print(f"{run.folder}: {', '.join(path.name for path in pictures)}, metrics.jsonl, checkpoints")
 
 
-def _require_unchanged(before: Config, after: Config) -> None:
+def _resumed_folder(arguments: list[str]) -> Path | None:
+    """What --resume names; the other options wait for the configuration in that folder."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume", type=Path, nargs="?")
+    return parser.parse_known_args(arguments)[0].resume
+
+
+def _require_unchanged(before: Config, options: Options) -> None:
+    if options.output is not None:
+        raise ValueError("resume: expected no output, the run goes on in its own folder")
     for field in dataclasses.fields(Config):
-        old, new = getattr(before, field.name), getattr(after, field.name)
+        old, new = getattr(before, field.name), getattr(options.config, field.name)
         if old != new and field.name not in MAY_CHANGE:
             raise ValueError(
                 f"resume: expected {field.name} to stay {old!r}, got {new!r}; a resumed run can "

@@ -40,7 +40,7 @@ class Options:
 def main(arguments: list[str]) -> None:
     """Draw and save."""
     folder, arguments = take_folder(arguments, "visualize")
-    options = parse_options(Options, "visualize", arguments)
+    options = parse_options(Options, "visualize RUN", arguments)
     require_positive_integer("visualize", "examples", options.examples)
     config, splits, _, train_state = restore(open_run(folder))
     x = splits.test.x[: options.examples]

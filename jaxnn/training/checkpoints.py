@@ -1,6 +1,8 @@
 """Checkpoints of a train state, written by orbax: whole or not at all."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from jaxnn.training.steps import TrainState
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or of another network."""
+    """A checkpoint that is missing, damaged or of another network, or cannot be written."""
 
 
 class Checkpoints:
@@ -23,29 +25,33 @@ class Checkpoints:
     Saving goes on in the background; leaving the ``with`` block waits for it.
 
     Args:
-        folder: Where they are; made if it does not exist.
+        folder: Where they are; made if it does not exist, unless they are only read.
         keep: How many are kept.
+        read_only: Whether the folder must exist, since nothing is to be written.
 
     Raises:
         ImportError: orbax is missing: ``pip install "jaxnn[experiments]"``.
+        CheckpointError: ``read_only``, and there is no such folder.
     """
 
-    def __init__(self, folder: Path | str, keep: int = 3):
+    def __init__(self, folder: Path | str, keep: int = 3, *, read_only: bool = False):
         try:
             import orbax.checkpoint as ocp
         except ImportError as error:
             raise ImportError('checkpoints need orbax: pip install "jaxnn[experiments]"') from error
         self._ocp = ocp
         self.folder = Path(folder).absolute()
-        self._manager = ocp.CheckpointManager(
-            self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
-        )
+        if read_only and not self.folder.is_dir():
+            raise CheckpointError(f"checkpoint: expected {self.folder} to be a folder, found none")
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=not read_only)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
 
     @property
     def latest(self) -> int | None:
@@ -53,14 +59,20 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, epoch: int, train_state: TrainState) -> None:
-        """Write a checkpoint in the background, unless this epoch has one."""
+        """Write a checkpoint in the background, unless this epoch has one.
+
+        Raises:
+            CheckpointError: It cannot be written, or (then or on leaving the ``with`` block) an
+                earlier one could not.
+        """
         if epoch == self.latest:
             return
         arguments = self._ocp.args.Composite(
-            train_state=self._ocp.args.StandardSave(_plain(train_state)),
+            train_state=self._ocp.args.StandardSave(_plain(train_state)._asdict()),
             shapes=self._ocp.args.JsonSave(_shapes(train_state)),
         )
-        self._manager.save(epoch, args=arguments)
+        with self._writing():
+            self._manager.save(epoch, args=arguments)
 
     def restore(self, like: TrainState) -> tuple[int, TrainState]:
         """The number of the newest checkpoint and its train state.
@@ -79,12 +91,19 @@ class Checkpoints:
         expected = json.loads(json.dumps(_shapes(like)))
         if shapes != expected:
             raise CheckpointError(_describe_difference(where, expected, shapes))
-        abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, _plain(like))
+        abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, _plain(like)._asdict())
         arguments = self._ocp.args.StandardRestore(abstract)
         restored = self._read(epoch, train_state=arguments).train_state
         return epoch, TrainState(**restored)._replace(
             key=jax.random.wrap_key_data(restored["key"], impl=jax.random.key_impl(like.key))
         )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # see _read
+            raise CheckpointError(f"checkpoint: cannot write to {self.folder}: {error}") from error
 
     def _read(self, epoch: int, **arguments: Any) -> Any:
         try:
@@ -95,8 +114,8 @@ class Checkpoints:
             ) from error
 
 
-def _plain(train_state: TrainState) -> dict[str, Any]:
-    return train_state._replace(key=jax.random.key_data(train_state.key))._asdict()
+def _plain(train_state: TrainState) -> TrainState:
+    return train_state._replace(key=jax.random.key_data(train_state.key))
 
 
 def _shapes(train_state: TrainState) -> dict[str, str]:

@@ -48,7 +48,7 @@ class Epoch(NamedTuple):
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer finite. ``train_state`` is the last good one, from before the epoch."""
+    """Loss or parameters are no longer finite. ``train_state`` is from before that epoch."""
 
     def __init__(self, message: str, train_state: TrainState):
         super().__init__(message)
@@ -93,7 +93,8 @@ def train(
         train_state: From `create_state`, or one saved after an epoch.
         x: The training inputs, an array or a tuple of arrays, batch first.
         target: Their targets, in the form that the loss takes.
-        epochs: The number of epochs that the train state has seen at the end.
+        epochs: The number of epochs that the train state has seen at the end; none is trained
+            where it has seen them already.
         batch_size: Examples in a step; an epoch's last step takes what is left.
         validation: Inputs, targets and the task (from `task_of`) to evaluate after every epoch.
         gradient: ``manual`` (hand-derived), ``autodiff``, or ``crosscheck``: manual, compared with
@@ -104,9 +105,10 @@ def train(
         past_validation_losses: Those of the epochs that the train state has seen, for ``patience``.
 
     Raises:
-        Diverged: The loss became NaN or infinite; names the step and the layer.
+        Diverged: The loss or a parameter became NaN or infinite; names the step and the layer.
         Disagreement: Crosscheck found a gradient outside of the tolerance; names the layer.
-        ValueError: An argument is outside of its range.
+        ValueError, TypeError: An argument is not as described; raised at once, not at the first
+            epoch.
     """
     if gradient not in GRADIENTS:
         raise ValueError(unknown_name("gradient mode", gradient, GRADIENTS))
@@ -124,6 +126,12 @@ def train(
     x, target = jax.tree.map(jnp.asarray, (x, target))
     if validation is not None:
         validation = (*jax.tree.map(jnp.asarray, validation[:2]), validation[2])
+    seen = int(train_state.step) // steps_per_epoch(examples, batch_size)
+    if seen > epochs:
+        raise ValueError(
+            f"train: expected epochs to be at least the {seen} that train_state has seen, "
+            f"got {epochs}"
+        )
     step = make_step(GRADIENTS[gradient](network, loss), optimizer)
     if gradient == "crosscheck":
         check = _make_crosscheck(network, loss, crosscheck_tolerance)
@@ -135,29 +143,33 @@ def train(
             return *scan_epoch(*arguments), None
 
     predict = make_predict(network)
-    seen = int(train_state.step) // steps_per_epoch(examples, batch_size)
-    validation_losses = list(past_validation_losses)
+    are_finite = jax.jit(lambda params: jnp.array([f.all() for f in _finite(params)]).all())
 
-    for number in range(seen + 1, epochs + 1):
-        before = train_state
-        start = time.perf_counter()
-        train_state, losses, disagreement = run_epoch(train_state, x, target)
-        losses = np.asarray(losses)
-        seconds = time.perf_counter() - start
-        if not np.isfinite(losses).all():
-            message = _explain_divergence(network, loss, step, before, x, target, batch_size)
-            raise Diverged(message, before)
-        scores = {}
-        if validation is not None:
-            inputs, targets, task = validation
-            prediction = predict(train_state.params, train_state.state, inputs)
-            scores = metrics_of(loss, task, prediction, targets)
-        speed = examples / seconds
-        yield Epoch(number, train_state, losses, scores, seconds, speed, disagreement)
-        if patience is not None:
-            validation_losses.append(scores["loss"])
-            if len(validation_losses) - 1 - int(np.argmin(validation_losses)) >= patience:
-                return
+    def run(train_state: TrainState) -> Iterator[Epoch]:
+        validation_losses = list(past_validation_losses)
+        for number in range(seen + 1, epochs + 1):
+            before = train_state
+            start = time.perf_counter()
+            train_state, losses, disagreement = run_epoch(train_state, x, target)
+            losses = np.asarray(losses)
+            seconds = time.perf_counter() - start
+            if not (np.isfinite(losses).all() and are_finite(train_state.params)):
+                message = _explain_divergence(network, loss, step, before, x, target, batch_size)
+                raise Diverged(message, before)
+            scores = {}
+            if validation is not None:
+                inputs, targets, task = validation
+                prediction = predict(train_state.params, train_state.state, inputs)
+                scores = metrics_of(loss, task, prediction, targets)
+            speed = examples / seconds
+            yield Epoch(number, train_state, losses, scores, seconds, speed, disagreement)
+            if patience is not None:
+                validation_losses.append(scores["loss"])
+                if len(validation_losses) - 1 - int(np.argmin(validation_losses)) >= patience:
+                    return
+
+    # A generator by itself would check its arguments only when the first epoch is asked for.
+    return run(train_state)
 
 
 def _make_checked_epoch(step: Callable, batch_size: int, every: int, check: Callable) -> Callable:
@@ -232,26 +244,33 @@ def _explain_divergence(
     """Take the epoch again step by step, to the first value that is not finite."""
     gradient = jax.jit(backprop(network, loss))
     one_step = jax.jit(step)
+    names = parameter_names(network, train_state.params)
+    first = int(train_state.step)
+    advice = "A smaller learning rate, clip_norm or a normalisation may help"
+
+    def not_finite(tree: Any) -> list[str]:
+        return [name for name, ok in zip(names, _finite(tree), strict=True) if not ok.all()]
+
     order = epoch_order(train_state, batch_size_of("train", x), batch_size)
     for batches in split_order(order, batch_size):
         for batch in batches:
+            at = f"training diverged at step {int(train_state.step)}"
             key = jax.random.fold_in(train_state.key, train_state.step)
             xs, targets = jax.tree.map(lambda a, b=batch: a[b], (x, target))
             params, state = train_state.params, train_state.state
             (value, _), gradients = gradient(params, state, xs, targets, key)
-            names = parameter_names(network, gradients)
-            finite = [bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradients)]
-            if not (bool(jnp.isfinite(value)) and all(finite)):
+            bad = not_finite(gradients)
+            if bad or not jnp.isfinite(value):
                 # Backward starts at the loss: the last layer that is not finite was the first.
-                bad = [name for name, ok in zip(names, finite, strict=True) if not ok]
                 where = f"; the first gradient not finite is that of {bad[-1]}" if bad else ""
-                return (
-                    f"training diverged at step {int(train_state.step)}: the loss is "
-                    f"{float(value)}{where}. A smaller learning rate, clip_norm or a normalisation "
-                    f"may help"
-                )
+                return f"{at}: the loss is {float(value)}{where}. {advice}"
             train_state, _ = one_step(train_state, xs, targets)
-    return (
-        f"training diverged between steps {int(train_state.step) - len(order) // batch_size} and "
-        f"{int(train_state.step)}"
-    )
+            bad = not_finite(train_state.params)
+            if bad:
+                return f"{at}: its update made {bad[-1]} not finite. {advice}"
+    return f"training diverged between steps {first} and {int(train_state.step)}. {advice}"
+
+
+def _finite(tree: Any) -> list[jax.Array]:
+    """For every leaf, which of its elements are finite."""
+    return [jnp.isfinite(leaf) for leaf in jax.tree.leaves(tree)]

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxnn.validation import (
@@ -54,8 +55,8 @@ def make_optimizer(
         clip_norm: Gradients whose global norm is larger are scaled to it.
 
     Raises:
-        ValueError: An unknown name or option (the message has the nearest valid one), or a number
-            outside of its range.
+        ValueError: An unknown name or option (the message has the nearest valid one), a number
+            outside of its range, or options that the optimiser cannot compute with.
     """
     if name not in OPTIMIZERS:
         raise ValueError(unknown_name("optimizer", name, OPTIMIZERS))
@@ -77,7 +78,19 @@ def make_optimizer(
         options |= {"weight_decay": weight_decay, "mask": only_weights}
     elif weight_decay > 0:
         parts.append(optax.add_decayed_weights(weight_decay, only_weights))
-    return optax.chain(*parts, factory(learning_rate=learning_rate, **options))
+    try:
+        optimizer = optax.chain(*parts, factory(learning_rate=learning_rate, **options))
+        jax.eval_shape(partial(_step_once, optimizer), {"weight": jnp.zeros((1, 1))})
+    except (TypeError, ValueError, AttributeError) as error:
+        # optax looks at most options only when it computes with them.
+        raise ValueError(
+            f"optimizer {name}: cannot work with the options {options}: {error}"
+        ) from error
+    return optimizer
+
+
+def _step_once(optimizer: optax.GradientTransformation, params: Any) -> Any:
+    return optimizer.update(params, optimizer.init(params), params)
 
 
 def only_weights(params: Any) -> Any:
