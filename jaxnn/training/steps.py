@@ -121,7 +121,7 @@ def split_order(order: Any, batch_size: int) -> tuple[Any, Any]:
     """Indices of the full batches [steps, batch_size] and of the one left over [0 or 1, rest]."""
     whole = order.size // batch_size * batch_size
     rest = order[whole:]
-    return order[:whole].reshape(-1, batch_size), rest.reshape(min(rest.size, 1), -1)
+    return order[:whole].reshape(-1, batch_size), rest.reshape(-1, max(rest.size, 1))
 
 
 def require_batch_fits(batch_size: int, examples: int) -> None:
