@@ -71,7 +71,8 @@ def as_images(config: Config, splits: Splits, x: np.ndarray) -> np.ndarray | Non
     if x.ndim == 4:
         return x
     side = round(x.shape[-1] ** 0.5)
-    return x.reshape(-1, side, side, 1) if side * side == x.shape[-1] else None
+    is_square = x.ndim == 2 and side * side == x.shape[-1]
+    return x.reshape(-1, side, side, 1) if is_square else None
 
 
 def read_dataset(file: str, target: str | None, splits: Splits) -> Dataset:
