@@ -26,7 +26,7 @@ def forward(x: Array, weight: Array, geometry: Geometry) -> Array:
 def input_gradient(dy: Array, weight: Array, geometry: Geometry) -> Array:
     """dx from the deltas dy [batch, *output_size, out] and the weight."""
     groups, inputs = geometry.groups, weight.shape[-2]
-    matrices = jnp.swapaxes(_matrices(weight, geometry), -1, -2)[:, None]
+    matrices = jnp.swapaxes(_matrices(weight, geometry), -1, -2)
     patches = jnp.moveaxis(rows(dy[..., None, :], groups) @ matrices, 0, -2)
     by_tap = (dy.shape[0], *geometry.output_size, groups, geometry.taps, inputs)
     patches = jnp.moveaxis(patches.reshape(by_tap), -2, 0)
@@ -36,18 +36,33 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry) -> Array:
 def weight_gradient(x: Array, dy: Array, geometry: Geometry) -> Array:
     """∂L/∂weight [*kernel, in of a group, out] from x and the deltas dy.
 
-    A product of patches and deltas repeats x once for each tap. Where the stride is 1, shifting the
-    deltas the other way does the same as shifting x; repeating each along some of the axes makes
-    fewer copies in all: with 3×3 taps, 3 of x and 3 of dy instead of 9 of x and 1 of dy.
+    The patches are made along the last axis alone, since one copy of x for each tap would be large.
+    Along the other axes x is shifted for one product after the other; or, where the stride is 1,
+    the deltas are shifted the other way, which makes one large product.
     """
+    last, groups = geometry.dimensions - 1, geometry.groups
     axes = _axes_shifted_in_deltas(geometry, x.shape[-1], dy.shape[-1])
-    of_x = _along(set(range(geometry.dimensions)) - axes, geometry, geometry.size)
     of_dy = _along(axes, geometry.transposed, geometry.output_size)
-    inputs = rows(unfold(x, of_x), geometry.groups)
-    deltas = rows(unfold(dy, of_dy), geometry.groups)
+    deltas = rows(unfold(dy, of_dy), groups)
+
+    patches = unfold(x, _along({last}, geometry, geometry.size))
+    size = (*geometry.size[:-1], geometry.output_size[-1])
+    shifts = _along(set(range(last)) - axes, geometry, size)
     dtype = jnp.promote_types(dy.dtype, jnp.float32)
-    products = jnp.einsum("gbpi,gbpo->gio", inputs, deltas, preferred_element_type=dtype)
-    return _taps_together(products, of_x.kernel_size, of_dy.kernel_size).astype(dy.dtype)
+    products = [
+        jnp.einsum(
+            "gbpi,gbpo->gio",
+            rows(shifted.reshape(*shifted.shape[:-1], *patches.shape[-2:]), groups),
+            deltas,
+            preferred_element_type=dtype,
+        )
+        for shifted in slices(
+            patches.reshape(*patches.shape[:-2], patches.shape[-2] * x.shape[-1]), shifts
+        )
+    ]
+    of_x = (*shifts.kernel_size[:-1], geometry.kernel_size[-1])
+    gradient = _taps_together(jnp.concatenate(products, axis=1), of_x, of_dy.kernel_size)
+    return gradient.astype(dy.dtype)
 
 
 def slices(x: Array, geometry: Geometry) -> Iterator[Array]:

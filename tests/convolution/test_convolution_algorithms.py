@@ -9,7 +9,6 @@ from jaxnn.convolution import direct, elementwise, patches, winograd
 from jaxnn.convolution.geometry import Geometry
 from jaxnn.windows import output_sizes
 
-
 ONE_TO_THREE = st.integers(1, 3)
 
 
@@ -109,19 +108,18 @@ pairs = st.tuples(st.integers(0, 4), st.integers(0, 4))
     outputs=st.integers(1, 3),
     batch=st.integers(0, 5),
 )
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 def test_winograd_agrees_with_autodiff_of_the_library(size, padding, inputs, outputs, batch):
     with jax.enable_x64(True):
         geometry = three_by_three(size, padding)
         require_agreement(winograd, geometry, inputs, outputs, batch, jnp.float64, 1e-12)
 
 
-@pytest.mark.parametrize("batch", [1, 4, 7])
-def test_winograd_agrees_in_chunks_that_do_not_divide_the_batch(monkeypatch, batch):
+def test_winograd_agrees_in_chunks_that_do_not_divide_the_batch(monkeypatch):
     monkeypatch.setattr(winograd, "CHUNK_BYTES", 16 * 9 * 5 * 8 * 2)  # about two examples
     geometry = three_by_three((6, 5), ((1, 1), (1, 1)))
     with jax.enable_x64(True):
-        require_agreement(winograd, geometry, 2, 3, batch, jnp.float64, 1e-12)
+        require_agreement(winograd, geometry, 2, 3, 7, jnp.float64, 1e-12)
 
 
 @pytest.mark.parametrize("algorithm", [direct, patches, elementwise, winograd])
