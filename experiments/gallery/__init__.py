@@ -8,5 +8,5 @@ calls ``alone``. A line in ``THEMES`` puts it into the gallery:
     python -m experiments.gallery.norms             # one theme: tables printed, figures saved
 """
 
-THEMES = ("norms",)
+THEMES = ("perceptrons", "norms")
 """The names of the themes' modules, in the order of the page."""

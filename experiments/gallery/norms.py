@@ -44,10 +44,12 @@ def draw() -> Picture:
     """The rows as arrows before and after, and the curves ‖x‖ = 1."""
     result = norms()
     figure, (left, right) = style.figure(columns=2, height=3.6)
+    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
     for row, unit, colour in zip(ROWS, result["rows / L2"], style.COLOURS, strict=False):
         for axes, end in ((left, row), (right, unit)):
-            axes.annotate("", end, (0, 0), arrowprops={"color": colour, "arrowstyle": "-|>"})
-        left.annotate(f"({row[0]}, {row[1]})", row, (0, 4), textcoords="offset points", ha="center")
+            axes.annotate("", end, (0, 0), arrowprops=arrow | {"color": colour})
+        above = (0, 5 if row[1] > 0 else -13)
+        left.annotate(f"({row[0]}, {row[1]})", row, above, textcoords="offset points", ha="center")
     angle = np.linspace(0, 2 * np.pi, 721)
     circle = np.stack([np.cos(angle), np.sin(angle)])
     right.plot(*circle, label="‖x‖₂ = 1", color=style.BLACK, linewidth=1)
