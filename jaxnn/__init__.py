@@ -54,7 +54,17 @@ from jaxnn.dropout import dropout
 from jaxnn.embedding import embedding
 from jaxnn.gradients import BackwardPass, autodiff, backprop, backward_pass, numerical
 from jaxnn.initializers import initializer
-from jaxnn.layer import Layer, Loss, Static, label, parameter_free, pointwise, rewrite, walk
+from jaxnn.layer import (
+    Layer,
+    Loss,
+    Static,
+    in_inference_mode,
+    label,
+    parameter_free,
+    pointwise,
+    rewrite,
+    walk,
+)
 from jaxnn.losses import (
     binary_cross_entropy,
     categorical_cross_entropy,

@@ -78,7 +78,7 @@ class LinearCapture(Capture):
     def gradient(self) -> dict[str, Array]:
         """{"weight": [in, out], "bias": [out]}, accumulated in at least float32."""
         inputs, deltas = (a.reshape(-1, a.shape[-1]) for a in (self.inputs, self.deltas))
-        dtype = _accumulator(deltas.dtype)
+        dtype = accumulator(deltas.dtype)
         weight = jnp.matmul(inputs.T, deltas, preferred_element_type=dtype).astype(deltas.dtype)
         return {"weight": weight} | ({"bias": _sum_rows(deltas)} if self.use_bias else {})
 
@@ -102,7 +102,7 @@ class AffineCapture(Capture):
         """{"scale": [features], "offset": [features]}, accumulated in at least float32."""
         rows = self.deltas.reshape(-1, self.deltas.shape[-1])
         # A product of half-precision numbers would overflow or be rounded before it is summed.
-        wide = self.inputs.astype(_accumulator(rows.dtype)).reshape(rows.shape)
+        wide = self.inputs.astype(accumulator(rows.dtype)).reshape(rows.shape)
         return {"scale": _sum_rows(wide * rows).astype(rows.dtype), "offset": _sum_rows(rows)}
 
     def join(self, *others: "AffineCapture") -> "AffineCapture":
@@ -126,15 +126,15 @@ class EmbeddingCapture(Capture):
         """
         rows = self.deltas.reshape(-1, self.deltas.shape[-1])
         total = jax.ops.segment_sum(
-            rows.astype(_accumulator(rows.dtype)), self.ids.reshape(-1), self.vocabulary
+            rows.astype(accumulator(rows.dtype)), self.ids.reshape(-1), self.vocabulary
         )
         return {"weight": total.astype(rows.dtype)}
 
     def join(self, *others: "EmbeddingCapture") -> "EmbeddingCapture":
         """The uses as further positions."""
         uses = (self, *others)
-        ids = jnp.concatenate([_flat_positions(use.ids[..., None])[..., 0] for use in uses], 1)
-        deltas = jnp.concatenate([_flat_positions(use.deltas) for use in uses], 1)
+        ids = jnp.concatenate([flat_positions(use.ids[..., None])[..., 0] for use in uses], 1)
+        deltas = jnp.concatenate([flat_positions(use.deltas) for use in uses], 1)
         return dataclasses.replace(self, ids=ids, deltas=deltas)
 
 
@@ -176,26 +176,27 @@ class ContractedCapture(Capture):
         return dataclasses.replace(self, gradients=total)
 
 
-def _accumulator(dtype: Any) -> Any:
-    # Sums over a batch of half-precision numbers lose digits unless they run in float32.
+def accumulator(dtype: Any) -> Any:
+    """The dtype of sums: those of half-precision numbers lose digits unless they run in float32."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def _sum_rows(rows: Array) -> Array:
-    return jnp.sum(rows, axis=0, dtype=_accumulator(rows.dtype)).astype(rows.dtype)
+    return jnp.sum(rows, axis=0, dtype=accumulator(rows.dtype)).astype(rows.dtype)
 
 
 def _join_positions(*captures):
     def concatenate(field):
         arrays = (getattr(capture, field) for capture in captures)
-        return jnp.concatenate([_flat_positions(a) for a in arrays], axis=1)
+        return jnp.concatenate([flat_positions(a) for a in arrays], axis=1)
 
     return dataclasses.replace(
         captures[0], inputs=concatenate("inputs"), deltas=concatenate("deltas")
     )
 
 
-def _flat_positions(a: Array) -> Array:
+def flat_positions(a: Array) -> Array:
+    """[batch, *positions, features] as [batch, positions, features]."""
     positions = 1
     for size in a.shape[1:-1]:
         positions *= size

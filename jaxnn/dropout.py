@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.layer import Layer
+from jaxnn.layer import Layer, parameter_free
 from jaxnn.validation import (
     require_boolean,
     require_floating,
@@ -34,14 +34,14 @@ def dropout(rate: float, *, spatial: bool = False) -> Layer:
         require_floating("dropout", "x", x)
         if spatial:
             require_rank("dropout", "x", x, 3)
+        return x
 
     def init(key: Array | None, x: Any):
         check(x)
         return (), ()
 
     def predict(params: Any, state: Any, x: Array):
-        check(x)
-        return x
+        return check(x)
 
     def forward(params: Any, state: Any, x: Array, key: Array | None):
         check(x)
@@ -55,4 +55,5 @@ def dropout(rate: float, *, spatial: bool = False) -> Layer:
     def _thin(kept: Array, values: Array):
         return jnp.where(kept, values / (1 - rate), 0)
 
-    return Layer(init, predict, forward, backward, "dropout")
+    inference = parameter_free("dropout", lambda x: (check(x), ()), lambda residuals, dy: dy)
+    return Layer(init, predict, forward, backward, "dropout", inference=inference)

@@ -46,7 +46,7 @@ def backward_pass(network: Layer, loss: Loss) -> Callable[..., BackwardPass]:
 
 def backprop(network: Layer, loss: Loss) -> Callable:
     """The hand-derived gradient: a backward pass with weights that sum to 1, then `contract`."""
-    run = _backward_pass(network, loss, _shares)
+    run = _backward_pass(network, loss, shares)
 
     def gradient(params, state, x, target, key=None, weights=None):
         result = run(params, state, x, target, key, weights)
@@ -62,7 +62,7 @@ def _backward_pass(network: Layer, loss: Loss, factors: Callable) -> Callable[..
     def run(params, state, x, target, key=None, weights=None):
         prediction, new_state, residuals = network.forward(params, state, x, key)
         values = loss.value(prediction, target)
-        _require_weights(weights, values)
+        require_weights(weights, values)
         delta = loss.gradient(prediction, target)
         factor = factors(weights, values)
         if factor is not None:
@@ -112,7 +112,7 @@ def _mean_loss(network: Layer, loss: Loss) -> Callable:
     def mean_loss(params, state, x, target, key=None, weights=None):
         prediction, new_state, _ = network.forward(params, state, x, key)
         values = loss.value(prediction, target)
-        _require_weights(weights, values)
+        require_weights(weights, values)
         return _weighted_mean(values, weights), new_state
 
     return mean_loss
@@ -124,14 +124,15 @@ def _weighted_mean(values: Array, weights: Array | None) -> Array:
     return jnp.sum(values * weights) / jnp.sum(weights)
 
 
-def _shares(weights: Array | None, values: Array) -> Array:
-    """What each example's loss counts in the weighted mean."""
+def shares(weights: Array | None, values: Array) -> Array:
+    """[batch], what each example's loss counts in the weighted mean: wᵢ / Σ w, or 1 / batch."""
     if weights is None:
         return jnp.full(values.shape, 1 / max(values.size, 1), values.dtype)
     return weights / jnp.sum(weights)
 
 
-def _require_weights(weights: Any, values: Array) -> None:
+def require_weights(weights: Any, values: Array) -> None:
+    """Raise unless ``weights`` is None or one number for each of the examples' values."""
     if weights is None:
         return
     require_floating("gradient function", "weights", weights)

@@ -36,6 +36,9 @@ class Layer(NamedTuple):
     """The layers inside a combinator."""
     rebuild: Callable | None = None
     """(*parts) -> the same combinator around other parts; see `rewrite`."""
+    inference: "Layer | None" = None
+    """The layer with the same params and state whose forward is this one's predict, where they
+    differ; see `in_inference_mode`."""
 
 
 class Loss(NamedTuple):
@@ -49,6 +52,10 @@ class Loss(NamedTuple):
     gradient: Callable
     """(prediction, target) -> the gradient of each example's own loss by its prediction."""
     name: str = ""
+    hessian_root: Callable | None = None
+    """(prediction, target, v) -> S v, with the shape of the prediction, for a root S of the Hessian
+    of each example's own loss by its prediction: S Sᵀ = ∂²l/∂y². For curvature, where it is known.
+    """
 
 
 @jax.tree_util.register_static
@@ -138,6 +145,16 @@ def rewrite(layer: Layer, function: Callable[[str, Layer], Layer], path: str = "
         for index, part in enumerate(layer.parts)
     )
     return layer.rebuild(*parts)._replace(name=layer.name)
+
+
+def in_inference_mode(network: Layer) -> Layer:
+    """The same network, whose forward pass is its predict and whose backward pass belongs to that.
+
+    Batch norm takes its running statistics, dropout is the identity: nothing is random and no
+    example depends on another, so that quantities of single examples have a meaning. Params and
+    state are those of the network itself.
+    """
+    return rewrite(network, lambda path, layer: layer.inference or layer)
 
 
 def label(path: str, layer: Layer) -> str:

@@ -21,17 +21,17 @@ from jaxnn.validation import require_array, require_floating, require_number, re
 
 def mean_squared_error() -> Loss:
     """(1/n) Σ (y − t)² over the n outputs of an example; gradient 2 (y − t) / n."""
-    return _of_error("mean_squared_error", jnp.square, lambda e: 2 * e, mean=True)
+    return _of_error("mean_squared_error", jnp.square, lambda e: 2 * e, mean=True, curvature=2)
 
 
 def half_squared_error() -> Loss:
     """½ Σ (y − t)²; gradient y − t."""
-    return _of_error("half_squared_error", lambda e: e * e / 2, lambda e: e)
+    return _of_error("half_squared_error", lambda e: e * e / 2, lambda e: e, curvature=1)
 
 
 def sum_squared_error() -> Loss:
     """Σ (y − t)², the squared L2 norm of the error; gradient 2 (y − t)."""
-    return _of_error("sum_squared_error", jnp.square, lambda e: 2 * e)
+    return _of_error("sum_squared_error", jnp.square, lambda e: 2 * e, curvature=2)
 
 
 def sum_absolute_error() -> Loss:
@@ -86,7 +86,11 @@ def sigmoid_binary_cross_entropy() -> Loss:
     def slope(z: Array, t: Array):
         return jax.nn.sigmoid(z) - t
 
-    return _elementwise("sigmoid_binary_cross_entropy", value, slope, mean=True, labels=True)
+    def curvature(z: Array):
+        return jax.nn.sigmoid(z) * jax.nn.sigmoid(-z)
+
+    name = "sigmoid_binary_cross_entropy"
+    return _elementwise(name, value, slope, mean=True, labels=True, curvature=curvature)
 
 
 def hinge() -> Loss:
@@ -147,18 +151,49 @@ def softmax_cross_entropy(label_smoothing: float = 0.0) -> Loss:
         t = smooth(t)
         return jax.nn.softmax(z) * jnp.sum(t, -1, keepdims=True) - t
 
-    return _over_classes("softmax_cross_entropy", value, slope)
+    def root(z: Array, t: Array, v: Array):
+        # diag(p) − p pᵀ = S Sᵀ with S = diag(√p) − p √pᵀ, since √p has length 1.
+        p = jax.nn.softmax(z)
+        along = jnp.sum(jnp.sqrt(p) * v, -1, keepdims=True)
+        return jnp.sqrt(jnp.sum(smooth(t), -1, keepdims=True)) * (jnp.sqrt(p) * v - p * along)
+
+    return _over_classes("softmax_cross_entropy", value, slope, root)
 
 
-def _of_error(name: str, value: Callable, slope: Callable, *, mean: bool = False) -> Loss:
-    """A function of the error y − t, summed or averaged over the outputs."""
-    return _elementwise(name, lambda y, t: value(y - t), lambda y, t: slope(y - t), mean=mean)
+def _of_error(
+    name: str,
+    value: Callable,
+    slope: Callable,
+    *,
+    mean: bool = False,
+    curvature: float | None = None,
+) -> Loss:
+    """A function of the error y − t, summed or averaged over the outputs.
+
+    ``curvature`` is its second derivative, where that is a number.
+    """
+    return _elementwise(
+        name,
+        lambda y, t: value(y - t),
+        lambda y, t: slope(y - t),
+        mean=mean,
+        curvature=None if curvature is None else lambda y: jnp.full_like(y, curvature),
+    )
 
 
 def _elementwise(
-    name: str, value: Callable, slope: Callable, *, mean: bool = False, labels: bool = False
+    name: str,
+    value: Callable,
+    slope: Callable,
+    *,
+    mean: bool = False,
+    labels: bool = False,
+    curvature: Callable | None = None,
 ) -> Loss:
-    """A function of every output and its target, summed or averaged over the outputs."""
+    """A function of every output and its target, summed or averaged over the outputs.
+
+    ``curvature`` is its second derivative, where that is known and does not depend on the target.
+    """
 
     def per_example(prediction: Array, target: Array):
         target = _like_prediction(name, prediction, target, labels)
@@ -169,11 +204,24 @@ def _elementwise(
         delta = slope(prediction, _like_prediction(name, prediction, target, labels))
         return delta / _size(prediction.shape[1:]) if mean else delta
 
-    return Loss(per_example, gradient, name)
+    if curvature is None:
+        return Loss(per_example, gradient, name)
+
+    def hessian_root(prediction: Array, target: Array, v: Array):
+        _like_prediction(name, prediction, target, labels)
+        count = _size(prediction.shape[1:]) if mean else 1
+        return jnp.sqrt(curvature(prediction) / count) * v
+
+    return Loss(per_example, gradient, name, hessian_root)
 
 
-def _over_classes(name: str, value: Callable, slope: Callable) -> Loss:
-    """A function of the distribution on the last axis and its target, averaged over positions."""
+def _over_classes(
+    name: str, value: Callable, slope: Callable, root: Callable | None = None
+) -> Loss:
+    """A function of the distribution on the last axis and its target, averaged over positions.
+
+    ``root``: (prediction, target, v) -> S v for a root S of its Hessian, where that is known.
+    """
 
     def per_example(prediction: Array, target: Array):
         values = value(prediction, _one_hot(name, prediction, target))
@@ -182,7 +230,14 @@ def _over_classes(name: str, value: Callable, slope: Callable) -> Loss:
     def gradient(prediction: Array, target: Array):
         return slope(prediction, _one_hot(name, prediction, target)) / _size(prediction.shape[1:-1])
 
-    return Loss(per_example, gradient, name)
+    if root is None:
+        return Loss(per_example, gradient, name)
+
+    def hessian_root(prediction: Array, target: Array, v: Array):
+        column = root(prediction, _one_hot(name, prediction, target), v)
+        return column / math.sqrt(_size(prediction.shape[1:-1]))
+
+    return Loss(per_example, gradient, name, hessian_root)
 
 
 def _sum_by_example(values: Array) -> Array:

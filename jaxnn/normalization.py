@@ -53,7 +53,8 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
     x is [batch, *positions, features] (Ioffe and Szegedy, 2015). In training μ and σ² are those of
     the batch; backward is that of `layer_norm` with its means taken over the batch. Inference uses
     the running statistics in ``state``: ``mean`` and ``variance``, each updated in training as
-    momentum · running + (1 − momentum) · batch (the biased variance).
+    momentum · running + (1 − momentum) · batch (the biased variance); they do not depend on x, so
+    that the backward pass of `in_inference_mode` is dx = dy · scale / √(σ² + ε).
 
     Raises:
         ValueError: a training batch is empty, which has no mean.
@@ -67,10 +68,19 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
         state = {"mean": jnp.zeros(features, x.dtype), "variance": jnp.ones(features, x.dtype)}
         return _affine_params(x), state
 
-    def predict(params: dict, state: dict, x: Array):
+    def running_forward(params: dict, state: dict, x: Array, key: Array | None):
         _require_like("batch_norm", x, params)
-        normalized = (x - state["mean"]) * jax.lax.rsqrt(state["variance"] + epsilon)
-        return _affine(params, normalized)
+        inverse_deviation = jax.lax.rsqrt(state["variance"] + epsilon)
+        normalized = (x - state["mean"]) * inverse_deviation
+        return _affine(params, normalized), state, (normalized, inverse_deviation)
+
+    def running_backward(params: dict, residuals: Any, dy: Array):
+        # The running statistics do not depend on x.
+        normalized, inverse_deviation = residuals
+        return dy * params["scale"] * inverse_deviation, AffineCapture(normalized, dy)
+
+    def predict(params: dict, state: dict, x: Array):
+        return running_forward(params, state, x, None)[0]
 
     def forward(params: dict, state: dict, x: Array, key: Array | None):
         _require_like("batch_norm", x, params)
@@ -90,7 +100,8 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
         dx = _normalize_backward(normalized, inverse_deviation, dy * params["scale"], axes)
         return dx, AffineCapture(normalized, dy, mixed_by="batch_norm")
 
-    return Layer(init, predict, forward, backward, "batch_norm")
+    inference = Layer(init, predict, running_forward, running_backward, "batch_norm")
+    return Layer(init, predict, forward, backward, "batch_norm", inference=inference)
 
 
 def group_norm(groups: int, epsilon: float = 1e-5) -> Layer:
