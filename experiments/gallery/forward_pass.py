@@ -1,0 +1,251 @@
+"""Three networks by hand: every value forward, and every gradient back.
+
+Forward, layer by layer:  u = h W + b,  h' = f(u).
+Back, from the loss L, with δ for ∂L/∂u:
+
+    δ_last = ∂L/∂y · f'(u_last),   ∂L/∂W = hᵀ δ,   ∂L/∂b = δ,   ∂L/∂h = δ Wᵀ,   δ = ∂L/∂h · f'(u).
+
+The notes write W x with one row of W for each output; matrices are printed that way here, which is
+the transpose of the weight [in, out] that `jaxnn.dense` holds. Everything is in float64.
+
+For every step back, the value of ∂L/∂(that layer's input) is also found without any derivation:
+by `jax.grad` through the layers above, and by differences (L(x + h) − L(x − h)) / 2h.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnn as nn
+from experiments import style
+from experiments.gallery.result import Picture, Result, Table, alone
+
+
+class Example(NamedTuple):
+    """A worked network of the notes, its weights as rows for each output."""
+
+    name: str
+    layers: Sequence[nn.Layer]
+    weights: Sequence
+    biases: Sequence
+    x: Sequence[float]
+    values: Sequence[str]
+    """What the notes call the output of each layer."""
+
+
+FIRST = Example(
+    "2-3-2-2, sigmoid, sigmoid, identity",
+    (nn.dense(3), nn.sigmoid(), nn.dense(2), nn.sigmoid(), nn.dense(2)),
+    (
+        [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]],
+        [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]],
+        [[0.1, 0.2], [0.3, 0.4]],
+    ),
+    ([0.1, 0.2, 0.3], [0.1, 0.2], [0.1, 0.2]),
+    (1.0, 0.5),
+    ("u1", "z1", "u2", "z2", "y"),
+)
+_WEIGHTS = ([[3, 1, 2], [-2, -3, -1]], [[3, 2]])
+SECOND = Example(
+    "3-2-1, ReLU, identity",
+    (nn.dense(2), nn.relu(), nn.dense(1)),
+    _WEIGHTS,
+    ([0, 0], [0]),
+    (2, 3, 1),
+    ("u1", "h1", "y"),
+)
+THIRD = Example(
+    "3-2-1, sigmoid, sigmoid",
+    (nn.dense(2), nn.sigmoid(), nn.dense(1), nn.sigmoid()),
+    _WEIGHTS,
+    ([0, 0], [0]),
+    (2, 3, 1),
+    ("u1", "h1", "u2", "y"),
+)
+TARGET = 20.0
+"""What the notes ask of the second and third network, with the loss (t − y)²."""
+
+
+def parameters(example: Example) -> tuple:
+    """The params of ``nn.serial(*example.layers)``."""
+    given = zip(example.weights, example.biases, strict=True)
+    dense = [
+        {"weight": jnp.array(w, jnp.float64).T, "bias": jnp.array(b, jnp.float64)} for w, b in given
+    ]
+    return tuple(dense.pop(0) if layer.name == "dense" else () for layer in example.layers)
+
+
+def forward_values(example: Example) -> dict[str, np.ndarray]:
+    """The output of every layer, by the name the notes give it."""
+    with jax.enable_x64(True):
+        values, h = {}, jnp.array([example.x], jnp.float64)
+        for name, layer, p in zip(example.values, example.layers, parameters(example), strict=True):
+            h = layer.predict(p, (), h)
+            values[name] = np.asarray(h[0])
+        return values
+
+
+def squared_error(example: Example) -> float:
+    """(t − y)² of an example's output."""
+    with jax.enable_x64(True):
+        y = jnp.asarray(forward_values(example)["y"])[None]
+        return float(nn.sum_squared_error().value(y, jnp.full_like(y, TARGET))[0])
+
+
+class Step(NamedTuple):
+    """One quantity of the backward pass, found in three ways."""
+
+    quantity: str
+    backward: np.ndarray
+    autodiff: np.ndarray
+    differences: np.ndarray
+
+
+def backward_steps(example: Example) -> list[Step]:
+    """∂L/∂ of every value, from the output down, then of every weight and bias."""
+    with jax.enable_x64(True):
+        return _value_steps(example) + _parameter_steps(example)
+
+
+def _value_steps(example: Example) -> list[Step]:
+    loss, params, layers = nn.sum_squared_error(), parameters(example), example.layers
+    h, inputs, kept = jnp.array([example.x], jnp.float64), [], []
+    for layer, p in zip(layers, params, strict=True):
+        inputs.append(h)
+        h, _, residuals = layer.forward(p, (), h, None)
+        kept.append(residuals)
+    inputs.append(h)
+    target = jnp.full_like(h, TARGET)
+
+    steps, delta = [], loss.gradient(h, target)
+    for index in reversed(range(len(inputs))):
+        if index < len(layers):
+            delta, _ = layers[index].backward(params[index], kept[index], delta)
+
+        def rest(h, index=index):
+            for layer, p in zip(layers[index:], params[index:], strict=True):
+                h = layer.predict(p, (), h)
+            return loss.value(h, target)[0]
+
+        at = inputs[index]
+        nudges = 1e-6 * jnp.eye(at.size)[:, None, :]
+        differences = jnp.array([(rest(at + n) - rest(at - n)) / 2e-6 for n in nudges])
+        name = ("x", *example.values)[index]
+        autodiff = jax.grad(rest)(at)
+        steps.append(Step(f"∂L/∂{name}", *map(np.asarray, (delta[0], autodiff[0], differences))))
+    return steps
+
+
+def _parameter_steps(example: Example) -> list[Step]:
+    network, loss = nn.serial(*example.layers), nn.sum_squared_error()
+    params, state = parameters(example), ((),) * len(example.layers)
+    batch = (jnp.array([example.x], jnp.float64), jnp.full((1, 1), TARGET))
+    ways = [
+        way(network, loss)(params, state, *batch)[1]
+        for way in (nn.backprop, nn.autodiff, nn.numerical)
+    ]
+    dense = [index for index, p in enumerate(params) if p]
+    return [
+        Step(f"∂L/∂{letter}{number}", *(np.asarray(gradient[index][name].T) for gradient in ways))
+        for number, index in reversed(list(enumerate(dense, 1)))
+        for letter, name in (("W", "weight"), ("b", "bias"))
+    ]
+
+
+def draw_network(axes, columns: Sequence[np.ndarray], weights: Sequence, labels: Sequence) -> None:
+    """Units as circles that hold their values, weights as lines that carry theirs."""
+    places = [
+        [(column, (len(values) - 1) / 2 - row) for row in range(len(values))]
+        for column, values in enumerate(columns)
+    ]
+    for left, right, matrix in zip(places[:-1], places[1:], weights, strict=True):
+        for (x1, y1), row in zip(right, matrix, strict=True):
+            for k, ((x0, y0), w) in enumerate(zip(left, row, strict=True)):
+                colour = style.VERMILLION if w < 0 else style.BLUE
+                axes.plot([x0, x1], [y0, y1], color=colour, linewidth=1, zorder=1)
+                along = 0.24 + 0.13 * k  # apart, where lines cross
+                place = (x0 + along * (x1 - x0), y0 + along * (y1 - y0))
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+                axes.text(
+                    *place, f"{w:.3g}", fontsize=7, color=colour, bbox=box, ha="center", va="center"
+                )
+    for column, (values, spots) in enumerate(zip(columns, places, strict=True)):
+        for value, (x, y) in zip(values, spots, strict=True):
+            axes.scatter(x, y, 1100, "white", edgecolor=style.BLACK, zorder=2)
+            axes.text(x, y, f"{value:.3g}", ha="center", va="center", fontsize=7.5, zorder=3)
+        axes.text(column, -1.72, labels[column], ha="center")
+    axes.set(xlim=(-0.35, len(columns) - 0.65), ylim=(-1.85, 1.5), xticks=[], yticks=[])
+    axes.axis("off")
+
+
+def draw_forward() -> Picture:
+    """The three networks with the values of their units."""
+    figure, panels = style.figure(rows=3, height=2.7)
+    for axes, example in zip(panels, (FIRST, SECOND, THIRD), strict=True):
+        values = forward_values(example)
+        names = [name for name in values if name[0] != "u"]  # after the activation
+        columns = [np.asarray(example.x), *(values[name] for name in names)]
+        draw_network(axes, columns, example.weights, ["x", *names])
+        axes.set(title=example.name)
+    caption = (
+        "The three networks: weights on the lines (negative ones orange), values in the units."
+    )
+    return Picture("forward", caption, figure)
+
+
+def draw_backward() -> Picture:
+    """The third network with ∂L/∂h in the units and ∂L/∂W on the lines."""
+    steps = {step.quantity: step.backward for step in backward_steps(THIRD)}
+    figure, axes = style.figure(height=2.9)
+    names = ["∂L/∂x", "∂L/∂h1", "∂L/∂y"]
+    columns = [steps[name] for name in names]
+    draw_network(axes, columns, [steps["∂L/∂W1"], steps["∂L/∂W2"]], names)
+    axes.set(title=f"{THIRD.name}: gradients of L = (20 − y)²")
+    caption = "The third network again: the gradient of each weight and of each unit's value."
+    return Picture("backward", caption, figure)
+
+
+def run() -> Result:
+    """The worked networks forward, and the third one back."""
+    columns = ("quantity", "value")
+    tables = [
+        Table(f"Forward: {example.name}", columns, list(forward_values(example).items()))
+        for example in (FIRST, SECOND, THIRD)
+    ]
+    tables.append(
+        Table(
+            "Squared error with the target 20",
+            ("network", "(t − y)²"),
+            [(example.name, squared_error(example)) for example in (SECOND, THIRD)],
+        )
+    )
+    steps = [
+        (step.quantity, *(_scientific(value) for value in step[1:]))
+        for step in backward_steps(THIRD)
+    ]
+    tables.append(
+        Table(
+            f"Backward: {THIRD.name}, L = (20 − y)²",
+            ("quantity", "by hand", "autodiff", "differences"),
+            steps,
+        )
+    )
+    return Result(
+        "Every intermediate value of three small networks, and for the third every step of its "
+        "backward pass beside automatic and numerical differentiation. Its first layer's "
+        "gradients are thousands of times smaller than the last one's: the hidden sigmoids are "
+        "saturated.",
+        [draw_forward(), draw_backward()],
+        tables,
+    )
+
+
+def _scientific(value: np.ndarray) -> str:
+    return np.array2string(value, formatter={"float": lambda number: f"{number: .8e}"})
+
+
+if __name__ == "__main__":
+    alone("forward_pass")
