@@ -144,7 +144,9 @@ def test_the_worked_example_of_a_padded_image_with_three_channels():
     bias = jnp.array([1.0, 0.0])
 
     def top_left(weight, bias):
-        return layer.predict({"weight": jnp.asarray(weight), "bias": bias}, (), x)[0, 0, 0, 0]
+        return layer.predict({"weight": jnp.asarray(weight), "bias": bias}, (), jnp.asarray(x))[
+            0, 0, 0, 0
+        ]
 
     def channel(index):
         return weight * (np.arange(3) == index)[:, None]
@@ -152,7 +154,7 @@ def test_the_worked_example_of_a_padded_image_with_three_channels():
     assert [float(top_left(channel(c), jnp.zeros(2))) for c in range(3)] == [-2, 0, 1]
     assert float(top_left(weight, jnp.zeros(2))) == -1
     assert float(top_left(weight, bias)) == 0
-    y = layer.predict({"weight": jnp.asarray(weight), "bias": bias}, (), x)
+    y = layer.predict({"weight": jnp.asarray(weight), "bias": bias}, (), jnp.asarray(x))
     assert y.shape == (1, 3, 3, 2)
 
 
