@@ -227,8 +227,8 @@ BAD_ARGUMENTS = [
 
 @pytest.mark.parametrize("make", [nn.conv, nn.conv_transpose])
 @pytest.mark.parametrize(("arguments", "error", "message"), BAD_ARGUMENTS)
-def test_bad_arguments_are_refused_by_name(make, arguments, error, message):
-    with pytest.raises(error, match=f"{make.__name__}: .*{message}|{make.__name__}: {message}"):
+def test_bad_arguments_are_refused_by_name(make, arguments, error, message, untyped):
+    with pytest.raises(error, match=f"{make.__name__}: .*{message}"):
         make(**({"features": 6, "kernel_size": (3, 3)} | arguments))
 
 
