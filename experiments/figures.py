@@ -39,7 +39,9 @@ def confusion_matrix(
     """How often each class was taken for each other one; ``title`` says in which data."""
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (labels, decided), 1)
-    figure, axes = style.figure(height=0.42 * len(names) + 2)
+    height = 0.42 * len(names) + 2
+    figure, axes = style.figure(height=height)
+    figure.set_figwidth(max(height + 1, 4.5))  # the matrix is square
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = axes.imshow(shares, vmin=0, vmax=1)
     axes.grid(False)

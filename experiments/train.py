@@ -80,8 +80,8 @@ def main(arguments: list[str]) -> None:
         print(f"resumed after epoch {len(past)}")
         if config.epochs != before.epochs and config.schedule != "constant()":
             print(
-                f"schedule {config.schedule} now spans {config.epochs} epochs: the numbers are not those "
-                f"of a run that was to have {config.epochs} from the start"
+                f"schedule {config.schedule} now spans {config.epochs} epochs: the numbers are not "
+                f"those of a run that was to have {config.epochs} from the start"
             )
     with Checkpoints(run.checkpoints) as checkpoints:
         train_state = _follow(epochs, len(past), train_state, run, checkpoints, options)
@@ -123,7 +123,8 @@ def _follow(
     options: Options,
 ) -> TrainState:
     """Go through the epochs after ``number``: show, write metrics, save checkpoints."""
-    total, saved, disagreements = options.config.epochs, time.monotonic(), []
+    total, first = options.config.epochs, number + 1
+    saved, disagreements = time.monotonic(), []
     try:
         with Progress(number, total) as progress:
             for epoch in epochs:
@@ -136,7 +137,8 @@ def _follow(
                 number, train_state = epoch.number, epoch.train_state
                 disagreements += [] if epoch.disagreement is None else [epoch.disagreement]
                 validation = f", validation {describe(epoch.validation)}" if scores else ""
-                speed = f", {epoch.examples_per_second:,.0f} examples/s"
+                # The time of the first epoch is mostly that of compilation.
+                speed = f", {epoch.examples_per_second:,.0f} examples/s" * (number > first)
                 progress.show(number, f"loss {loss:.4f}{validation}{speed}")
                 if time.monotonic() - saved > options.save_seconds:
                     checkpoints.save(number, train_state)

@@ -41,7 +41,7 @@ class Epoch(NamedTuple):
     validation: dict[str, float]
     """Metrics on the validation set; empty without one."""
     seconds: float
-    """Wall time of the steps alone."""
+    """Wall time of the steps alone; that of the first epoch includes compilation."""
     examples_per_second: float
     disagreement: float | None = None
     """The largest relative error of the crosschecks in this epoch; None where there was none."""

@@ -1,6 +1,8 @@
 """Optimisers and learning-rate schedules of optax by name."""
 
 import inspect
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -125,7 +127,9 @@ def _step(
     require_number("schedule step", "factor", factor, minimum=0, open_minimum=True)
     for fraction in at:
         require_number("schedule step", "every member of at", fraction, minimum=0, maximum=1)
-    return optax.piecewise_constant_schedule(peak, {round(a * steps): factor for a in at})
+    # A short training may have several of the times in one step.
+    places = Counter(math.ceil(fraction * steps) for fraction in at)
+    return optax.piecewise_constant_schedule(peak, {p: factor**n for p, n in places.items()})
 
 
 SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
