@@ -10,9 +10,13 @@ Laws that every capture keeps:
 2. The inputs of a capture do not depend on the cotangent; its deltas are linear in it.
 3. Extra leading axes are wrapped explicitly (`StackedCapture`); a capture never guesses.
 4. Captures have no validation in their constructors: JAX rebuilds them with placeholder leaves.
+5. The arrays that depend on the cotangent, and no others, are called ``deltas``; a capture that
+   wraps one with an extra leading axis calls it ``capture``. What changes the deltas alone (weights
+   of examples) can so be done to any tree of captures.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -41,20 +45,22 @@ class Capture:
 
 def contract(captures: Any) -> Any:
     """Sum every capture over batch and positions: the gradients, in the tree of the parameters."""
-    return _map(lambda capture: capture.gradient(), captures)
+    return map_captures(lambda capture: capture.gradient(), captures)
 
 
 def join(*captures: Any) -> Any:
     """Join captures trees of several uses of the same parameters, capture by capture."""
-    return _map(lambda first, *others: first.join(*others), *captures)
+    return map_captures(lambda first, *others: first.join(*others), *captures)
 
 
 def stack(captures: Any) -> Any:
     """Declare that every capture carries one extra leading axis, as its parameters do."""
-    return _map(StackedCapture, captures)
+    return map_captures(StackedCapture, captures)
 
 
-def _map(function, *captures):
+def map_captures(function: Callable, *captures: Any) -> Any:
+    """``function`` of every capture of a tree (and of its fellows in further trees)."""
+
     def checked(capture, *others):
         if not isinstance(capture, Capture):
             raise TypeError(

@@ -1,0 +1,65 @@
+"""The one place where it is decided how products of per-example gradients are computed.
+
+With inputs a [batch, positions, m] and deltas d [batch, positions, n], the gradient of example b is
+G_b = Σ_t a_bt d_btᵀ, and the product of two of them
+
+    ⟨G_b, G_c⟩ = Σ_tu (a_bt · a_cu) (d_bt · d_cu)
+
+is known without forming either: the Gram form. It takes positions² · (m + n) multiplications where
+a gradient takes positions · m · n. With one position it always wins; with the many positions of a
+convolution it loses. Both forms are matrix products, so that the number of multiplications decides.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxnn.captures import Capture, EmbeddingCapture, LinearCapture, flat_positions
+
+
+def linear_form(capture: Any) -> Any:
+    """The capture with its positions on one axis, where its parameters are those of a linear map.
+
+    A `LinearCapture`, a `StackedCapture` of one for each group of a convolution, or None.
+    """
+    if isinstance(capture, LinearCapture):
+        inputs, deltas = flat_positions(capture.inputs), flat_positions(capture.deltas)
+        return LinearCapture(inputs, deltas, capture.use_bias)
+    return capture.unfolded() if hasattr(capture, "unfolded") else None
+
+
+def gram_for_norms(capture: Capture) -> bool:
+    """Whether the squared norm of each example's gradient is taken in the Gram form."""
+    sizes = _sizes(capture)
+    return sizes is not None and sizes.positions * sizes.comparison <= sizes.gradient
+
+
+def gram_for_pairs(first: Capture, second: Capture) -> bool:
+    """Whether the dot products of all pairs of examples are taken in the Gram form."""
+    a, b = _sizes(first), _sizes(second)
+    if a is None or b is None:
+        return False
+    rows, columns = a.batch * a.positions, b.batch * b.positions
+    return rows * columns * a.comparison <= (rows + columns + a.batch * b.batch) * a.gradient
+
+
+class _Sizes(NamedTuple):
+    batch: int
+    positions: int
+    comparison: int
+    """Multiplications that compare two positions: m + n."""
+    gradient: int
+    """Multiplications that add a position to a gradient: m · n."""
+
+
+def _sizes(capture: Any) -> _Sizes | None:
+    if isinstance(capture, EmbeddingCapture):
+        # A linear map of one-hot vectors, which are compared by their ids.
+        batch, positions, features = jax.eval_shape(flat_positions, capture.deltas).shape
+        return _Sizes(batch, positions, 1 + features, capture.vocabulary * features)
+    linear = jax.eval_shape(linear_form, capture)
+    if linear is None:
+        return None
+    inputs, deltas = jax.tree.leaves(linear)
+    batch, positions, m = inputs.shape[-3:]
+    return _Sizes(batch, positions, m + deltas.shape[-1], m * deltas.shape[-1])

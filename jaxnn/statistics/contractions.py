@@ -1,0 +1,138 @@
+"""What can be contracted from one capture beside its gradient.
+
+Each function takes the capture of one dict of parameters and returns a dict with the same names.
+The general way is the same for all captures: the gradient of a batch of one, mapped over the batch.
+Where the factors of a product say the same for less, they are used (see `choosing`). Sums of
+squares and products are taken, and returned, in at least float32.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnn.captures import EmbeddingCapture, StackedCapture, accumulator, flat_positions
+from jaxnn.statistics.choosing import gram_for_norms, gram_for_pairs, linear_form
+from jaxnn.statistics.columns import ColumnsCapture, over_columns
+
+
+def per_example(capture: Any) -> dict[str, Array]:
+    """[batch, *parameter], each example's gradient."""
+    if isinstance(capture, StackedCapture):
+        return jax.vmap(per_example, out_axes=1)(capture.capture)
+
+    def of_one(example: Any):
+        return jax.tree.map(lambda a: a[None], example).gradient()
+
+    return jax.vmap(of_one)(capture)
+
+
+def squared_norms(capture: Any) -> dict[str, Array]:
+    """[batch], the squared norm of each example's gradient, ‖G_b‖²."""
+    if isinstance(capture, StackedCapture):
+        return _sum_first(jax.vmap(squared_norms)(capture.capture))
+    if not gram_for_norms(capture):
+        return jax.tree.map(lambda g: _sum_squares(g, range(1, g.ndim)), per_example(capture))
+    if isinstance(factors := _factors(capture), StackedCapture):
+        return squared_norms(factors)
+    weight = {"weight": jax.vmap(_product)(factors, factors)}
+    return weight | jax.tree.map(lambda g: _sum_squares(g, 1), _bias(factors))
+
+
+def dot_products(first: Any, second: Any) -> dict[str, Array]:
+    """[batch of first, batch of second], ⟨G_b, G_c⟩ for all pairs of examples of two captures.
+
+    Of captures with columns it is [columns, columns, batch, batch].
+    """
+    if isinstance(first, StackedCapture):
+        return _sum_first(jax.vmap(dot_products)(first.capture, second.capture))
+    if isinstance(first, ColumnsCapture):
+        return over_columns(lambda a: over_columns(lambda b: dot_products(a, b))(second))(first)
+    if not gram_for_pairs(first, second):
+        return jax.tree.map(_all_products, per_example(first), per_example(second))
+    a, b = _factors(first), _factors(second)
+    if isinstance(a, StackedCapture):
+        return dot_products(a, b)
+    of_pairs = jax.vmap(jax.vmap(_product, (None, 0)), (0, None))
+    return {"weight": of_pairs(a, b)} | jax.tree.map(_all_products, _bias(a), _bias(b))
+
+
+def sum_of_squares(capture: Any) -> dict[str, Array]:
+    """[*parameter], Σ_b G_b² element by element; of a capture with columns, over those as well."""
+    if isinstance(capture, StackedCapture):
+        return jax.vmap(sum_of_squares)(capture.capture)
+    columns = isinstance(capture, ColumnsCapture)
+    inner = capture.capture if columns else capture
+    if _has_one_position(inner, leading=int(columns)):
+        # The square of a product is the product of the squares, and the squares of the deltas of
+        # several columns that meet the same inputs may be added up before it.
+        squared = jax.tree.map(lambda a: _wide(a) ** 2 if _is_floating(a) else a, inner)
+        deltas = jnp.sum(squared.deltas, 0) if columns else squared.deltas
+        return dataclasses.replace(squared, deltas=deltas).gradient()
+    if columns:
+        return _sum_first(over_columns(sum_of_squares)(capture))
+    if isinstance(capture, EmbeddingCapture) and gram_for_norms(capture):
+        # An element of G_b is a sum over the positions with its id; its square is the sum over
+        # them of their own delta times that sum.
+        factors = _factors(capture)
+        together = jax.vmap(_meetings)(factors, factors) @ _wide(factors.deltas)
+        return dataclasses.replace(factors, deltas=_wide(factors.deltas) * together).gradient()
+    return jax.tree.map(lambda g: _sum_squares(g, 0), per_example(capture))
+
+
+def _factors(capture: Any) -> Any:
+    """The capture with its positions on one axis, as something that `_product` can multiply."""
+    if not isinstance(capture, EmbeddingCapture):
+        return linear_form(capture)
+    ids = flat_positions(capture.ids[..., None])[..., 0]
+    return dataclasses.replace(capture, ids=ids, deltas=flat_positions(capture.deltas))
+
+
+def _product(a: Any, b: Any) -> Array:
+    """Σ_tu (a_t · a_u) (d_t · d_u) of the captures of two examples."""
+    return jnp.sum(_meetings(a, b) * _rows_products(a.deltas, b.deltas))
+
+
+def _meetings(a: Any, b: Any) -> Array:
+    """[positions of a, positions of b], the dot products of what entered the parameters."""
+    if not isinstance(a, EmbeddingCapture):
+        return _rows_products(a.inputs, b.inputs)
+    known = (a.ids >= 0) & (a.ids < a.vocabulary)
+    return (known[:, None] & (a.ids[:, None] == b.ids)).astype(accumulator(a.deltas.dtype))
+
+
+def _rows_products(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b.T, preferred_element_type=accumulator(a.dtype))
+
+
+def _bias(factors: Any) -> dict[str, Array]:
+    """Each example's gradient of the bias, which is never large."""
+    return {"bias": jnp.sum(_wide(factors.deltas), 1)} if getattr(factors, "use_bias", 0) else {}
+
+
+def _all_products(a: Array, b: Array) -> Array:
+    return _rows_products(*(g.reshape(g.shape[0], -1) for g in (a, b)))
+
+
+def _has_one_position(capture: Any, leading: int) -> bool:
+    """Whether its deltas are [batch, features] but for axes of length 1, after ``leading`` axes."""
+    return hasattr(capture, "deltas") and math.prod(capture.deltas.shape[leading + 1 : -1]) == 1
+
+
+def _is_floating(a: Array) -> bool:
+    return jnp.issubdtype(a.dtype, jnp.floating)
+
+
+def _wide(a: Array) -> Array:
+    return a.astype(accumulator(a.dtype))
+
+
+def _sum_squares(a: Array, axes: Any) -> Array:
+    return jnp.sum(_wide(a) ** 2, axes)
+
+
+def _sum_first(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jnp.sum(a, 0), tree)

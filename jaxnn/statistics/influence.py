@@ -1,0 +1,65 @@
+"""Which training examples made a prediction what it is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array
+
+from jaxnn.gradients import backward_pass
+from jaxnn.layer import Layer, Loss
+from jaxnn.statistics.examples import gradients_of, products_with
+from jaxnn.statistics.gauss_newton import ggn_vector_product
+from jaxnn.statistics.trees import require_examples_apart
+from jaxnn.validation import require_number, require_positive_integer
+
+
+def influence(
+    network: Layer,
+    loss: Loss,
+    *,
+    damping: float,
+    tolerance: float = 1e-5,
+    iterations: int = 100,
+) -> Callable[..., Array]:
+    """(params, state, x, target, queries, query_target, key=None, weights=None)
+    -> [queries, batch], −∂l_qᵀ (G + λ I)⁻¹ ∂l_b.
+
+    How fast the loss of query q changes as the weight of training example b grows in the mean loss
+    whose minimum is at params (Koh and Liang, 2017): negative where b helps q. G, the Gauss-Newton
+    matrix of the (weighted) training batch, stands for the Hessian, which away from the minimum
+    is not positive definite (Bae et al., 2022). Each query takes one solution by conjugate
+    gradients, in which G is a `ggn_vector_product`; no gradient of a training example is formed.
+
+    Args:
+        network: The network; one with batch norm or dropout, `in_inference_mode`.
+        loss: The loss, of training examples and queries alike.
+        damping: λ, more than 0: by how much the parameters are held to where they are.
+        tolerance: Of the residual of the linear systems, relative to ∂l_q.
+        iterations: The largest number of them for a query.
+
+    Raises:
+        ValueError: an option is out of range; see also `per_example_gradients`.
+    """
+    require_number("influence", "damping", damping, minimum=0, open_minimum=True)
+    require_number("influence", "tolerance", tolerance, minimum=0)
+    require_positive_integer("influence", "iterations", iterations)
+    run, curvature = backward_pass(network, loss), ggn_vector_product(network, loss)
+
+    def compute(params, state, x, target, queries, query_target, key=None, weights=None):
+        training = run(params, state, x, target, key).captures
+        asked = run(params, state, queries, query_target, key).captures
+        require_examples_apart("influence", (training, asked))
+
+        def damped(vector: Any):
+            product = curvature(vector, params, state, x, target, key, weights)
+            return jax.tree.map(lambda p, v: p + damping * v, product, vector)
+
+        def of_query(gradient: Any):
+            solve = jax.scipy.sparse.linalg.cg
+            solution, _ = solve(damped, gradient, tol=tolerance, maxiter=iterations)
+            return -products_with(training, solution)
+
+        return jax.lax.map(of_query, gradients_of(asked))
+
+    return compute

@@ -1,0 +1,100 @@
+"""K-FAC: a block of the Gauss-Newton matrix approximated by a Kronecker product.
+
+With one position, the block of y = x W + b is E[(a aᵀ) ⊗ (δ δᵀ)], a = (x, 1) and δ = Jᵀ S; K-FAC
+takes the product of the means, E[a aᵀ] ⊗ E[δ δᵀ] (Martens and Grosse, 2015). Where the same W acts
+at R positions there are two ways (Eschenhagen et al., 2023):
+
+    expand: positions count as examples    E[(1/R) Σ_r a_r a_rᵀ] ⊗ E[Σ_r δ_r δ_rᵀ]
+    reduce: an example is the mean of its  E[ā āᵀ] ⊗ E[δ̂ δ̂ᵀ],  ā = (1/R) Σ_r a_r,  δ̂ = Σ_r δ_r
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnn.captures import StackedCapture, accumulator, map_captures
+from jaxnn.layer import Layer, Loss
+from jaxnn.statistics.choosing import linear_form
+from jaxnn.statistics.columns import ColumnsCapture, hessian_root_captures, over_columns
+from jaxnn.validation import unknown_name
+
+
+def kfac_factors(
+    network: Layer,
+    loss: Loss,
+    *,
+    samples: int | None = 1,
+    positions: str = "expand",
+) -> Callable[..., Any]:
+    """(params, state, x, target, key=None, weights=None) -> factors, in the tree of captures.
+
+    For each dict of parameters {"inputs": A [in + 1, in + 1], "deltas": B [out, out]}, with
+    kron(A, B) for the block of ``weight`` and ``bias`` stacked as [in + 1, out] and read row by
+    row; A is [in, in] without a bias. A convolution is the linear map of its unfolded patches, taps
+    in row-major order, with an axis of groups before both factors where it has some; what `repeat`
+    stacks is stacked here. None where the parameters are not those of a linear map (normalisation,
+    embedding). In at least float32.
+
+    Args:
+        network: The network.
+        loss: A loss with ``hessian_root``.
+        samples: How many random combinations of the columns of S estimate B; it needs a key. None
+            for the exact B, for which an example has as many columns as outputs.
+        positions: "expand" or "reduce"; see the head of this file.
+
+    Raises:
+        ValueError: ``positions`` is unknown, or the loss has no ``hessian_root``; see also
+            `per_example_gradients`.
+    """
+    if positions not in _POSITIONS:
+        raise ValueError(f"kfac_factors: {unknown_name('positions', positions, _POSITIONS)}")
+    run = hessian_root_captures("kfac_factors", network, loss, samples)
+
+    def factors(params, state, x, target, key=None, weights=None):
+        captures, shares = run(params, state, x, target, key, weights)
+        return kfac_of(captures, shares, positions)
+
+    return factors
+
+
+def kfac_of(captures: Any, shares: Array, positions: str = "expand") -> Any:
+    """The factors from the captures of `hessian_root_captures`; see `kfac_factors`."""
+    return map_captures(lambda c: _factors(c, shares, _POSITIONS[positions]), captures)
+
+
+def _factors(capture: Any, shares: Array, gather: Callable) -> dict[str, Array] | None:
+    if isinstance(capture, StackedCapture):
+        return jax.vmap(lambda inner: _factors(inner, shares, gather))(capture.capture)
+    if isinstance(capture, ColumnsCapture):
+        # The inputs are those of every column; of the deltas' factor, columns add up.
+        mapped = over_columns(lambda inner: _factors(inner, shares, gather))(capture)
+        return mapped and {"inputs": mapped["inputs"][0], "deltas": jnp.sum(mapped["deltas"], 0)}
+    linear = linear_form(capture)
+    if linear is None or isinstance(linear, StackedCapture):
+        return linear and _factors(linear, shares, gather)
+    root = jnp.sqrt(shares)[:, None, None].astype(accumulator(linear.deltas.dtype))
+    inputs, deltas = (a.astype(root.dtype) for a in (linear.inputs, linear.deltas))
+    if linear.use_bias:
+        inputs = jnp.concatenate([inputs, jnp.ones_like(inputs[..., :1])], -1)
+    inputs, deltas = gather(inputs, deltas)
+    return {"inputs": _self_product(root * inputs), "deltas": _self_product(root * deltas)}
+
+
+def _expand(inputs: Array, deltas: Array) -> tuple[Array, Array]:
+    return inputs / math.sqrt(max(inputs.shape[1], 1)), deltas
+
+
+def _reduce(inputs: Array, deltas: Array) -> tuple[Array, Array]:
+    return jnp.mean(inputs, 1, keepdims=True), jnp.sum(deltas, 1, keepdims=True)
+
+
+_POSITIONS: dict[str, Callable] = {"expand": _expand, "reduce": _reduce}
+
+
+def _self_product(a: Array) -> Array:
+    rows = a.reshape(-1, a.shape[-1])
+    return rows.T @ rows
