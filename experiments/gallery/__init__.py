@@ -8,5 +8,17 @@ calls ``alone``. A line in ``THEMES`` puts it into the gallery:
     python -m experiments.gallery.norms             # one theme: tables printed, figures saved
 """
 
-THEMES = ("perceptrons", "activations", "forward_pass", "losses", "vectorisation", "norms")
+THEMES = (
+    "perceptrons",
+    "activations",
+    "forward_pass",
+    "losses",
+    "vectorisation",
+    "numerical_gradient",
+    "initialisation",
+    "vanishing_gradient",
+    "depth",
+    "convolution",
+    "norms",
+)
 """The names of the themes' modules, in the order of the page."""
