@@ -162,7 +162,8 @@ def train(n: int, seeds: int = SEEDS, steps: int = 1500) -> dict[str, np.ndarray
         return descend_from(shallow(), n, narrowed(params, width), state, steps)
 
     def run_deep(key):
-        return descend_from(deep(n), n, *deep(n).init(key, all_inputs(n)), steps)
+        params, state = deep(n).init(key, all_inputs(n))
+        return descend_from(deep(n), n, params, state, steps)
 
     over_seeds = jax.vmap(run_shallow, (None, 0))
     by_width = jax.jit(jax.vmap(over_seeds, (0, None)))(jnp.array(WIDTHS), keys)

@@ -47,7 +47,8 @@ def problem(width: int, dtype: Any = jnp.float32) -> tuple[nn.Layer, Problem]:
     x_key, target_key, key = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(x_key, (16, 4), dtype)
     target = jax.random.randint(target_key, (16,), 0, 3)
-    return network, Problem(*network.init(key, x), x, target)
+    params, state = network.init(key, x)
+    return network, Problem(params, state, x, target)
 
 
 def size(tree: Any) -> int:
