@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 import jaxnn
@@ -227,11 +226,11 @@ def require_compatible(config: Config, splits: jaxnn.data.Splits) -> None:
     x = splits.train.x[:1]
     example = jax.ShapeDtypeStruct(x.shape, x.dtype)
 
-    def outputs(key):
-        params, state = config.layers.init(key, example)
-        return config.layers.predict(params, state, np.zeros(x.shape, x.dtype))
+    def outputs(key, x):
+        params, state = config.layers.init(key, x)
+        return config.layers.predict(params, state, x)
 
-    prediction = jax.eval_shape(outputs, jax.random.key(0))
+    prediction = jax.eval_shape(outputs, jax.random.key(0), example)
     expected = splits.train.target.shape[-1] if task.outputs is None else task.outputs
     if prediction.shape[1:] != (expected,):
         raise ValueError(

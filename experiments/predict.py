@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
         raise ValueError(
             f"expected examples of shape {expected} in {options.file}, got {x.shape[1:]}"
         )
-    x = splits.standardization.apply(x)
+    x = jnp.asarray(splits.standardization.apply(x))
     prediction = make_predict(config.layers)(train_state.params, train_state.state, x)
     head, rows = _table(config, splits, prediction)
 

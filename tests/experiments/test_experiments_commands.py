@@ -1,0 +1,330 @@
+"""The command lines from end to end, in this process."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_wine
+
+from experiments import check, evaluate, predict, train
+from experiments.command_line import run_script
+from experiments.runs import Run, restore
+
+# Two dense layers with dropout and batch norm, an order and noise that a seed draws, a smaller last
+# batch, a schedule and a validation set: all that a resumed run could get wrong.
+WINE = [
+    "wine_mlp",
+    *("--network", "dense(8)", "batch_norm()", "relu()", "dropout(0.2)", "dense(3)"),
+    *("--schedule", "cosine()", "--data.validation-fraction", "0.1"),
+]
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def error_of(script, arguments, monkeypatch, capsys):
+    """What a command that fails prints; it must be a message, not a traceback."""
+    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+    with pytest.raises(SystemExit) as info:
+        run_script(script)
+    assert info.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    return error
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory):
+    """A run of four epochs."""
+    folder = tmp_path_factory.mktemp("wine") / "run"
+    train.main([*WINE, "--epochs", "4", "--output", str(folder)])
+    return folder
+
+
+def wine_table(path, rows=5, target=False):
+    """The first wines as a .csv, the columns in another order than the network has them."""
+    bunch = load_wine()
+    names = list(reversed(bunch.feature_names)) + (["kind"] if target else [])
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for x, label in zip(bunch.data[:rows], bunch.target[:rows], strict=True):
+            writer.writerow(
+                [*map(repr, map(float, x[::-1])), *([f"class_{label}"] if target else [])]
+            )
+    return path
+
+
+def test_a_run_folder_holds_configuration_metrics_pictures_and_checkpoints(wine):
+    assert {path.name for path in wine.iterdir()} == {
+        "checkpoints",
+        "config.toml",
+        "confusion_matrix.png",
+        "learning_curves.png",
+        "metrics.jsonl",
+    }
+    *epochs, test = metrics(wine)
+    assert [record["epoch"] for record in epochs] == [1, 2, 3, 4]
+    assert all(
+        {"loss", "validation_loss", "validation_accuracy"} < set(record) for record in epochs
+    )
+    assert set(test["test"]) == {"loss", "accuracy"}
+    assert Run(wine).read_config().schedule == "cosine()"
+    assert (wine / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_run_is_saved_and_resumed_with_the_numbers_of_one_that_was_not(
+    wine, tmp_path, monkeypatch, capsys
+):
+    arguments = [*WINE, "--epochs", "4", "--output", str(tmp_path / "run")]
+    shown = train.Progress.show
+
+    def interrupt(progress, number, text):
+        shown(progress, number, text)
+        if number == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Progress, "show", interrupt)
+        patch.setattr(sys, "argv", ["train", *arguments])
+        with pytest.raises(SystemExit) as info:
+            run_script(train.main)
+    assert info.value.code == 130
+    out = capsys.readouterr().out
+    assert "interrupted and saved after epoch 2" in out
+    assert f"python -m experiments.train --resume {tmp_path / 'run'}" in out
+    train.main(["--resume", str(tmp_path / "run")])
+    assert metrics(tmp_path / "run") == metrics(wine)
+
+
+def test_a_run_killed_after_a_checkpoint_does_its_last_epochs_again(wine, tmp_path):
+    folder = tmp_path / "run"
+    train.main([*WINE, "--epochs", "4", "--output", str(folder), "--save-seconds", "0"])
+    shutil.rmtree(folder / "checkpoints" / "4")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 5, "lo')
+    train.main([f"--resume={folder}"])
+    assert metrics(folder) == metrics(wine)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "1"], "expected seed to stay 0, got 1"),
+        (["--batch-size", "8"], "expected batch_size to stay 16, got 8"),
+        (["--epochs", "2"], "expected epochs to be at least the 4"),
+        (["--output", "elsewhere"], "expected no output"),
+    ],
+)
+def test_what_a_resumed_run_cannot_change_is_named(wine, arguments, message, monkeypatch, capsys):
+    before = metrics(wine)
+    error = error_of(train.main, ["--resume", wine, *arguments], monkeypatch, capsys)
+    assert message in error
+    assert metrics(wine) == before
+    assert not Path("elsewhere").exists()
+
+
+def test_an_existing_run_folder_is_refused_and_stays_as_it_is(wine, monkeypatch, capsys):
+    before = (wine / "metrics.jsonl").read_bytes()
+    error = error_of(train.main, ["wine_mlp", "--output", wine], monkeypatch, capsys)
+    assert "expected output to be a new or empty folder" in error
+    assert "--resume" in error
+    assert (wine / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["wine_mpl"], "did you mean 'wine_mlp'"),
+        (["wine_mlp", "--network", "dense(5)"], "expected network to return 3 outputs"),
+        (["wine_mlp", "--batch-size", "1000"], "expected batch_size to be at most"),
+        (["wine_mlp", "--learning-rate", "-1"], "expected learning_rate to lie in (0, inf)"),
+        (["wine_mlp", "--optimizer", "adam(b3=1)"], "unknown option of optimizer adam 'b3'"),
+        (["wine_mlp", "--optimizer", "adam(b1='x')"], "optimizer adam: cannot work with"),
+        (["wine_mlp", "--gradient", "manuel"], "did you mean 'manual'"),
+        (["wine_mlp", "--patience", "3"], "expected validation data where patience is given"),
+        (["wine_mlp", "--data.name", "whine"], "did you mean 'wine'"),
+        (["--data.name", "nan.csv", "--data.target", "y"], "nan.csv, line 3, column 'a'"),
+        (["--data.name", "nan.csv", "--data.target", "z"], "unknown column 'z'"),
+        (["--data.name", "none.csv", "--data.target", "y"], "none.csv: expected a file"),
+        (["--resume", "runs/none"], "expected runs/none to be a run folder"),
+    ],
+)
+def test_wrong_options_are_named_before_a_run_folder_is_made(
+    arguments, message, monkeypatch, capsys
+):
+    Path("nan.csv").write_text("a,y\n1,0.5\nnan,0.5\n3,0.25\n")
+    assert message in error_of(train.main, arguments, monkeypatch, capsys)
+    assert not Path("runs").exists()
+
+
+def test_an_output_that_cannot_be_made_is_named(monkeypatch, capsys):
+    Path("file").write_text("")
+    error = error_of(train.main, ["wine_mlp", "--output", "file/run"], monkeypatch, capsys)
+    assert "expected output to be a folder that can be made" in error
+
+
+def test_a_run_that_diverges_says_where_and_keeps_the_last_good_state(monkeypatch, capsys):
+    arguments = ["wine_mlp", "--optimizer", "sgd()", "--learning-rate", "1e30", "--output", "run"]
+    error = error_of(train.main, arguments, monkeypatch, capsys)
+    assert "training diverged at step 1: the loss is nan" in error
+    assert "the first gradient not finite is that of 2 dense weight" in error
+    assert "the state after epoch 0 is kept in run/checkpoints" in error
+    evaluate.main(["run"])
+    assert "run after epoch 0 on wine test" in capsys.readouterr().out
+
+
+def test_about_ten_plain_lines_show_the_progress_where_there_is_no_terminal(capsys):
+    progress = train.Progress(0, 1000)
+    for number in range(1, 1001):
+        progress.show(number, "loss 1")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "epoch    1/1000: loss 1"
+    assert lines[-1] == "epoch 1000/1000: loss 1"
+    assert len(lines) == 11
+
+
+def test_evaluate_gives_the_test_metrics_of_the_run_again(wine, capsys):
+    evaluate.main([str(wine), "--output", "pictures"])
+    out = capsys.readouterr().out
+    accuracy = metrics(wine)[-1]["test"]["accuracy"]
+    assert f"{wine} after epoch 4 on wine test, 53 examples" in out
+    assert f"accuracy {100 * accuracy:.2f} %" in out
+    assert Path("pictures/confusion_matrix.png").is_file()
+
+
+def test_evaluate_on_a_file(wine, tmp_path, capsys):
+    evaluate.main(
+        [str(wine), "--file", str(wine_table(tmp_path / "t.csv", 90, True)), "--target", "kind"]
+    )
+    assert "90 examples" in capsys.readouterr().out
+
+
+def test_predictions_are_those_of_the_network_and_are_never_overwritten(
+    wine, tmp_path, monkeypatch, capsys
+):
+    table = wine_table(tmp_path / "wines.csv")
+    predict.main([str(wine), str(table), "--output", "out.csv"])
+    with Path("out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    config, splits, _, state = restore(Run(wine))
+    x = splits.standardization.apply(load_wine().data[:5].astype(np.float32))
+    logits = np.asarray(
+        config.layers.predict(state.params, state.state, jnp.asarray(x)), np.float64
+    )
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    given = [[float(row[f"probability of class_{k}"]) for k in range(3)] for row in rows]
+    np.testing.assert_allclose(given, expected, atol=1e-4)
+    assert [row["class"] for row in rows] == [f"class_{k}" for k in expected.argmax(1)]
+    before = Path("out.csv").read_bytes()
+    error = error_of(predict.main, [wine, table, "--output", "out.csv"], monkeypatch, capsys)
+    assert "expected out.csv not to exist" in error
+    assert Path("out.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("alcohol\n1\n", "unknown column"),
+        ("", "expected a header row"),
+        (None, "expected a file, got no such file"),
+    ],
+)
+def test_a_file_that_predict_cannot_use_is_named(wine, text, message, monkeypatch, capsys):
+    if text is not None:
+        Path("bad.csv").write_text(text)
+    error = error_of(predict.main, [wine, "bad.csv"], monkeypatch, capsys)
+    assert "bad.csv" in error
+    assert message in error
+
+
+def test_a_users_table_is_trained_evaluated_and_predicted(capsys):
+    noise = np.random.default_rng(0).normal(size=(60, 2))
+    lines = [f"{a:.4f},{b:.4f},{3 * a - b:.4f}" for a, b in noise]
+    Path("homes.csv").write_text("\n".join(["size,rooms,price", *lines]))
+    network = ["--network", "dense(1)", "--loss", "huber()", "--data.validation-fraction", "0.2"]
+    data = ["--data.name", "homes.csv", "--data.target", "price"]
+    train.main(
+        [*network, *data, "--epochs", "150", "--learning-rate", "0.1", "--gradient", "manual"]
+    )
+    assert metrics("runs/homes")[-1]["test"]["r2"] > 0.99
+    Path("new.csv").write_text("rooms,size\n0,1\n1,0\n")
+    predict.main(["runs/homes", "new.csv", "--output", "prices.csv"])
+    head, *prices = Path("prices.csv").read_text().split()
+    assert head == "price"
+    np.testing.assert_allclose([float(p) for p in prices], [3.0, -1.0], atol=0.1)
+
+
+@pytest.mark.parametrize("script", [evaluate.main, predict.main])
+def test_a_run_without_a_readable_checkpoint_is_named(wine, tmp_path, script, monkeypatch, capsys):
+    table = wine_table(tmp_path / "wines.csv")
+    arguments = ["copy", table] if script is predict.main else ["copy"]
+    shutil.copytree(wine, "copy")
+    for path in Path("copy/checkpoints").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"{")
+    assert "damaged" in error_of(script, arguments, monkeypatch, capsys)
+    shutil.rmtree("copy/checkpoints")
+    assert "found none" in error_of(script, arguments, monkeypatch, capsys)
+    assert not Path("copy/checkpoints").exists()
+
+
+def test_evaluate_refuses_what_is_no_run(monkeypatch, capsys):
+    assert "expected a run folder" in error_of(evaluate.main, [], monkeypatch, capsys)
+    assert "run folder with config.toml" in error_of(evaluate.main, ["."], monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("config", ["wine_mlp", "breast_cancer_logistic", "diabetes_regression"])
+def test_check_finds_that_the_three_gradients_agree(config, capsys):
+    check.main([config, "--examples", "4"])
+    out = capsys.readouterr().out
+    assert "float64" in out
+    assert "backprop against numerical" in out
+    assert "all gradients agree" in out
+
+
+def test_check_exits_with_1_where_gradients_disagree(monkeypatch, capsys):
+    wrong = check.autodiff
+
+    def doubled(network, loss):
+        gradient = wrong(network, loss)
+
+        def run(*arguments):
+            value, gradients = gradient(*arguments)
+            return value, check.jax.tree.map(lambda g: 2 * g, gradients)
+
+        return run
+
+    monkeypatch.setattr(check, "autodiff", doubled)
+    with pytest.raises(SystemExit) as info:
+        check.main(["wine_mlp", "--no-numerical", "--examples", "4"])
+    assert info.value.code == 1
+    assert "gradients DISAGREE" in capsys.readouterr().out
+
+
+def test_check_refuses_more_examples_than_there_are(monkeypatch, capsys):
+    error = error_of(check.main, ["wine_mlp", "--examples", "1000"], monkeypatch, capsys)
+    assert "expected examples to be at most the 125" in error
+
+
+@pytest.mark.parametrize(
+    ("script", "names"),
+    [
+        (train.main, ["CONFIG is", "wine_mlp", "--resume", "--data.target"]),
+        (evaluate.main, ["--split"]),
+    ],
+)
+def test_help_names_options_and_configurations(script, names, capsys):
+    with pytest.raises(SystemExit) as info:
+        script(["--help"])
+    assert info.value.code == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in names)

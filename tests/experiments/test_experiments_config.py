@@ -1,0 +1,137 @@
+import dataclasses
+import functools
+
+import jax
+import pytest
+
+from experiments.config import (
+    CONFIGS,
+    Config,
+    DataConfig,
+    find_config,
+    read_config,
+    require_compatible,
+    to_table,
+)
+from experiments.runs import Run
+
+load = functools.cache(DataConfig.load)  # several configurations are about the same data
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.toml"))
+
+
+@pytest.fixture(scope="module")
+def wine():
+    return DataConfig("wine").load()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_configuration_loads_builds_and_fits_its_data(name):
+    config = read_config(find_config(name))
+    config.make_optimizer(1000)
+    try:
+        splits = load(config.data)
+    except FileNotFoundError as error:
+        pytest.skip(f"{config.data.name} is not on this machine: {error}")
+    require_compatible(config, splits)
+    assert config.batch_size <= len(splits.train.x)
+
+
+def write(folder, text):
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def test_values_of_a_file_replace_the_defaults(tmp_path):
+    config = read_config(write(tmp_path, 'epochs = 3\nlearning_rate = 1\n[data]\nname = "iris"'))
+    assert config == dataclasses.replace(
+        Config(), epochs=3, learning_rate=1.0, data=DataConfig("iris")
+    )
+    assert isinstance(config.learning_rate, float)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_written_to_a_run_folder_comes_back_the_same(name, tmp_path):
+    config = read_config(find_config(name))
+    Run(tmp_path).write_config(config)
+    assert Run(tmp_path).read_config() == config
+    assert None not in to_table(config).values()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch = 3", "mine.toml: unknown key 'epoch': did you mean 'epochs'"),
+        ('[data]\nnaem = "iris"', r"mine.toml \[data\]: unknown key 'naem': did you mean 'name'"),
+        ("[date]\nx = 1", "unknown key 'date': did you mean 'data'"),
+        ('epochs = "3"', "mine.toml: epochs: expected int, got '3'"),
+        ("epochs = 3.5", "epochs: expected int, got 3.5"),
+        ("epochs = true", "epochs: expected int, got True"),
+        ("network = [1, 2]", "network: expected .*, got"),
+        ('network = "dense(3)"', "network: expected .*, got 'dense"),
+        ("data = 3", "expected a table of options, got 3"),
+        ("loss = 3", "loss: expected str, got 3"),
+        ("[data]\nflatten = 1", "flatten: expected bool, got 1"),
+        ("epochs = ", "expected .*mine.toml to be TOML"),
+        ("patience = 1.5", "patience: expected .*, got 1.5"),
+    ],
+)
+def test_a_wrong_key_or_type_is_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_config(write(tmp_path, text))
+
+
+def test_an_unknown_configuration_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match="unknown config 'wine_mpl': did you mean 'wine_mlp'"):
+        find_config("wine_mpl")
+    with pytest.raises(FileNotFoundError, match=r"expected none\.toml to be a file"):
+        find_config("none.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": ("dense(5)",)}, "expected network to return 3 outputs .* on wine, got shape"),
+        ({"network": ()}, "expected network to have at least one layer"),
+        ({"network": ("dens(3)",)}, "did you mean 'dense'"),
+        ({"network": ("max_pool(2)", "dense(3)")}, "max_pool"),
+        ({"loss": "hinge()"}, "hinge: expected data with 2 classes, got 3"),
+        ({"loss": "softmax_cross_entrop()"}, "did you mean 'softmax_cross_entropy'"),
+    ],
+)
+def test_a_network_or_loss_that_does_not_fit_the_data_is_refused(wine, changes, message):
+    config = dataclasses.replace(Config(network=("dense(3)",), data=DataConfig("wine")), **changes)
+    with pytest.raises((ValueError, TypeError), match=message):
+        require_compatible(config, wine)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adm()"}, "unknown optimizer 'adm': did you mean 'adam'"),
+        ({"optimizer": "adam(0.9)"}, "expected options of adam by name"),
+        ({"optimizer": "adam(b3=1)"}, "unknown option of optimizer adam 'b3'"),
+        ({"schedule": "cosin()"}, "did you mean 'cosine'"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"clip_norm": -1.0}, "clip_norm"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_what_is_wrong_with_the_optimizer_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(Config(), **changes).make_optimizer(100)
+
+
+def test_the_schedule_spans_all_steps():
+    config = Config(
+        optimizer="sgd()", schedule="linear()", learning_rate=1.0, epochs=2, batch_size=8
+    )
+    optimizer = config.make_optimizer(20)  # 6 steps
+    params = {"weight": jax.numpy.ones(())}
+    state, rates = optimizer.init(params), []
+    for _ in range(7):
+        updates, state = optimizer.update(params, state, params)
+        rates.append(-float(updates["weight"]))
+    assert rates == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0], abs=1e-6)
