@@ -10,9 +10,12 @@ calls ``alone``. A line in ``THEMES`` puts it into the gallery:
 
 THEMES = (
     "perceptrons",
+    "adaline",
     "activations",
     "forward_pass",
     "losses",
+    "gradient_descent",
+    "logistic_regression",
     "vectorisation",
     "numerical_gradient",
     "initialisation",

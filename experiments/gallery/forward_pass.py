@@ -156,7 +156,7 @@ def _parameter_steps(example: Example) -> list[Step]:
 
 
 def draw_network(axes, columns: Sequence[np.ndarray], weights: Sequence, labels: Sequence) -> None:
-    """Units as circles that hold their values, weights as lines that carry theirs."""
+    """Units as boxes that hold their values, weights as lines that carry theirs."""
     places = [
         [(column, (len(values) - 1) / 2 - row) for row in range(len(values))]
         for column, values in enumerate(columns)
@@ -166,7 +166,7 @@ def draw_network(axes, columns: Sequence[np.ndarray], weights: Sequence, labels:
             for k, ((x0, y0), w) in enumerate(zip(left, row, strict=True)):
                 colour = style.VERMILLION if w < 0 else style.BLUE
                 axes.plot([x0, x1], [y0, y1], color=colour, linewidth=1, zorder=1)
-                along = 0.24 + 0.13 * k  # apart, where lines cross
+                along = 0.22 + 0.19 * k  # apart, where lines cross
                 place = (x0 + along * (x1 - x0), y0 + along * (y1 - y0))
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
                 axes.text(
@@ -174,8 +174,8 @@ def draw_network(axes, columns: Sequence[np.ndarray], weights: Sequence, labels:
                 )
     for column, (values, spots) in enumerate(zip(columns, places, strict=True)):
         for value, (x, y) in zip(values, spots, strict=True):
-            axes.scatter(x, y, 1100, "white", edgecolor=style.BLACK, zorder=2)
-            axes.text(x, y, f"{value:.3g}", ha="center", va="center", fontsize=7.5, zorder=3)
+            box = {"facecolor": "white", "boxstyle": "round,pad=0.6"}
+            axes.text(x, y, f"{value:.3g}", fontsize=8, bbox=box, ha="center", va="center")
         axes.text(column, -1.72, labels[column], ha="center")
     axes.set(xlim=(-0.35, len(columns) - 0.65), ylim=(-1.85, 1.5), xticks=[], yticks=[])
     axes.axis("off")

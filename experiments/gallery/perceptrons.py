@@ -103,18 +103,17 @@ class Learned(NamedTuple):
 
 def learn(network: nn.Layer, starts: int = 20, steps: int = 500) -> dict[str, Learned]:
     """Gradient descent on the cross-entropy of σ(z), for each gate from several starts at once."""
-    _, state = network.init(jax.random.key(0), INPUTS)
     keys = jax.random.split(jax.random.key(0), starts)
+    begin, state = jax.vmap(network.init, (0, None), (0, None))(keys, INPUTS)
 
-    def walk(key, target):
+    def walk(start, target):
         gradient = on_batch(network, nn.sigmoid_binary_cross_entropy(), state, INPUTS, target)
-        start, _ = network.init(key, INPUTS)
         trajectory, losses = descend(gradient, optax.sgd(1.0), start, steps)
         answers = jax.vmap(lambda params: network.predict(params, state, INPUTS) > 0)(trajectory)
         return losses, jnp.sum(answers == target, (1, 2)), at(trajectory, -1)
 
     each_start = jax.vmap(walk, (0, None))
-    losses, right, params = jax.jit(jax.vmap(each_start, (None, 0)))(keys, targets())
+    losses, right, params = jax.jit(jax.vmap(each_start, (None, 0)))(begin, targets())
     best = np.argmin(losses[:, :, -1], 1)
     return {
         name: Learned(

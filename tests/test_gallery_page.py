@@ -1,0 +1,107 @@
+"""The gallery's frame: the page, and what it refuses."""
+
+import importlib
+import re
+
+import matplotlib.figure
+import pytest
+
+from experiments import gallery, style
+from experiments.gallery import norms
+from experiments.gallery import result as contract
+from experiments.gallery.result import Table
+
+main = importlib.import_module("experiments.gallery.__main__")
+
+
+def test_the_page_shows_figures_numbers_and_derivation_and_loads_nothing_else(tmp_path):
+    main.main(tmp_path, only=("norms",))
+    page = (tmp_path / "index.html").read_text()
+    assert "3.60555128" in page
+    assert "Broadcasting" in page
+    assert "√(Σⱼ xⱼ²)" in page
+    for source in re.findall(r'src="([^"]*)"', page):
+        assert (tmp_path / source).is_file()
+    assert not re.search(r"https?:|<script|@import|url\(", page)
+
+
+def test_every_theme_has_a_title_and_a_derivation():
+    for theme in gallery.THEMES:
+        title, derivation = contract.title_and_derivation(contract.load(theme))
+        assert title
+        assert derivation
+
+
+def test_an_unknown_theme_lists_the_valid_ones(tmp_path):
+    with pytest.raises(SystemExit, match=r"unknown theme 'norm': did you mean 'norms'\?.*losses"):
+        main.main(tmp_path / "new", only=("norm",))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_with_a_gallery_is_refused_and_left_as_it_was(tmp_path):
+    (tmp_path / "index.html").write_text("older")
+    with pytest.raises(SystemExit, match=r"already holds index.html.*--output.*--overwrite"):
+        main.main(tmp_path, only=("norms",))
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    main.main(tmp_path, only=("norms",), overwrite=True)
+    assert (tmp_path / "index.html").read_text() != "older"
+
+
+def test_a_file_as_output_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="--output: expected a folder that can be written"):
+        main.main(tmp_path / "file", only=("norms",))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("no", name="sklearn"), "package sklearn: pip install"),
+        (FileNotFoundError("data set 'x' is not there: get it so"), "get it so"),
+    ],
+)
+def test_what_is_missing_is_left_out_and_the_rest_still_runs(tmp_path, monkeypatch, error, said):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(contract.load("losses"), "run", fail)
+    main.main(tmp_path, only=("losses", "norms"))
+    page = (tmp_path / "index.html").read_text()
+    assert said in page
+    assert "norms-rows.png" in page
+
+
+def test_a_theme_that_fails_is_reported_by_page_and_exit_status(tmp_path, monkeypatch):
+    monkeypatch.setattr(norms, "run", lambda: 1 / 0)
+    with pytest.raises(SystemExit, match="1"):
+        main.main(tmp_path, only=("norms",))
+    assert "ZeroDivisionError" in (tmp_path / "index.html").read_text()
+
+
+def test_text_on_the_page_is_escaped():
+    page = importlib.import_module("experiments.gallery.page")
+    section = page.Section("a", "<b>", "x < y", None, (), ("1 < 2",), 0.0)
+    assert "<b>" not in page.page([section], "&")
+
+
+def test_a_table_aligns_cells_of_several_lines():
+    table = Table("title", ("name", "value"), [("matrix", [[1.0], [2.0]]), ("number", 0.5)])
+    assert str(table).split("\n") == [
+        "title",
+        "  name    value",
+        "  matrix  [[1.],",
+        "           [2.]]",
+        "  number  0.5",
+    ]
+
+
+def test_a_figure_is_not_written_over_another_unless_told(tmp_path):
+    figure, _ = style.figure()
+    assert isinstance(figure, matplotlib.figure.Figure)
+    path = style.save(figure, tmp_path / "a.png")
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"a\.png"):
+        style.save(figure, path)
+    assert path.read_bytes() == before
+    style.save(figure, path, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
