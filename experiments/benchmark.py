@@ -1,0 +1,63 @@
+"""Speed and memory of jaxnn beside other ways to do the same work.
+
+python -m experiments.benchmark                               # the dense networks
+python -m experiments.benchmark dense pooling --output figures.json
+python -m experiments.benchmark --contenders "jaxnn manual" PyTorch --only epoch
+"""
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments.benchmarks.measuring import Settings, heading, machine, save
+from experiments.command_line import parse_options, run_script
+from jaxnn.validation import require_number, require_positive_integer, unknown_name
+
+SUITES = ("dense",)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure suites of workloads and print a table for each workload.
+
+    Times are for one step or one epoch. The ratio is to the first contender: how many times as long
+    the minimum is. The suites are dense.
+    """
+
+    suites: tyro.conf.Positional[tuple[str, ...]] = ("dense",)
+    """Which suites."""
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    output: Path | None = None
+    """A JSON file for the figures."""
+    overwrite: bool = False
+    """Whether the file may replace one that exists."""
+
+
+def main(arguments: list[str]) -> None:
+    """Measure and print; write the figures where a file is named."""
+    options = parse_options(Options, "benchmark", arguments)
+    for suite in options.suites:
+        if suite not in SUITES:
+            raise ValueError(unknown_name("suite", suite, SUITES))
+    require_positive_integer("benchmark", "repeats", options.settings.repeats)
+    require_number("benchmark", "seconds", options.settings.seconds, minimum=0)
+    if options.output and options.output.exists() and not options.overwrite:
+        raise FileExistsError(
+            f"benchmark: expected {options.output} not to exist; --overwrite replaces it"
+        )
+    facts = machine()
+    print(heading(facts))
+    results = {}
+    for suite in options.suites:
+        module = importlib.import_module(f"experiments.benchmarks.{suite}")
+        results[suite] = module.run(options.settings)
+    if options.output:
+        save(options.output, {"machine": facts} | results, overwrite=options.overwrite)
+        print(f"\nsaved {options.output}")
+
+
+if __name__ == "__main__":
+    run_script(main)
