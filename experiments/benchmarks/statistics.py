@@ -1,0 +1,223 @@
+"""Statistics of the backward pass against autodiff and BackPACK, batch 128.
+
+Two networks, the MLP 784-512-256-10 and the CNN of `experiments.benchmarks.cnn`. Every contender
+computes the mean gradient too, as it does in training; of a statistic both the time and the
+multiple of the contender's own plain gradient count.
+
+- jaxnn: the hand-derived backward pass, its captures contracted.
+- vmap(jax.grad): per-example gradients by autodiff of the same network, then reduced. The pools of
+  this network have a backward pass by hand, which flatters autodiff: the idiomatic pool is slower.
+- BackPACK: its extensions to PyTorch, where both are installed. Its K-FAC has one Monte Carlo
+  sample, as that of jaxnn has.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import jaxnn as nn
+from experiments.benchmarks import cnn
+from experiments.benchmarks.measuring import (
+    Contender,
+    Figures,
+    Settings,
+    align,
+    heading,
+    in_seconds,
+    inspect_program,
+    machine,
+    take_turns,
+)
+from jaxnn import statistics
+
+BATCH, CLASSES = 128, 10
+STATISTICS = ("squared norms", "second moment", "variance", "GGN diagonal", "K-FAC")
+
+
+def make_mlp() -> nn.Layer:
+    """784-512-256-10."""
+    return nn.serial(
+        nn.flatten(), nn.dense(512), nn.relu(), nn.dense(256), nn.relu(), nn.dense(CLASSES)
+    )
+
+
+NETWORKS: dict[str, Callable[[], nn.Layer]] = {"MLP": make_mlp, "CNN": cnn.make_network}
+
+
+def by_hand(network: nn.Layer) -> dict[str, Callable]:
+    """(params, state, x, labels, key) -> the mean gradient and the statistic, by name."""
+    loss = nn.softmax_cross_entropy()
+    gradient, run = nn.backprop(network, loss), nn.backward_pass(network, loss)
+    shares = jnp.full(BATCH, 1 / BATCH)
+
+    def plain(*arguments):
+        return gradient(*arguments)[1]
+
+    def beside_gradient(statistic):
+        def compute(*arguments):
+            captures = run(*arguments).captures
+            return nn.contract(statistics.scaled(captures, shares)), statistic(captures)
+
+        return compute
+
+    def with_gradient(statistic):
+        return lambda *arguments: (plain(*arguments), statistic(*arguments))
+
+    return {
+        "gradient": plain,
+        "squared norms": beside_gradient(statistics.squared_norms_of),
+        "second moment": beside_gradient(lambda c: statistics.second_moment_of(c, shares)),
+        "variance": beside_gradient(lambda c: statistics.variance_of(c, shares)),
+        "GGN diagonal": with_gradient(statistics.diagonal_ggn(network, loss)),
+        "K-FAC": with_gradient(statistics.kfac_factors(network, loss)),
+    }
+
+
+def by_autodiff(network: nn.Layer) -> dict[str, Callable]:
+    """The same by `jax.vmap` of `jax.grad`, where that has a way."""
+    loss = nn.softmax_cross_entropy()
+
+    def own_loss(params, state, example, label):
+        prediction = network.forward(params, state, example[None], None)[0]
+        return loss.value(prediction, label[None])[0]
+
+    def plain(params, state, x, labels, key):
+        return nn.autodiff(network, loss)(params, state, x, labels, key)[1]
+
+    def reduced(reduce):
+        def compute(params, state, x, labels, key):
+            each = jax.vmap(jax.grad(own_loss), (None, None, 0, 0))(params, state, x, labels)
+            return jax.tree.map(lambda g: g.mean(0), each), reduce(each)
+
+        return compute
+
+    def norms(each):
+        return sum(jnp.sum(g**2, range(1, g.ndim)) for g in jax.tree.leaves(each))
+
+    return {
+        "gradient": plain,
+        "squared norms": reduced(norms),
+        "second moment": reduced(partial(jax.tree.map, lambda g: (g**2).mean(0))),
+        "variance": reduced(partial(jax.tree.map, lambda g: g.var(0))),
+    }
+
+
+def by_backpack(name: str) -> dict[str, Callable[[], object]]:
+    """The same by BackPACK; nothing, and why, where it is not installed."""
+    try:
+        import torch
+        from backpack import backpack, extend, extensions
+    except ImportError as error:
+        print(f"BackPACK: left out, {error}")
+        return {}
+    layers = torch.nn
+    if name == "MLP":
+        model = layers.Sequential(
+            layers.Flatten(),
+            layers.Linear(784, 512),
+            layers.ReLU(),
+            layers.Linear(512, 256),
+            layers.ReLU(),
+            layers.Linear(256, CLASSES),
+        )
+    else:
+        model = layers.Sequential(
+            layers.Conv2d(1, 32, 3, padding=1),
+            layers.ReLU(),
+            layers.MaxPool2d(2),
+            layers.Conv2d(32, 64, 3, padding=1),
+            layers.ReLU(),
+            layers.MaxPool2d(2),
+            layers.Flatten(),
+            layers.Linear(64 * 49, 128),
+            layers.ReLU(),
+            layers.Linear(128, CLASSES),
+        )
+    plain_loss = layers.CrossEntropyLoss()
+    model, extended_loss = extend(model), extend(layers.CrossEntropyLoss())
+    x, labels = cnn.data()
+    images = torch.tensor(np.array(x)).permute(0, 3, 1, 2).contiguous()
+    target = torch.tensor(np.array(labels)).long()
+
+    def run(loss: Any, *chosen: Any) -> None:
+        model.zero_grad(set_to_none=True)
+        with backpack(*chosen):
+            loss(model(images), target).backward()
+
+    makers = {
+        "squared norms": extensions.BatchL2Grad,
+        "second moment": extensions.SumGradSquared,
+        "variance": extensions.Variance,
+        "GGN diagonal": extensions.DiagGGNExact,
+        "K-FAC": extensions.KFAC,
+    }
+    runs = {key: partial(run, extended_loss, make()) for key, make in makers.items()}
+    return {"gradient": partial(run, plain_loss)} | runs
+
+
+def contenders(name: str) -> dict[str, Contender]:
+    """Such as "jaxnn, variance"."""
+    network = NETWORKS[name]()
+    x, labels = cnn.data()
+    params, state = network.init(jax.random.key(0), x)
+    arguments = (params, state, x, labels, jax.random.key(1))
+    made = {}
+    for way, programs in (("jaxnn", by_hand(network)), ("vmap(jax.grad)", by_autodiff(network))):
+        for statistic, function in programs.items():
+            compiled = jax.jit(function)
+            made[f"{way}, {statistic}"] = Contender(
+                run=partial(_finish, compiled, arguments),
+                program=inspect_program(compiled, *arguments),
+            )
+    backpack = by_backpack(name).items()
+    return made | {f"BackPACK, {statistic}": Contender(f) for statistic, f in backpack}
+
+
+def multiples(figures: dict[str, Figures]) -> str:
+    """Of every statistic the time, and the multiple of the way's own gradient."""
+    ways = list(dict.fromkeys(name.partition(", ")[0] for name in figures))
+    rows = [("", *ways, "vmap / jaxnn", "")]
+    for statistic in ("gradient", *STATISTICS):
+        cells, by_way = [], {}
+        for way in ways:
+            of_one, plain = (figures.get(f"{way}, {s}") for s in (statistic, "gradient"))
+            if of_one is None or plain is None:
+                cells.append("–")
+                continue
+            by_way[way] = of_one.minimum
+            cells.append(f"{in_seconds(of_one.minimum)}  {of_one.minimum / plain.minimum:5.2f}×")
+        faster = "–"
+        if {"jaxnn", "vmap(jax.grad)"} <= by_way.keys():
+            faster = f"{by_way['vmap(jax.grad)'] / by_way['jaxnn']:.1f}"
+        rows.append((statistic, *cells, faster, ""))
+    return align(rows)
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Measure both networks, and print a table of times and multiples for each."""
+    results = {}
+    for name in NETWORKS:
+        if not settings.wants(name):
+            continue
+        made = contenders(name)
+        settings.require_contenders(made)
+        chosen = {n: contender for n, contender in made.items() if settings.takes(n)}
+        figures = take_turns(chosen, settings.repeats, settings.seconds)
+        results[name] = {"figures": figures}
+        print(f"\n{name}, batch {BATCH}: minimum, multiple of the way's own gradient")
+        print(multiples(figures), flush=True)
+    return results
+
+
+def _finish(compiled: Callable, arguments: tuple) -> None:
+    jax.block_until_ready(compiled(*arguments))
+
+
+if __name__ == "__main__":
+    print(heading(machine()))
+    run(tyro.cli(Settings))
