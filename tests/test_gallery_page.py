@@ -57,6 +57,7 @@ def test_a_file_as_output_is_refused(tmp_path):
     ("error", "said"),
     [
         (ModuleNotFoundError("no", name="sklearn"), "package sklearn: pip install"),
+        (ImportError("data set 'wine' needs sklearn: install it so"), "install it so"),
         (FileNotFoundError("data set 'x' is not there: get it so"), "get it so"),
     ],
 )

@@ -43,7 +43,7 @@ def main(output: Path, only: tuple[str, ...] = (), overwrite: bool = False) -> N
             section = _run(theme, output, overwrite)
         except ModuleNotFoundError as error:
             section = _left_out(theme, f"needs the package {error.name}: {INSTALL}")
-        except FileNotFoundError as error:
+        except (ImportError, FileNotFoundError) as error:  # they say what to install or get
             section = _left_out(theme, str(error))
         except Exception as error:  # the other themes are still worth having
             traceback.print_exc()
