@@ -21,6 +21,7 @@ THEMES = (
     "initialisation",
     "vanishing_gradient",
     "depth",
+    "digits",
     "convolution",
     "norms",
 )
