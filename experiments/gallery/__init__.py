@@ -22,6 +22,7 @@ THEMES = (
     "vanishing_gradient",
     "depth",
     "digits",
+    "applications",
     "convolution",
     "norms",
 )
