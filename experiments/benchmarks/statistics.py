@@ -157,7 +157,8 @@ def by_backpack(name: str) -> dict[str, Callable[[], object]]:
         "K-FAC": extensions.KFAC,
     }
     runs = {key: partial(run, extended_loss, make()) for key, make in makers.items()}
-    return {"gradient": partial(run, plain_loss)} | runs
+    plain: dict[str, Callable[[], object]] = {"gradient": partial(run, plain_loss)}
+    return plain | runs
 
 
 def contenders(name: str) -> dict[str, Contender]:

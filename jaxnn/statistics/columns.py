@@ -41,6 +41,35 @@ def over_columns(function: Callable) -> Callable:
     return mapped
 
 
+def add_up(function: Callable, tree: Any) -> Any:
+    """Σ_i function(tree[i]) over the first axis of all arrays, one term after the other.
+
+    On CPU, XLA's reduction over a leading axis takes up to 90 times as long as this loop, whose
+    terms stay in the cache; none is kept.
+    """
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), tree)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, one))
+
+    def body(total: Any, term: Any):
+        return jax.tree.map(jnp.add, total, function(term)), None
+
+    return jax.lax.scan(body, zeros, tree)[0]
+
+
+def add_up_columns(function: Callable, columns: ColumnsCapture) -> Any:
+    """The sum over the columns of ``function`` of each column's capture."""
+    axes = _delta_axes(columns.capture)
+    leaves, treedef = jax.tree.flatten(columns.capture)
+    mapped = [axis is not None for axis in treedef.flatten_up_to(axes)]
+
+    def of_column(deltas: list):
+        rest = iter(deltas)
+        filled = [next(rest) if m else leaf for leaf, m in zip(leaves, mapped, strict=True)]
+        return function(treedef.unflatten(filled))
+
+    return add_up(of_column, [leaf for leaf, m in zip(leaves, mapped, strict=True) if m])
+
+
 def as_batch(capture: Any) -> Any:
     """The capture of a batch of columns · batch examples, for which the inputs are repeated."""
     if isinstance(capture, StackedCapture):

@@ -16,7 +16,7 @@ from jax import Array
 
 from jaxnn.captures import EmbeddingCapture, StackedCapture, accumulator, flat_positions
 from jaxnn.statistics.choosing import gram_for_norms, gram_for_pairs, linear_form
-from jaxnn.statistics.columns import ColumnsCapture, over_columns
+from jaxnn.statistics.columns import ColumnsCapture, add_up, add_up_columns, over_columns
 
 
 def per_example(capture: Any) -> dict[str, Array]:
@@ -24,10 +24,7 @@ def per_example(capture: Any) -> dict[str, Array]:
     if isinstance(capture, StackedCapture):
         return jax.vmap(per_example, out_axes=1)(capture.capture)
 
-    def of_one(example: Any):
-        return jax.tree.map(lambda a: a[None], example).gradient()
-
-    return jax.vmap(of_one)(capture)
+    return jax.vmap(_gradient_of_one)(capture)
 
 
 def squared_norms(capture: Any) -> dict[str, Array]:
@@ -35,7 +32,11 @@ def squared_norms(capture: Any) -> dict[str, Array]:
     if isinstance(capture, StackedCapture):
         return _sum_first(jax.vmap(squared_norms)(capture.capture))
     if not gram_for_norms(capture):
-        return jax.tree.map(lambda g: _sum_squares(g, range(1, g.ndim)), per_example(capture))
+        # One example after the other: its gradient stays in the cache and is never kept.
+        def of_one(example: Any):
+            return jax.tree.map(lambda g: jnp.vdot(g, g), _wide_gradient_of_one(example))
+
+        return jax.lax.map(of_one, capture)
     if isinstance(factors := _factors(capture), StackedCapture):
         return squared_norms(factors)
     weight = {"weight": jax.vmap(_product)(factors, factors)}
@@ -70,17 +71,30 @@ def sum_of_squares(capture: Any) -> dict[str, Array]:
         # The square of a product is the product of the squares, and the squares of the deltas of
         # several columns that meet the same inputs may be added up before it.
         squared = jax.tree.map(lambda a: _wide(a) ** 2 if _is_floating(a) else a, inner)
-        deltas = jnp.sum(squared.deltas, 0) if columns else squared.deltas
+        deltas = add_up(lambda d: d, squared.deltas) if columns else squared.deltas
         return dataclasses.replace(squared, deltas=deltas).gradient()
     if columns:
-        return _sum_first(over_columns(sum_of_squares)(capture))
+        return add_up_columns(sum_of_squares, capture)
     if isinstance(capture, EmbeddingCapture) and gram_for_norms(capture):
         # An element of G_b is a sum over the positions with its id; its square is the sum over
         # them of their own delta times that sum.
         factors = _factors(capture)
         together = jax.vmap(_meetings)(factors, factors) @ _wide(factors.deltas)
         return dataclasses.replace(factors, deltas=_wide(factors.deltas) * together).gradient()
-    return jax.tree.map(lambda g: _sum_squares(g, 0), per_example(capture))
+
+    def squares(example: Any):
+        return jax.tree.map(lambda g: g * g, _wide_gradient_of_one(example))
+
+    return add_up(squares, capture)
+
+
+def _gradient_of_one(example: Any) -> dict[str, Array]:
+    """The gradient of a capture without its batch axis."""
+    return jax.tree.map(lambda a: a[None], example).gradient()
+
+
+def _wide_gradient_of_one(example: Any) -> dict[str, Array]:
+    return jax.tree.map(_wide, _gradient_of_one(example))
 
 
 def _factors(capture: Any) -> Any:

@@ -8,7 +8,6 @@ at R positions there are two ways (Eschenhagen et al., 2023):
     reduce: an example is the mean of its  E[ā āᵀ] ⊗ E[δ̂ δ̂ᵀ],  ā = (1/R) Σ_r a_r,  δ̂ = Σ_r δ_r
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -77,15 +76,20 @@ def _factors(capture: Any, shares: Array, gather: Callable) -> dict[str, Array] 
     if linear is None or isinstance(linear, StackedCapture):
         return linear and _factors(linear, shares, gather)
     root = jnp.sqrt(shares)[:, None, None].astype(accumulator(linear.deltas.dtype))
-    inputs, deltas = (a.astype(root.dtype) for a in (linear.inputs, linear.deltas))
+    inputs, deltas = gather(*(a.astype(root.dtype) for a in (linear.inputs, linear.deltas)))
+    positions = max(inputs.shape[1], 1)
+    of_inputs, of_deltas = _self_product(root * inputs), _self_product(root * deltas)
+    of_inputs = of_inputs / positions
     if linear.use_bias:
-        inputs = jnp.concatenate([inputs, jnp.ones_like(inputs[..., :1])], -1)
-    inputs, deltas = gather(inputs, deltas)
-    return {"inputs": _self_product(root * inputs), "deltas": _self_product(root * deltas)}
+        # The row and the column of the constant 1, which is the input of the bias.
+        mean = jnp.einsum("b,bti->i", root[:, 0, 0] ** 2, inputs)[:, None] / positions
+        one = jnp.sum(root**2, keepdims=True)[0]
+        of_inputs = jnp.block([[of_inputs, mean], [mean.T, one]])
+    return {"inputs": of_inputs, "deltas": of_deltas}
 
 
 def _expand(inputs: Array, deltas: Array) -> tuple[Array, Array]:
-    return inputs / math.sqrt(max(inputs.shape[1], 1)), deltas
+    return inputs, deltas
 
 
 def _reduce(inputs: Array, deltas: Array) -> tuple[Array, Array]:
