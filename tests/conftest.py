@@ -1,7 +1,19 @@
+import os
+
 import hypothesis
 import jax
 import jaxtyping
 import pytest
+
+# The suite compiles thousands of small programs and runs most of them once: let LLVM spend less on
+# each. What XLA makes of a program before that is the same.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
+)
 
 hypothesis.settings.register_profile(
     "jaxnn",

@@ -176,26 +176,33 @@ def _make_checked_epoch(step: Callable, batch_size: int, every: int, check: Call
     """An epoch in scans of at least ``every`` steps, where it has as many, with checks between.
 
     The comparison stands between the scans: autodiff of a convolution is many times slower inside
-    one on CPU.
+    one on CPU. An epoch too short to be divided runs as the one program that it is without checks.
     """
-    run = jax.jit(take_batches(step))
+    run_whole = make_epoch(step, batch_size, donate=False)
+    run_batches = jax.jit(take_batches(step))
     order_of = jax.jit(epoch_order, static_argnums=(1, 2))
     steps_since_check = every
 
     def epoch(train_state: TrainState, x: Any, target: Any):
         nonlocal steps_since_check
         examples = batch_size_of("train", x)
+        parts, disagreement = max(examples // batch_size // every, 1), None
+        if parts == 1:
+            if steps_since_check >= every:
+                first = order_of(train_state, examples, batch_size)[:batch_size]
+                disagreement, steps_since_check = check(train_state, x, target, first), 0
+            train_state, losses = run_whole(train_state, x, target)
+            steps_since_check += len(losses)
+            return train_state, losses, disagreement
         order = np.asarray(order_of(train_state, examples, batch_size))
         full, rest = split_order(order, batch_size)
+        values = []
         # Parts as even as possible: at most two lengths have to be compiled.
-        parts = np.array_split(full, max(len(full) // every, 1))
-        values, disagreement = [], None
-        for batches in [*parts, rest] if rest.size else parts:
+        for batches in [*np.array_split(full, parts), *([rest] if rest.size else [])]:
             if steps_since_check >= every:
-                batch = jax.tree.map(lambda a, b=batches[0]: a[b], (x, target))
-                disagreement = max(disagreement or 0.0, check(train_state, *batch))
-                steps_since_check = 0
-            train_state, losses = run(train_state, x, target, batches)
+                worst = check(train_state, x, target, batches[0])
+                disagreement, steps_since_check = max(disagreement or 0.0, worst), 0
+            train_state, losses = run_batches(train_state, x, target, batches)
             steps_since_check += len(batches)
             values.append(losses)
         return train_state, jnp.concatenate(values), disagreement
@@ -204,17 +211,19 @@ def _make_checked_epoch(step: Callable, batch_size: int, every: int, check: Call
 
 
 def _make_crosscheck(network: Layer, loss: Loss, tolerance: float) -> Callable:
-    """(train_state, x, target) -> the largest relative error; raises `Disagreement`."""
+    """(train_state, x, target, batch) -> the largest error on it; raises `Disagreement`."""
 
     @jax.jit
-    def errors_of(train_state: TrainState, x: Any, target: Any):
+    def errors_of(train_state: TrainState, x: Any, target: Any, batch: Any):
         key = jax.random.fold_in(train_state.key, train_state.step)
+        x, target = jax.tree.map(lambda a: a[batch], (x, target))
         arguments = (train_state.params, train_state.state, x, target, key)
         gradients, reference = (g(network, loss)(*arguments)[1] for g in (backprop, autodiff))
-        return relative_errors(jax.tree.leaves(gradients), jax.tree.leaves(reference))
+        errors = relative_errors(jax.tree.leaves(gradients), jax.tree.leaves(reference))
+        return jnp.asarray(errors)
 
-    def check(train_state: TrainState, x: Any, target: Any):
-        errors = [float(error) for error in errors_of(train_state, x, target)]
+    def check(train_state: TrainState, x: Any, target: Any, batch: Any):
+        errors = errors_of(train_state, x, target, batch).tolist()
         if all(error <= tolerance for error in errors):  # NaN is not
             return max(errors, default=0.0)
         names = parameter_names(network, train_state.params)
