@@ -47,7 +47,7 @@ def test_kfac_of_one_example_with_one_position_is_its_gauss_newton_matrix(positi
 
 
 def test_kfac_factors_are_the_weighted_means_of_their_definitions(x64):
-    """Dense at five positions, whose deltas are known: the loss follows at once."""
+    """One dense layer at five positions: its deltas are the columns themselves."""
     network, loss = nn.dense(2), nn.half_squared_error()
     x, target = normal(0, (BATCH, 5, 3)), normal(1, (BATCH, 5, 2))
     params, state = started(network, x)
@@ -109,8 +109,8 @@ def test_monte_carlo_is_exact_for_a_single_output_and_near_for_several(x64):
 
     diagonal, exact_diagonal, factors, exact_factors = both(1, 1)
     assert_agree((diagonal, factors), (exact_diagonal, exact_factors), 1e-12)
-    # Dense outputs do not share weights, so that the signs' products cancel within a column's
-    # diagonal; between outputs they are noise of relative size 1/√samples.
+    # Each weight belongs to one output, and the square of its sign is 1; products of different
+    # outputs are noise of relative size 1 / √samples.
     diagonal, exact_diagonal, factors, exact_factors = both(3, 4000)
     assert_agree(diagonal, exact_diagonal, 1e-12)
     assert_agree(factors, exact_factors, 5 / np.sqrt(4000))
