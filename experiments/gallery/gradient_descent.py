@@ -170,21 +170,26 @@ def draw_minima(ends: dict) -> Picture:
 def draw_valley(paths: dict) -> Picture:
     """The paths of the optimisers over the valley, and their values."""
     figure, axes = style.figure(rows=2, columns=4, height=2.3)
-    x, y = np.linspace(-8, 4, 120), np.linspace(-3, 3, 80)
+    reach = 1.1 * max(np.abs(path[:, 1]).max() for path, _ in paths.values())
+    x, y = np.linspace(-8, 4, 120), np.linspace(-reach, reach, 120)
     height = (x[None] ** 2 + 100 * y[:, None] ** 2) / 2
     for panel, (name, (path, _)) in zip(axes[:, :3].flat, paths.items(), strict=True):
         panel.contour(
             x, y, height, np.geomspace(0.1, 400, 8), linewidths=0.6, cmap=style.SEQUENTIAL
         )
         panel.plot(*path.T, ".-", color=style.VERMILLION, linewidth=1, markersize=3)
-        panel.set(title=name, xlabel="w₁", ylabel="w₂", xlim=(-8, 4), ylim=(-3, 3))
+        panel.set(title=name, xlabel="w₁", ylabel="w₂", xlim=(-8, 4), ylim=(-reach, reach))
     figure.delaxes(axes[1, 3])
     for name, (_, values) in paths.items():
         axes[0, 3].semilogy(values, label=name, linewidth=1.2)
     axes[0, 3].set(title="value", xlabel="update")
     handles = axes[0, 3].get_legend_handles_labels()
     figure.legend(*handles, loc="lower right", bbox_to_anchor=(0.97, 0.12))
-    return Picture("valley", "Six optimisers on f = ½ (w₁² + 100 w₂²) from (−7, 2).", figure)
+    caption = (
+        "Six optimisers on f = ½ (w₁² + 100 w₂²) from (−7, 2). Each rate is set by hand to show "
+        "how the optimiser moves: the values do not rank them."
+    )
+    return Picture("valley", caption, figure)
 
 
 def run() -> Result:
