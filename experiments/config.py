@@ -147,7 +147,7 @@ def _returning(kind: type, *without: str) -> dict[str, Callable]:
     }
 
 
-LAYERS = _returning(Layer, "parameter_free", "pointwise", "rewrite", "fuse")
+LAYERS = _returning(Layer, "in_inference_mode", "parameter_free", "pointwise", "rewrite")
 LOSSES = _returning(Loss)
 
 

@@ -208,7 +208,7 @@ def test_an_unknown_task_is_answered_with_the_nearest(tmp_path, arrays):
 
 
 def test_names_holds_what_load_accepts():
-    assert {*BUNDLED, "diabetes", "mnist", "fashion_mnist"} == set(NAMES)
+    assert {*BUNDLED, "diabetes", "waves", "solids", "mnist", "fashion_mnist"} == set(NAMES)
 
 
 def test_importing_jaxnn_imports_no_data_library():
