@@ -1,7 +1,7 @@
 """Speed and memory of jaxnn beside other ways to do the same work.
 
 python -m experiments.benchmark                               # the dense networks
-python -m experiments.benchmark dense pooling --output figures.json
+python -m experiments.benchmark dense cnn --output figures.json
 python -m experiments.benchmark --contenders "jaxnn manual" PyTorch --only epoch
 """
 
@@ -16,7 +16,7 @@ from experiments.benchmarks.measuring import Settings, heading, machine, save
 from experiments.command_line import parse_options, run_script
 from jaxnn.validation import require_number, require_positive_integer, unknown_name
 
-SUITES = ("dense",)
+SUITES = ("cnn", "dense")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Options:
     """Measure suites of workloads and print a table for each workload.
 
     Times are for one step or one epoch. The ratio is to the first contender: how many times as long
-    the minimum is. The suites are dense.
+    the minimum is. The suites are cnn and dense.
     """
 
     suites: tyro.conf.Positional[tuple[str, ...]] = ("dense",)
