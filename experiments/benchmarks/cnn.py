@@ -213,7 +213,7 @@ def _contender(function: Callable, *arguments: Any, work: int = 1) -> Contender:
 
 def _torch() -> Any:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         print("torch: left out, not installed")
         return None

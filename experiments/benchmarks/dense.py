@@ -337,7 +337,7 @@ class PyTorch(Trainer):
     """PyTorch, eager, batches taken by index tensors."""
 
     def __init__(self, problem: Problem, implementation: str, threads: int):
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         self.torch, self.problem, self.threads = torch, problem, threads
         self.note = f"{implementation}, {threads} thread{'s' if threads > 1 else ''}"

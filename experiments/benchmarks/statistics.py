@@ -110,8 +110,8 @@ def by_autodiff(network: nn.Layer) -> dict[str, Callable]:
 def by_backpack(name: str) -> dict[str, Callable[[], object]]:
     """The same by BackPACK; nothing, and why, where it is not installed."""
     try:
-        import torch
-        from backpack import backpack, extend, extensions
+        import torch  # pyright: ignore[reportMissingImports]
+        from backpack import backpack, extend, extensions  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         print(f"BackPACK: left out, {error}")
         return {}
