@@ -16,6 +16,7 @@ import jaxnn
 import jaxnn.data
 from experiments.expressions import build, parse
 from jaxnn import Layer, Loss
+from jaxnn.privacy import Privacy
 from jaxnn.training import (
     make_optimizer,
     make_schedule,
@@ -65,6 +66,18 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class PrivacyConfig:
+    """What private training does to gradients; see jaxnn.privacy."""
+
+    clip_norm: float = 1.0
+    """The largest norm of one example's gradient."""
+    noise_multiplier: float = 1.0
+    """The deviation of the noise, in units of clip_norm."""
+    delta: float = 1e-5
+    """The probability with which the promise may fail."""
+
+
+@dataclass(frozen=True)
 class Config:
     """A network, its loss, the data and how it is trained."""
 
@@ -87,7 +100,7 @@ class Config:
     batch_size: int = 32
     """How many examples a step uses."""
     gradient: str = "manual"
-    """manual (hand-derived), autodiff, or crosscheck (manual, compared with autodiff)."""
+    """manual (hand-derived), autodiff, crosscheck (manual, compared with autodiff), or private."""
     crosscheck_every: int = 100
     """Steps between two comparisons."""
     crosscheck_tolerance: float = 1e-3
@@ -98,6 +111,8 @@ class Config:
     """Draws the initial parameters, the order of the examples and all noise."""
     data: DataConfig = field(default_factory=DataConfig)
     """Which data."""
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    """Of the gradients, where gradient is private."""
 
     @cached_property
     def layers(self) -> Layer:
@@ -131,6 +146,11 @@ class Config:
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
         )
+
+    @property
+    def privacy_of_gradients(self) -> Privacy | None:
+        """What `jaxnn.training.train` takes: None unless gradient is private."""
+        return Privacy(**vars(self.privacy)) if self.gradient == "private" else None
 
     def task(self, splits: jaxnn.data.Splits) -> Task:
         """What the loss asks of these data."""
@@ -173,7 +193,8 @@ def read_config(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"config: expected {path} to be TOML: {error}") from None
     data = _fill(DataConfig, table.pop("data", {}), f"{path.name} [data]")
-    return dataclasses.replace(_fill(Config, table, path.name), data=data)
+    privacy = _fill(PrivacyConfig, table.pop("privacy", {}), f"{path.name} [privacy]")
+    return dataclasses.replace(_fill(Config, table, path.name), data=data, privacy=privacy)
 
 
 def _fill(kind: type, table: Any, where: str) -> Any:

@@ -22,6 +22,7 @@ from experiments.progress import Progress
 from experiments.runs import Run, initial_state, new_run, open_run
 from jaxnn import summarize
 from jaxnn.data import Splits
+from jaxnn.privacy import epsilon_spent, require_accounting
 from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, train
 from jaxnn.training.checkpoints import Checkpoints
 
@@ -67,6 +68,8 @@ def main(arguments: list[str]) -> None:
         epoch, train_state = resumed.restore(like=train_state)
         past = resumed.epochs(until=epoch)
     epochs = _start(config, splits, train_state, past)  # refuses what is wrong with the options
+    if config.privacy_of_gradients:
+        require_accounting()
     run = resumed or new_run(name, options.output)
     print(
         f"{name}: {config.data.name}, {len(splits.train.x)} training, "
@@ -84,7 +87,8 @@ def main(arguments: list[str]) -> None:
                 f"those of a run that was to have {config.epochs} from the start"
             )
     with Checkpoints(run.checkpoints) as checkpoints:
-        train_state = _follow(epochs, len(past), train_state, run, checkpoints, options)
+        examples = len(splits.train.x)
+        train_state = _follow(epochs, len(past), train_state, run, checkpoints, options, examples)
     _finish(config, splits, train_state, run)
 
 
@@ -109,6 +113,7 @@ def _start(
         gradient=config.gradient,
         crosscheck_every=config.crosscheck_every,
         crosscheck_tolerance=config.crosscheck_tolerance,
+        privacy=config.privacy_of_gradients,
         patience=config.patience,
         past_validation_losses=[r["validation_loss"] for r in past if "validation_loss" in r],
     )
@@ -121,22 +126,32 @@ def _follow(
     run: Run,
     checkpoints: Checkpoints,
     options: Options,
+    examples: int,
 ) -> TrainState:
     """Go through the epochs after ``number``: show, write metrics, save checkpoints."""
     total, first = options.config.epochs, number + 1
     saved, disagreements = time.monotonic(), []
+    privacy = options.config.privacy_of_gradients
     try:
         with Progress(number, total) as progress:
             for epoch in epochs:
                 loss = float(np.mean(epoch.losses))
                 scores = {f"validation_{name}": v for name, v in epoch.validation.items()}
+                if privacy is not None:
+                    scores["epsilon"] = epsilon_spent(
+                        privacy,
+                        examples=examples,
+                        batch_size=options.config.batch_size,
+                        steps=int(epoch.train_state.step),
+                    )
                 run.append(
                     {"epoch": epoch.number, "loss": loss, **scores, "seconds": epoch.seconds}
                 )
                 # After the metrics: what an interruption leaves has a line for every epoch.
                 number, train_state = epoch.number, epoch.train_state
                 disagreements += [] if epoch.disagreement is None else [epoch.disagreement]
-                validation = f", validation {describe(epoch.validation)}" if scores else ""
+                validation = f", validation {describe(epoch.validation)}" * bool(epoch.validation)
+                validation += f", ε {scores['epsilon']:.2f}" if "epsilon" in scores else ""
                 # The time of the first epoch is mostly that of compilation.
                 speed = f", {epoch.examples_per_second:,.0f} examples/s" * (number > first)
                 progress.show(number, f"loss {loss:.4f}{validation}{speed}")
@@ -196,6 +211,11 @@ def _require_unchanged(before: Config, options: Options) -> None:
                 f"resume: expected {field.name} to stay {old!r}, got {new!r}; a resumed run can "
                 f"only be given other {', '.join(MAY_CHANGE)}"
             )
+    if (before.gradient == "private") != (options.config.gradient == "private"):
+        raise ValueError(
+            "resume: expected private training to stay private, and other training to stay other: "
+            f"got gradient {options.config.gradient!r} after {before.gradient!r}"
+        )
 
 
 if __name__ == "__main__":

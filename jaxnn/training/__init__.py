@@ -9,6 +9,7 @@ from jaxnn.training.steps import (
     create_state,
     epoch_order,
     make_epoch,
+    make_poisson_epoch,
     make_step,
     steps_per_epoch,
     take_batches,

@@ -12,11 +12,13 @@ import optax
 from jaxnn.checking import Comparison, Report, parameter_names, relative_errors
 from jaxnn.gradients import autodiff, backprop
 from jaxnn.layer import Layer, Loss
+from jaxnn.privacy import Privacy, private
 from jaxnn.training.evaluation import Task, make_predict, metrics_of
 from jaxnn.training.steps import (
     TrainState,
     epoch_order,
     make_epoch,
+    make_poisson_epoch,
     make_step,
     require_batch_fits,
     split_order,
@@ -26,8 +28,10 @@ from jaxnn.training.steps import (
 from jaxnn.validation import batch_size as batch_size_of
 from jaxnn.validation import require_number, require_positive_integer, unknown_name
 
-GRADIENTS: dict[str, Callable] = {"manual": backprop, "autodiff": autodiff, "crosscheck": backprop}
+GRADIENTS = ("manual", "autodiff", "crosscheck", "private")
 """Gradient modes: crosscheck trains by backprop and compares it with autodiff now and then."""
+
+_ADVICE = "A smaller learning rate, clip_norm or a normalisation may help"
 
 
 class Epoch(NamedTuple):
@@ -78,6 +82,7 @@ def train(
     gradient: str = "manual",
     crosscheck_every: int = 100,
     crosscheck_tolerance: float = 1e-3,
+    privacy: Privacy | None = None,
     patience: int | None = None,
     past_validation_losses: Sequence[float] = (),
 ) -> Iterator[Epoch]:
@@ -97,10 +102,13 @@ def train(
             where it has seen them already.
         batch_size: Examples in a step; an epoch's last step takes what is left.
         validation: Inputs, targets and the task (from `task_of`) to evaluate after every epoch.
-        gradient: ``manual`` (hand-derived), ``autodiff``, or ``crosscheck``: manual, compared with
-            autodiff on the coming batch every ``crosscheck_every`` steps.
+        gradient: ``manual`` (hand-derived), ``autodiff``, ``crosscheck``: manual, compared with
+            autodiff on the coming batch every ``crosscheck_every`` steps, or ``private``: manual,
+            clipped and noisy, on Poisson samples of ``batch_size`` expected examples (see
+            `jaxnn.privacy`; `jaxnn.privacy.epsilon_spent` says what it cost).
         crosscheck_every: See above.
         crosscheck_tolerance: The largest norm-wise relative error of a parameter's gradient.
+        privacy: Clip norm, noise and δ, for ``private`` alone.
         patience: Stop after this many epochs in a row without a smaller validation loss.
         past_validation_losses: Those of the epochs that the train state has seen, for ``patience``.
 
@@ -120,6 +128,12 @@ def train(
         require_positive_integer("train", "patience", patience)
         if validation is None:
             raise ValueError("train: expected validation data where patience is given, got none")
+    if (privacy is not None) != (gradient == "private"):
+        given = "none" if privacy is None else f"them and gradient={gradient!r}"
+        raise ValueError(
+            f"train: expected privacy to be given where gradient is 'private' and there alone, "
+            f"got {given}"
+        )
     examples = batch_size_of("train", x)
     require_batch_fits(batch_size, examples)
 
@@ -132,12 +146,29 @@ def train(
             f"train: expected epochs to be at least the {seen} that train_state has seen, "
             f"got {epochs}"
         )
-    step = make_step(GRADIENTS[gradient](network, loss), optimizer)
+    if privacy is None:
+        gradient_function = (autodiff if gradient == "autodiff" else backprop)(network, loss)
+    else:
+        privacy.require_valid()
+        gradient_function = private(
+            network,
+            loss,
+            clip_norm=privacy.clip_norm,
+            noise_multiplier=privacy.noise_multiplier,
+            batch_size=batch_size,
+        )
+    step = make_step(gradient_function, optimizer)
+    if privacy is not None:
+        # What has no gradient for each example is refused now.
+        one = jax.tree.map(lambda a: a[:1], (x, target))
+        jax.eval_shape(step, train_state, *one)
+        scan_epoch = make_poisson_epoch(step, batch_size, donate=False)
+    else:
+        scan_epoch = make_epoch(step, batch_size, donate=False)  # `before` is kept
     if gradient == "crosscheck":
         check = _make_crosscheck(network, loss, crosscheck_tolerance)
         run_epoch = _make_checked_epoch(step, batch_size, crosscheck_every, check)
     else:
-        scan_epoch = make_epoch(step, batch_size, donate=False)  # `before` is kept
 
         def run_epoch(*arguments):
             return *scan_epoch(*arguments), None
@@ -154,7 +185,12 @@ def train(
             losses = np.asarray(losses)
             seconds = time.perf_counter() - start
             if not (np.isfinite(losses).all() and are_finite(train_state.params)):
-                message = _explain_divergence(network, loss, step, before, x, target, batch_size)
+                if privacy is None:
+                    message = _explain_divergence(
+                        network, loss, step, before, x, target, batch_size
+                    )
+                else:
+                    message = f"private training diverged in epoch {number}. {_ADVICE}"
                 raise Diverged(message, before)
             scores = {}
             if validation is not None:
@@ -255,7 +291,6 @@ def _explain_divergence(
     one_step = jax.jit(step)
     names = parameter_names(network, train_state.params)
     first = int(train_state.step)
-    advice = "A smaller learning rate, clip_norm or a normalisation may help"
 
     def not_finite(tree: Any) -> list[str]:
         return [name for name, ok in zip(names, _finite(tree), strict=True) if not ok.all()]
@@ -272,12 +307,12 @@ def _explain_divergence(
             if bad or not jnp.isfinite(value):
                 # Backward starts at the loss: the last layer that is not finite was the first.
                 where = f"; the first gradient not finite is that of {bad[-1]}" if bad else ""
-                return f"{at}: the loss is {float(value)}{where}. {advice}"
+                return f"{at}: the loss is {float(value)}{where}. {_ADVICE}"
             train_state, _ = one_step(train_state, xs, targets)
             bad = not_finite(train_state.params)
             if bad:
-                return f"{at}: its update made {bad[-1]} not finite. {advice}"
-    return f"training diverged between steps {first} and {int(train_state.step)}. {advice}"
+                return f"{at}: its update made {bad[-1]} not finite. {_ADVICE}"
+    return f"training diverged between steps {first} and {int(train_state.step)}. {_ADVICE}"
 
 
 def _finite(tree: Any) -> list[jax.Array]:

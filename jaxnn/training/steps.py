@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from jaxnn.layer import Layer
+from jaxnn.privacy.sampling import poisson_batches
 from jaxnn.training.shuffling import shuffle
 from jaxnn.validation import batch_size as batch_size_of
 from jaxnn.validation import require_positive_integer
@@ -67,24 +68,32 @@ def epoch_order(train_state: TrainState, examples: int, batch_size: int) -> Arra
 
     It depends on the key and on the number of the epoch alone.
     """
+    return shuffle(_epoch_key(train_state, examples, batch_size), examples)
+
+
+def _epoch_key(train_state: TrainState, examples: int, batch_size: int) -> Array:
     epoch = train_state.step // steps_per_epoch(examples, batch_size)
     # No step has this number, so no step's key is met again.
-    shuffle_key = jax.random.fold_in(train_state.key, jnp.uint32(2**32 - 1))
-    return shuffle(jax.random.fold_in(shuffle_key, epoch), examples)
+    epochs_key = jax.random.fold_in(train_state.key, jnp.uint32(2**32 - 1))
+    return jax.random.fold_in(epochs_key, epoch)
 
 
 def take_batches(step: Callable) -> Callable[..., tuple[TrainState, Array]]:
-    """(train_state, x, target, batches) -> (train_state, values), one step for each row of batches.
+    """(train_state, x, target, batches, weights=None) -> (train_state, values): a step a row.
 
-    ``batches`` [steps, batch_size] holds indices of examples; a scan gathers them from x and target
-    on the device.
+    ``batches`` [steps, batch_size] holds indices of examples, and ``weights`` what each counts; a
+    scan gathers the examples from x and target on the device.
     """
 
-    def run(train_state: TrainState, x: Any, target: Any, batches: Array):
-        def body(train_state, batch):
-            return step(train_state, *jax.tree.map(lambda a: a[batch], (x, target)))
+    def run(
+        train_state: TrainState, x: Any, target: Any, batches: Array, weights: Array | None = None
+    ):
+        def body(train_state, row):
+            batch, weights = row
+            examples = jax.tree.map(lambda a: a[batch], (x, target))
+            return step(train_state, *examples, *(() if weights is None else (weights,)))
 
-        return jax.lax.scan(body, train_state, batches)
+        return jax.lax.scan(body, train_state, (batches, weights))
 
     return run
 
@@ -113,6 +122,28 @@ def make_epoch(
             return train_state, values
         train_state, last = run(train_state, x, target, rest)
         return train_state, jnp.concatenate([values, last])
+
+    return jax.jit(epoch, donate_argnums=0 if donate else ())
+
+
+def make_poisson_epoch(
+    step: Callable, batch_size: int, *, donate: bool = True
+) -> Callable[..., tuple[TrainState, Array]]:
+    """An epoch as of `make_epoch`, each of whose steps takes a Poisson sample of the examples.
+
+    ``batch_size`` is the expected size of a sample; the step is given weights, 0 for places that no
+    example fills (see `jaxnn.privacy`).
+    """
+    require_positive_integer("make_poisson_epoch", "batch_size", batch_size)
+    run = take_batches(step)
+
+    def epoch(train_state: TrainState, x: Any, target: Any):
+        examples = batch_size_of("epoch", x)
+        require_batch_fits(batch_size, examples)
+        key = _epoch_key(train_state, examples, batch_size)
+        steps = steps_per_epoch(examples, batch_size)
+        samples = poisson_batches(key, steps, examples, batch_size)
+        return run(train_state, x, target, *samples)
 
     return jax.jit(epoch, donate_argnums=0 if donate else ())
 
