@@ -52,6 +52,13 @@ from jaxnn.convolution import (
 from jaxnn.dense import dense
 from jaxnn.dropout import dropout
 from jaxnn.embedding import embedding
+from jaxnn.feedback import (
+    direct_feedback_alignment,
+    feedback_alignment,
+    kolen_pollack,
+    sign_concordant,
+    straight_through,
+)
 from jaxnn.gradients import BackwardPass, autodiff, backprop, backward_pass, numerical
 from jaxnn.initializers import initializer
 from jaxnn.layer import (

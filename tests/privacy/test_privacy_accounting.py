@@ -39,10 +39,10 @@ def test_sampling_and_noise_make_it_cheaper_and_steps_dearer():
 
 
 def test_the_noise_found_for_a_budget_spends_it():
-    sizes = {"examples": 100, "batch_size": 5, "steps": 5}
-    noise = noise_multiplier_for(3.0, 1e-5, **sizes)
-    assert epsilon_spent(Privacy(1.0, noise, 1e-5), **sizes) == pytest.approx(3.0, rel=5e-3)
-    assert epsilon_spent(Privacy(1.0, noise, 1e-5), **sizes) <= 3.0
+    sizes = {"examples": 1000, "batch_size": 10, "steps": 50}
+    noise = noise_multiplier_for(0.5, 1e-5, **sizes)
+    assert epsilon_spent(Privacy(1.0, noise, 1e-5), **sizes) == pytest.approx(0.5, rel=5e-3)
+    assert epsilon_spent(Privacy(1.0, noise, 1e-5), **sizes) <= 0.5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,224 @@
+"""Feedback rules against their definitions: backward passes over other weights, by jax.vjp."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_agree, normal
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxnn as nn
+from jaxnn.feedback import FeedbackState, Rule, alignment_angles, with_feedback
+
+BATCH = 4
+RULES = {
+    "feedback_alignment": nn.feedback_alignment,
+    "uniform": nn.sign_concordant,
+    "fixed": lambda layer: nn.sign_concordant(layer, "fixed"),
+    "batch": lambda layer: nn.sign_concordant(layer, "batch"),
+    "kolen_pollack": nn.kolen_pollack,
+}
+NETWORKS = {
+    "dense": (
+        lambda: nn.serial(nn.dense(4), nn.tanh(), nn.layer_norm(), nn.dense(3), nn.dense(3)),
+        lambda: normal(1, (BATCH, 5)),
+    ),
+    "convolution": (
+        lambda: nn.serial(
+            nn.conv(4, (2, 2)),
+            nn.relu(),
+            nn.max_pool(2),
+            nn.conv(2, (2, 2), groups=2),
+            nn.flatten(),
+            nn.dense(3),
+        ),
+        lambda: normal(1, (BATCH, 4, 4, 2)),
+    ),
+    "repeat and skip": (
+        lambda: nn.serial(nn.repeat(nn.skip(nn.dense(5), nn.tanh()), 2), nn.dense(3)),
+        lambda: normal(1, (BATCH, 5)),
+    ),
+}
+LOSS = nn.softmax_cross_entropy()
+LABELS = jnp.array([0, 2, 1, 1])
+
+
+def feedback_of(state):
+    """Every dict of feedback weights of the state, in order."""
+    states = jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, FeedbackState))
+    return [s.memory for s in states if isinstance(s, FeedbackState)]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("rule", RULES)
+def test_the_forward_pass_and_the_parameters_are_those_of_the_network_itself(network, rule, x64):
+    make, data = NETWORKS[network]
+    plain, fed, x, key = make(), RULES[rule](make()), data(), jax.random.key(0)
+
+    @jax.jit
+    def both(x):
+        results = []
+        for layer in (plain, fed):
+            params, state = layer.init(key, x)
+            y, *_ = layer.forward(params, state, x, key)
+            results.append((params, y, layer.predict(params, state, x)))
+        return results
+
+    of_plain, of_fed = both(x)
+    assert_agree(of_fed, of_plain, 1e-15)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_with_the_weights_themselves_as_feedback_every_rule_is_backprop(network, x64):
+    """The angle between update and gradient is 0: law 4 holds for every layer of the network."""
+    make, data = NETWORKS[network]
+    own = Rule(lambda weights, draw, key: (), lambda memory, weights, draw, key: ((), weights))
+    layer, x = with_feedback("own", make(), own), data()
+    params, state = layer.init(jax.random.key(0), x)
+    angles = jax.jit(alignment_angles(layer, LOSS))(params, state, x, LABELS, jax.random.key(1))
+    assert len(angles) >= 2
+    assert max(map(float, angles.values())) < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+def test_deltas_travel_over_the_feedback_weights(kind, x64):
+    """dx of one layer is jax.vjp of the layer with B in place of W; its gradient is its own."""
+    layer, x = {
+        "dense": (nn.dense(3), normal(1, (BATCH, 2, 5))),
+        "convolution": (nn.conv(4, (3, 2), groups=2, strides=2), normal(1, (BATCH, 5, 4, 2))),
+    }[kind]
+    fed = nn.feedback_alignment(layer)
+
+    @jax.jit
+    def run(x):
+        params, state = fed.init(jax.random.key(0), x)
+        y, after, residuals = fed.forward(params, state, x, None)
+        dy = jnp.cos(y)
+        dx, captures = fed.backward(params, residuals, dy)
+        substituted = params | state.memory
+        expected_dx = jax.vjp(lambda x: layer.predict(substituted, (), x), x)[1](dy)[0]
+        gradients = jax.vjp(lambda p: layer.predict(p, (), x), params)[1](dy)[0]
+        true_dx = jax.vjp(lambda x: layer.predict(params, (), x), x)[1](dy)[0]
+        return (dx, nn.contract(captures)), (expected_dx, gradients), true_dx, (state, after)
+
+    result, expected, true_dx, (state, after) = run(x)
+    assert_agree(result, expected, 1e-10)
+    assert np.abs(result[0] - true_dx).max() > 0.1
+    assert_agree(after, state, 0)
+
+
+def test_two_layers_learn_by_the_rule_of_lillicrap(x64):
+    """Δ W₁ = xᵀ (e Bᵀ ∘ φ′), written out with NumPy."""
+    network, loss = nn.serial(nn.dense(4), nn.tanh(), nn.dense(3)), nn.half_squared_error()
+    fed, x, target = nn.feedback_alignment(network), normal(1, (BATCH, 5)), normal(2, (BATCH, 3))
+    params, state = fed.init(jax.random.key(0), x)
+    _, gradients = jax.jit(nn.backprop(fed, loss))(params, state, x, target)
+    first, _, last = jax.tree.map(np.asarray, params)
+    feedback = np.asarray(state[2].memory["weight"])
+    hidden = np.tanh(x @ first["weight"] + first["bias"])
+    error = (hidden @ last["weight"] + last["bias"] - target) / BATCH
+    delta = (error @ feedback.T) * (1 - hidden**2)
+    expected = (
+        {"weight": np.asarray(x).T @ delta, "bias": delta.sum(0)},
+        (),
+        {"weight": hidden.T @ error, "bias": error.sum(0)},
+    )
+    assert_agree(gradients, expected, 1e-10)
+
+
+@pytest.mark.parametrize("magnitude", ["uniform", "fixed", "batch"])
+def test_sign_concordant_feedback_has_the_signs_of_the_weights(magnitude, x64):
+    layer, x = nn.sign_concordant(nn.dense(6), magnitude), normal(1, (BATCH, 5))
+    params, state = layer.init(jax.random.key(0), x)
+    flipped = jax.tree.map(lambda p: -2 * p, params)
+
+    @jax.jit
+    def feedback(params, key):
+        _, _, residuals = layer.forward(params, state, x, key)
+        dy = jnp.eye(6)[:BATCH]
+        return layer.backward(params, residuals, dy)[0]  # [BATCH, 5]: columns of B
+
+    keys = jax.random.split(jax.random.key(1))
+    b, again, opposite = (
+        feedback(params, keys[0]),
+        feedback(params, keys[1]),
+        feedback(flipped, keys[0]),
+    )
+    weight = np.asarray(params["weight"])[:, :BATCH].T
+    np.testing.assert_array_equal(np.sign(b), np.sign(weight))
+    assert_agree(opposite, -b, 1e-12)  # magnitudes do not follow the weights
+    if magnitude == "batch":
+        assert np.abs(np.abs(b) - np.abs(again)).max() > 1e-3
+    else:
+        assert_agree(again, b, 0)
+    if magnitude == "uniform":
+        root = np.sqrt((np.asarray(params["weight"]) ** 2).mean())
+        np.testing.assert_allclose(np.abs(b), root, rtol=1e-12)
+
+
+@given(decay=st.sampled_from([0.0, 0.1, 1.0]))
+def test_the_difference_of_kolen_and_pollack_decays_whatever_the_optimiser(decay, x64):
+    layer, x = nn.kolen_pollack(nn.dense(3), decay), normal(1, (BATCH, 5))
+    params, state = layer.init(jax.random.key(0), x)
+    before = np.asarray(state.memory["feedback"]["weight"] - params["weight"])
+    for step in range(3):
+        params = jax.tree.map(lambda p, s=step: p + normal(s, p.shape), params)
+        _, state, _ = layer.forward(params, state, x, None)
+    after = state.memory["feedback"]["weight"] - params["weight"]
+    # The first renewal sees the change of the first update, so that all three have decayed.
+    assert np.abs(after - (1 - decay) ** 3 * before).max() < 1e-12
+
+
+def test_redrawn_magnitudes_need_a_key():
+    layer, x = nn.sign_concordant(nn.dense(3), "batch"), normal(1, (BATCH, 5))
+    params, state = layer.init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="sign_concordant: expected key to be a random key"):
+        layer.forward(params, state, x, None)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("layer", [nn.relu(), nn.serial(nn.layer_norm(), nn.tanh())])
+def test_a_layer_without_weights_is_refused(rule, layer):
+    with pytest.raises(ValueError, match=f"with weights that deltas .* {layer.name} has none"):
+        RULES[rule](layer).init(jax.random.key(0), jnp.ones((2, 3)))
+
+
+def test_an_embedding_has_no_deltas_to_propagate_and_keeps_no_feedback():
+    network = nn.feedback_alignment(nn.serial(nn.embedding(7, 3), nn.dense(2)))
+    _, state = network.init(jax.random.key(0), jnp.zeros((2, 4), int))
+    assert [f["weight"].shape for f in feedback_of(state)] == [(3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.sign_concordant(nn.dense(2), "uniforms"), "did you mean 'uniform'"),
+        (lambda: nn.kolen_pollack(nn.dense(2), 1.5), "expected decay to lie in"),
+    ],
+)
+def test_wrong_options_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_rule_keeps_what_a_layer_does_in_inference():
+    network = nn.feedback_alignment(nn.serial(nn.dense(4), nn.batch_norm(), nn.dense(2)))
+    x = normal(1, (BATCH, 3))
+    params, state = network.init(jax.random.key(0), x)
+    quiet = nn.in_inference_mode(network)
+    y, _, residuals = quiet.forward(params, state, x, None)
+    np.testing.assert_allclose(y, network.predict(params, state, x), rtol=1e-6)
+    assert jax.tree.structure(nn.contract(quiet.backward(params, residuals, y)[1])) == (
+        jax.tree.structure(params)
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_stays_half_precision(dtype):
+    network = nn.sign_concordant(nn.serial(nn.dense(4), nn.tanh(), nn.dense(2)), "batch")
+    x = normal(1, (BATCH, 3), dtype)
+    params, state = network.init(jax.random.key(0), x)
+    y, _, residuals = network.forward(params, state, x, jax.random.key(1))
+    dx, captures = network.backward(params, residuals, y)
+    assert {a.dtype for a in jax.tree.leaves((dx, nn.contract(captures)))} == {jnp.dtype(dtype)}
