@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.layer import Layer, Static
+from jaxnn.layer import Layer, Static, parameter_free
 from jaxnn.validation import require_key
 from jaxnn.windows import Sizes, per_dimension, require_sizes, require_spatial, spatial_dimensions
 
@@ -64,7 +64,7 @@ def random_crop(size: Sizes) -> Layer:
         return _cut(x, corners, per_dimension(size, x.ndim - 2))
 
     def middle(x: Array):
-        return cut(x, jnp.broadcast_to(room(x) // 2, (x.shape[0], x.ndim - 2)))
+        return jnp.broadcast_to(room(x) // 2, (x.shape[0], x.ndim - 2))
 
     return _augmentation("random_crop", dimensions, draw, cut, _paste, middle)
 
@@ -103,7 +103,7 @@ def _augmentation(
     draw: Callable,
     apply: Callable,
     undo: Callable,
-    inference: Callable = lambda x: x,
+    rest: Callable | None = None,
 ) -> Layer:
     """A layer that moves pixels as a draw says.
 
@@ -113,27 +113,33 @@ def _augmentation(
         draw: (key, x) -> what is drawn, batch first.
         apply: (x, drawn) -> y.
         undo: (drawn, dy, shape of an example of x) -> dx, the adjoint of ``apply``.
-        inference: x -> y without a draw.
+        rest: x -> what stands for the draw in inference; None where that is the identity.
     """
 
-    def init(key: Array | None, x: Any):
-        jax.eval_shape(lambda x: predict((), (), x), x)
-        return (), ()
-
-    def predict(params: Any, state: Any, x: Array):
+    def still_forward(x: Array):
         require_spatial(name, x, dimensions)
-        return inference(x)
+        return (x, None) if rest is None else moved(x, rest(x))
+
+    def still_backward(residuals: Any, dy: Array):
+        return dy if residuals is None else moved_back(residuals, dy)
+
+    def moved(x: Array, drawn: Array):
+        return apply(x, drawn), (drawn, Static(tuple(x.shape[1:])))
+
+    def moved_back(residuals: Any, dy: Array):
+        drawn, shape = residuals
+        return undo(drawn, dy, shape.value)
 
     def forward(params: Any, state: Any, x: Array, key: Array | None):
         require_spatial(name, x, dimensions)
-        drawn = draw(require_key(name, key), x)
-        return apply(x, drawn), state, (drawn, Static(tuple(x.shape[1:])))
+        y, residuals = moved(x, draw(require_key(name, key), x))
+        return y, state, residuals
 
     def backward(params: Any, residuals: Any, dy: Array):
-        drawn, shape = residuals
-        return undo(drawn, dy, shape.value), ()
+        return moved_back(residuals, dy), ()
 
-    return Layer(init, predict, forward, backward, name)
+    still = parameter_free(name, still_forward, still_backward)
+    return Layer(still.init, still.predict, forward, backward, name, inference=still)
 
 
 def _cut(x: Array, corners: Array, size: tuple[int, ...]) -> Array:

@@ -31,6 +31,18 @@ def test_any_number_of_spatial_dimensions_and_examples(make, shape):
     nn.check_layer(make(), np.ones(shape), KEY).require()
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [nn.random_flip(), nn.random_crop((4, 4)), nn.random_shift(2)],
+    ids=lambda layer: layer.name,
+)
+def test_inference_mode_needs_no_key_and_its_backward_belongs_to_predict(layer):
+    quiet = nn.in_inference_mode(nn.serial(layer)).parts[0]
+    nn.check_layer(quiet, IMAGES).require()
+    y = quiet.forward((), (), jnp.asarray(IMAGES), None)[0]
+    np.testing.assert_array_equal(y, layer.predict((), (), jnp.asarray(IMAGES)))
+
+
 def test_flip_mirrors_some_examples_and_leaves_the_others():
     flipped = augment(nn.random_flip(), np.repeat(IMAGES, 8, axis=0))
     original = np.repeat(IMAGES, 8, axis=0)
