@@ -18,6 +18,7 @@ from jaxnn.activations import (
     softplus,
     tanh,
 )
+from jaxnn.attention import attention
 from jaxnn.augmentation import random_crop, random_flip, random_shift
 from jaxnn.captures import (
     AffineCapture,
@@ -38,6 +39,7 @@ from jaxnn.combinators import (
     on,
     parallel,
     repeat,
+    select,
     serial,
     share,
     skip,
@@ -84,8 +86,11 @@ from jaxnn.losses import (
     sum_absolute_error,
     sum_squared_error,
 )
-from jaxnn.normalization import batch_norm, group_norm, layer_norm
+from jaxnn.normalization import batch_norm, group_norm, layer_norm, rms_norm
 from jaxnn.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
+from jaxnn.positions import positional_embedding
+from jaxnn.projection import projected_cross_entropy, projection
 from jaxnn.reshaping import flatten, reshape
 from jaxnn.resizing import pad, upsample
 from jaxnn.summary import Row, Summary, summarize
+from jaxnn.transformer import feed_forward, transformer_block

@@ -103,13 +103,15 @@ class AffineCapture(Capture):
     # The layer that mixed the examples of the batch into `inputs`, if one did: quantities of a
     # single example have no meaning then and must refuse by this name.
     mixed_by: str | None = static(default=None)
+    use_offset: bool = static(default=True)
 
     def gradient(self) -> dict[str, Array]:
         """{"scale": [features], "offset": [features]}, accumulated in at least float32."""
         rows = self.deltas.reshape(-1, self.deltas.shape[-1])
         # A product of half-precision numbers would overflow or be rounded before it is summed.
         wide = self.inputs.astype(accumulator(rows.dtype)).reshape(rows.shape)
-        return {"scale": _sum_rows(wide * rows).astype(rows.dtype), "offset": _sum_rows(rows)}
+        scale = {"scale": _sum_rows(wide * rows).astype(rows.dtype)}
+        return scale | ({"offset": _sum_rows(rows)} if self.use_offset else {})
 
     def join(self, *others: "AffineCapture") -> "AffineCapture":
         """The uses as further positions."""

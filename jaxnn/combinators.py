@@ -18,6 +18,7 @@ from jaxnn.layer import Layer, Static, parameter_free
 from jaxnn.validation import (
     require_feature_axis,
     require_floating,
+    require_integer,
     require_members,
     require_positive_integer,
 )
@@ -210,6 +211,48 @@ def on(index: int, layer: Layer) -> Layer:
         return replaced(dy, dx), (captures,)
 
     return Layer(init, predict, forward, backward, "on", (layer,), partial(on, index))
+
+
+def select(*indices: int) -> Layer:
+    """y = the members of a tuple with these indices, one by itself, several as a tuple.
+
+    Nothing depends on the members left out: their dx is 0, and None for integers and masks.
+    """
+    if not indices:
+        raise ValueError("select: expected at least one index, got none")
+    for index in indices:
+        require_integer("select", "every index", index, 0)
+    if len(set(indices)) != len(indices):
+        raise ValueError(f"select: expected every index once, got {indices}")
+
+    def forward(x: Any):
+        require_members("select", x)
+        if max(indices) >= len(x):
+            raise ValueError(
+                f"select: expected indices below {len(x)}, the members of x, got {indices}"
+            )
+        y = tuple(x[index] for index in indices)
+        shapes = tuple(
+            jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), member)
+            for member in x
+        )
+        return (y if len(indices) > 1 else y[0]), Static(shapes)
+
+    def backward(shapes: Static, dy: Any):
+        given = dict(zip(indices, dy if len(indices) > 1 else (dy,), strict=True))
+        examples = {leaf.shape[0] for leaf in jax.tree.leaves(dy)}
+
+        def zeros(one: jax.ShapeDtypeStruct):
+            if not examples or not jnp.issubdtype(one.dtype, jnp.floating):
+                return None
+            return jnp.zeros((*examples, *one.shape), one.dtype)
+
+        return tuple(
+            given[index] if index in given else jax.tree.map(zeros, member)
+            for index, member in enumerate(shapes.value)
+        )
+
+    return parameter_free("select", forward, backward)
 
 
 def identity() -> Layer:

@@ -4,15 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.core import Tracer
 from jaxtyping import Float
 
 from jaxnn.captures import EmbeddingCapture
 from jaxnn.initializers import Initializer, initializer
 from jaxnn.layer import Layer
-from jaxnn.validation import require_positive_integer, require_rank
+from jaxnn.validation import known_values, require_positive_integer, require_rank
 
 
 def embedding(
@@ -73,9 +71,9 @@ def _require_ids(x: Any, vocabulary: int) -> None:
         given = getattr(x, "dtype", type(x).__name__)
         raise TypeError(f"embedding: expected x to be an array of integer ids, got {given}")
     require_rank("embedding", "x", x, 1)
-    if isinstance(x, Tracer | jax.ShapeDtypeStruct) or x.size == 0:
+    ids = known_values(x)
+    if ids is None or ids.size == 0:
         return
-    ids = np.asarray(x)  # a method of x would be traced where a function around this one is
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocabulary:
         raise ValueError(

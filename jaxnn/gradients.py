@@ -61,12 +61,19 @@ def _backward_pass(network: Layer, loss: Loss, factors: Callable) -> Callable[..
 
     def run(params, state, x, target, key=None, weights=None):
         prediction, new_state, residuals = network.forward(params, state, x, key)
-        values = loss.value(prediction, target)
-        require_weights(weights, values)
-        delta = loss.gradient(prediction, target)
-        factor = factors(weights, values)
-        if factor is not None:
-            delta = delta * jnp.expand_dims(factor, range(1, delta.ndim))
+        if loss.weighted_gradient is None:
+            values = loss.value(prediction, target)
+            require_weights(weights, values)
+            delta = loss.gradient(prediction, target)
+            factor = factors(weights, values)
+            if factor is not None:
+                delta = delta * jnp.expand_dims(factor, range(1, delta.ndim))
+        else:
+            shape = jax.eval_shape(loss.value, prediction, target)
+            require_weights(weights, shape)
+            factor = factors(weights, shape)
+            factor = jnp.ones(shape.shape, shape.dtype) if factor is None else factor
+            values, delta = loss.weighted_gradient(prediction, target, factor)
         dx, captures = network.backward(params, residuals, delta)
         return BackwardPass(values, prediction, new_state, captures, dx)
 
@@ -124,14 +131,14 @@ def _weighted_mean(values: Array, weights: Array | None) -> Array:
     return jnp.sum(values * weights) / jnp.sum(weights)
 
 
-def shares(weights: Array | None, values: Array) -> Array:
+def shares(weights: Array | None, values: Any) -> Array:
     """[batch], what each example's loss counts in the weighted mean: wᵢ / Σ w, or 1 / batch."""
     if weights is None:
         return jnp.full(values.shape, 1 / max(values.size, 1), values.dtype)
     return weights / jnp.sum(weights)
 
 
-def require_weights(weights: Any, values: Array) -> None:
+def require_weights(weights: Any, values: Any) -> None:
     """Raise unless ``weights`` is None or one number for each of the examples' values."""
     if weights is None:
         return

@@ -56,6 +56,12 @@ class Loss(NamedTuple):
     """(prediction, target, v) -> S v, with the shape of the prediction, for a root S of the Hessian
     of each example's own loss by its prediction: S Sᵀ = ∂²l/∂y². For curvature, where it is known.
     """
+    weighted_gradient: Callable | None = None
+    """(prediction, target, factors) -> (values, gradient of Σ factors[b] l_b by the prediction).
+
+    For a loss that computes both at once, and whose prediction holds what has no gradient for each
+    example; see `jaxnn.projection`. ``gradient`` is then not used for a network's backward pass.
+    """
 
 
 @jax.tree_util.register_static

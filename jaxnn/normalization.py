@@ -150,6 +150,39 @@ def group_norm(groups: int, epsilon: float = 1e-5) -> Layer:
     return Layer(init, predict, forward, backward, "group_norm")
 
 
+def rms_norm(epsilon: float = 1e-5) -> Layer:
+    """y = scale · x̂, x̂ = x / √(mean x² + ε) over the features of one position.
+
+    x is [batch, *positions, features] (Zhang and Sennrich, 2019); no mean is subtracted and nothing
+    is added. With d = dy · scale, dx = (d − x̂ · mean(d · x̂)) / √(mean x² + ε): `layer_norm` without
+    the projection on 1.
+    """
+    require_number("rms_norm", "epsilon", epsilon, minimum=0)
+
+    def init(key: Array | None, x: Any):
+        _require_positions("rms_norm", x)
+        return {"scale": jnp.ones(x.shape[-1:], x.dtype)}, ()
+
+    def forward(params: dict, state: Any, x: Array, key: Array | None):
+        _require_like("rms_norm", x, params)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        inverse_root = jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + epsilon)
+        normalized = (wide * inverse_root).astype(x.dtype)
+        return normalized * params["scale"], state, (normalized, inverse_root)
+
+    def backward(params: dict, residuals: Any, dy: Array):
+        normalized, inverse_root = residuals
+        d = dy * params["scale"]
+        along = jnp.mean(d * normalized, -1, keepdims=True)
+        dx = ((d - normalized * along) * inverse_root).astype(dy.dtype)
+        return dx, AffineCapture(normalized, dy, use_offset=False)
+
+    def predict(params: dict, state: Any, x: Array):
+        return forward(params, state, x, None)[0]
+
+    return Layer(init, predict, forward, backward, "rms_norm")
+
+
 def _normalize(x: Array, axes: Any, epsilon: float) -> tuple[Array, Array]:
     # In half precision the square of a deviation overflows from 256 on.
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 
 def require_array(where: str, name: str, x: Any) -> None:
@@ -125,6 +126,35 @@ def batch_size(where: str, x: Any) -> int:
     if len(sizes) > 1:
         raise ValueError(f"{where}: expected one batch size in x, got {sorted(sizes)}")
     return sizes.pop()
+
+
+def known_values(x: Any) -> np.ndarray | None:
+    """The values of ``x``, or None where they are not known: inside `jax.jit`, for mere shapes."""
+    if isinstance(x, Tracer | jax.ShapeDtypeStruct):
+        return None
+    return np.asarray(x)  # a method of x would be traced where a function around this one is
+
+
+def require_lengths(where: str, lengths: Any, batch: int, time: int) -> None:
+    """Raise unless ``lengths`` holds one integer in 0 … time for each example of the batch.
+
+    Inside `jax.jit` the values are not known; there the positions of a sequence are compared with
+    its length, so that a negative length counts as 0 and one beyond the sequence as all of it.
+    """
+    require_array(where, "lengths", lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"{where}: expected lengths to be integers, got {lengths.dtype}")
+    if tuple(lengths.shape) != (batch,):
+        raise ValueError(
+            f"{where}: expected lengths to have shape ({batch},), one for each example, "
+            f"got {tuple(lengths.shape)}"
+        )
+    values = known_values(lengths)
+    if values is not None and values.size and not 0 <= values.min() <= values.max() <= time:
+        raise ValueError(
+            f"{where}: expected lengths to lie in 0 … {time}, the positions of the sequence, "
+            f"got {values.min()} … {values.max()}"
+        )
 
 
 def unknown_name(kind: str, name: Any, valid: Iterable[str]) -> str:

@@ -1,0 +1,3 @@
+"""Attention: multi-head, self and cross, in the textbook form and block by block."""
+
+from jaxnn.attention.layer import attention

@@ -1,0 +1,149 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import normal, started
+
+import jaxnn as nn
+from jaxnn.decoding import beam, from_sequence, greedy, sample
+
+VOCABULARY, STOP = 4, 3
+TABLE = jax.nn.log_softmax(normal(0, (3, VOCABULARY, VOCABULARY)) * 1.5)
+
+
+def markov(carry, token):
+    """Log-probabilities by the last token and the number of the step, which the carry counts."""
+    table = jnp.take_along_axis(TABLE, carry[:, None, None] % 3, 0)
+    return jax.vmap(lambda rows, t: rows[t])(table, token), carry + 1
+
+
+def log_probability(tokens, first):
+    """Of one sequence up to its stop, and the number of tokens until there."""
+    total, last = 0.0, first
+    for number, token in enumerate(tokens):
+        total += float(TABLE[number % 3, last, token])
+        last = token
+        if token == STOP:
+            return total, number + 1
+    return total, len(tokens)
+
+
+def all_sequences(length):
+    """Every sequence, with the stop alone behind a stop."""
+    for tokens in itertools.product(range(VOCABULARY), repeat=length):
+        end = tokens.index(STOP) if STOP in tokens else length
+        if all(token == STOP for token in tokens[end:]):
+            yield tokens
+
+
+START = (jnp.zeros(2, int), jnp.array([0, 2]))
+
+
+def test_greedy_takes_the_most_probable_token_until_the_stop():
+    tokens = jax.jit(lambda: greedy(markov, *START, 5, stop=STOP))()
+    assert tokens.shape == (2, 5)
+    for row, first in zip(np.asarray(tokens), (0, 2), strict=True):
+        last, ended = first, False
+        for number, token in enumerate(row):
+            expected = STOP if ended else int(jnp.argmax(TABLE[number % 3, last]))
+            assert token == expected
+            last, ended = token, token == STOP
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_a_beam_as_wide_as_all_sequences_finds_the_best(penalty):
+    length = 3
+    # A beam of the vocabulary's width over 3 steps need not be exhaustive; these tables are kept
+    # to what a search of all 40 sequences says of the ones found.
+    search = jax.jit(lambda: beam(markov, *START, 3, width=4, stop=STOP, length_penalty=penalty))
+    tokens, scores = search()
+    for rows, found, first in zip(np.asarray(tokens), np.asarray(scores), (0, 2), strict=True):
+        values = {}
+        for sequence in all_sequences(length):
+            total, count = log_probability(sequence, first)
+            values[sequence] = total / count**penalty
+        own = [values[tuple(int(t) for t in row)] for row in rows]
+        np.testing.assert_allclose(found, own, rtol=1e-5)
+        assert list(found) == sorted(found, reverse=True)
+        assert len({tuple(row) for row in rows}) == 4
+        if penalty == 0:
+            assert own[0] == pytest.approx(max(values.values()))
+
+
+def test_a_beam_of_width_one_is_greedy():
+    tokens = beam(markov, *START, 5, width=1, stop=STOP).tokens[:, 0]
+    np.testing.assert_array_equal(tokens, greedy(markov, *START, 5, stop=STOP))
+
+
+def test_a_beam_without_probability_for_others_keeps_its_sequence():
+    certain = jnp.where(jnp.eye(3, dtype=bool), 0.0, -jnp.inf)
+    found = beam(lambda carry, token: (certain[token], carry), (), jnp.array([2]), 3, width=2)
+    np.testing.assert_array_equal(found.tokens[0, 0], [2, 2, 2])
+    np.testing.assert_array_equal(found.scores, [[0.0, -np.inf]])
+
+
+@pytest.mark.parametrize(("temperature", "top"), [(1.0, None), (0.5, None), (1.0, 2)])
+def test_samples_have_the_frequencies_of_the_softmax(temperature, top):
+    batch = 4000
+    start = (jnp.zeros(batch, int), jnp.zeros(batch, int))
+    tokens = sample(markov, *start, 1, jax.random.key(0), temperature=temperature, top=top)
+    logits = np.asarray(TABLE[0, 0]) / temperature
+    if top:
+        logits = np.where(logits >= np.sort(logits)[-top], logits, -np.inf)
+    expected = np.exp(logits) / np.exp(logits).sum()
+    frequencies = np.bincount(np.asarray(tokens)[:, 0], minlength=VOCABULARY) / batch
+    np.testing.assert_allclose(frequencies, expected, atol=0.03)
+
+
+def test_a_low_temperature_is_greedy_and_other_keys_give_other_tokens():
+    cold = sample(markov, *START, 5, jax.random.key(0), temperature=1e-4, stop=STOP)
+    np.testing.assert_array_equal(cold, greedy(markov, *START, 5, stop=STOP))
+    many = (jnp.zeros(50, int), jnp.zeros(50, int))
+    one, other = (sample(markov, *many, 3, jax.random.key(seed)) for seed in (0, 1))
+    assert np.any(one != other)
+
+
+def test_a_causal_network_decodes_step_by_step():
+    network = nn.serial(nn.embedding(5, 4), nn.attention(2, causal=True), nn.dense(5))
+    prompt = jnp.array([[1, 2], [4, 0]])
+    params, state = started(network, prompt)
+
+    def predict(tokens):
+        return network.predict(params, state, tokens)
+
+    tokens = jax.jit(lambda: greedy(*from_sequence(predict, prompt, 3), 3))()
+    whole = prompt
+    for _ in range(3):
+        best = jnp.argmax(predict(whole)[:, -1], -1)
+        whole = jnp.concatenate([whole, best[:, None]], 1)
+    np.testing.assert_array_equal(tokens, whole[:, 2:])
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda: greedy(markov, *START, 0), "greedy: expected length to be at least 1"),
+        (lambda: greedy(markov, *START, 2, stop=4), "expected stop to lie below 4"),
+        (lambda: greedy(markov, START[0], jnp.ones(2), 2), "first to be integer tokens"),
+        (lambda: greedy(markov, jnp.zeros(3, int), START[1], 2), "expected one batch size"),
+        (lambda: beam(markov, *START, 2, width=5), "beam: expected width to be at most .* 4"),
+        (
+            lambda: sample(markov, *START, 2, jax.random.key(0), temperature=0.0),
+            "sample: expected temperature to lie in",
+        ),
+        (
+            lambda: greedy(lambda c, t: (jnp.ones((2, 3, 4)), c), *START, 2),
+            r"step to return logits \[2, vocabulary\], got shape \(2, 3, 4\)",
+        ),
+        (
+            lambda: greedy(lambda c, t: (jnp.ones((2, 3)), ()), *START, 2),
+            "step to return a carry like the one it is given",
+        ),
+        (lambda: from_sequence(markov, jnp.zeros((2, 0), int), 3), "prompt to be"),
+    ],
+)
+def test_wrong_arguments_are_refused(run, message):
+    with pytest.raises(ValueError, match=message):
+        run()

@@ -1,0 +1,130 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_agree, normal, started
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxnn as nn
+from jaxnn.statistics import per_example_squared_norms
+
+
+@given(
+    shape=st.sampled_from([(3,), (2, 5), (1, 2, 2), (0, 3)]),
+    block=st.sampled_from([1, 3, 100]),
+    use_bias=st.booleans(),
+    weighted=st.booleans(),
+)
+def test_loss_and_gradient_are_those_of_a_dense_layer_with_cross_entropy(
+    shape, block, use_bias, weighted
+):
+    with jax.enable_x64(True):
+        labels = jnp.asarray(np.random.default_rng(0).integers(-1, 6, shape))  # −1 is no class
+        x, weights = normal(0, (*shape, 4)), jnp.arange(1.0, shape[0] + 1) if weighted else None
+        fused = nn.serial(nn.tanh(), nn.projection(5, use_bias=use_bias))
+        whole = nn.serial(nn.tanh(), nn.dense(5, use_bias=use_bias))
+        params, state = started(fused, x)
+        loss = nn.projected_cross_entropy(block)
+
+        @jax.jit
+        def both(params, x):
+            arguments = (params, state, x, labels, None, weights)
+            (value, _), gradients = nn.backprop(fused, loss)(*arguments)
+            expected, reference = nn.autodiff(whole, nn.softmax_cross_entropy())(*arguments)
+            one, other = (
+                nn.backward_pass(*pair)(*arguments)
+                for pair in ((fused, loss), (whole, nn.softmax_cross_entropy()))
+            )
+            by_hand = (value, gradients, one.values, one.dx)
+            return by_hand, (expected[0], reference, other.values, other.dx)
+
+        by_hand, expected = both(params, x)
+        if shape[0]:
+            assert_agree(by_hand, expected, 1e-10)
+        else:
+            assert_agree(by_hand[1:], expected[1:], 1e-10)
+
+
+def test_the_gradient_agrees_with_autodiff_of_its_own_forward_and_with_differences():
+    network, loss = nn.serial(nn.dense(3), nn.projection(4)), nn.projected_cross_entropy(2)
+    with jax.enable_x64(True):
+        x, labels = normal(0, (2, 3, 2)), jnp.array([[0, 3, 1], [2, 2, 0]])
+        params, state = started(network, x)
+        weights = jnp.array([1.0, 3.0])
+        nn.check_gradients(network, loss, params, state, x, labels, None, weights).require()
+
+
+def test_prediction_is_that_of_a_dense_layer():
+    x = normal(0, (2, 3, 4))
+    params, state = started(nn.projection(5), x)
+    logits = nn.dense(5).predict(params, (), x)
+    np.testing.assert_array_equal(nn.projection(5).predict(params, state, x), logits)
+    labels = jnp.array([[0, 1, 2], [3, 4, 0]])
+    of_logits, whole = nn.projected_cross_entropy(), nn.softmax_cross_entropy()
+    assert_agree(of_logits.value(logits, labels), whole.value(logits, labels), 1e-6)
+    assert_agree(of_logits.gradient(logits, labels), whole.gradient(logits, labels), 1e-6)
+
+
+def test_a_large_vocabulary_needs_a_fraction_of_the_memory():
+    x = jax.ShapeDtypeStruct((4, 256, 16), jnp.float32)
+    labels = jax.ShapeDtypeStruct((4, 256), jnp.int32)
+
+    def temporary(layer, gradient):
+        params, state = jax.eval_shape(layer.init, jax.random.key(0), x)
+        program = jax.jit(gradient).lower(params, state, x, labels).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    projection, loss = nn.projection(32_000), nn.projected_cross_entropy(32)
+    fused = temporary(projection, nn.backprop(projection, loss))
+    whole = temporary(nn.dense(32_000), nn.autodiff(nn.dense(32_000), nn.softmax_cross_entropy()))
+    assert fused <= 0.2 * whole
+
+
+def test_half_precision_gradients_are_summed_in_float32():
+    x, labels = jnp.ones((600, 1), jnp.bfloat16), jnp.zeros(600, int)
+    projection = nn.projection(2, weight_init="zeros")
+    params, state = projection.init(jax.random.key(0), x)
+    ones = jnp.ones(600, jnp.float32)
+    _, delta = nn.projected_cross_entropy(1).weighted_gradient(
+        projection.forward(params, state, x, None)[0], labels, ones
+    )
+    assert delta.params["weight"].dtype == jnp.bfloat16
+    assert float(delta.params["weight"][0, 0]) == -300  # 600 times −1/2; one by one it stops at 128
+
+
+def test_single_examples_are_refused_by_name_and_had_in_inference_mode(x64):
+    network, loss = nn.serial(nn.projection(3)), nn.projected_cross_entropy()
+    x, labels = normal(0, (2, 4)), jnp.array([0, 2])
+    params, state = started(network, x)
+    norms = per_example_squared_norms(network, loss)
+    with pytest.raises(ValueError, match="0 projection gives its gradient summed over the batch"):
+        norms(params, state, x, labels)
+    alone = nn.in_inference_mode(network)
+    norms = per_example_squared_norms(alone, loss)(params, state, x, labels)
+    whole = nn.serial(nn.dense(3))
+    expected = per_example_squared_norms(whole, nn.softmax_cross_entropy())
+    assert_agree(norms, expected(params, state, x, labels), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (jnp.zeros((2, 3)), TypeError, "expected target to be integer labels, got float32"),
+        (jnp.zeros((2, 2), int), ValueError, r"expected labels of shape \(2, 3\).*got \(2, 2\)"),
+    ],
+)
+def test_unfit_labels_are_refused(labels, error, message):
+    network, loss = nn.projection(3), nn.projected_cross_entropy()
+    x = normal(0, (2, 3, 4))
+    params, state = started(network, x)
+    with pytest.raises(error, match=f"projected_cross_entropy: {message}"):
+        nn.backprop(network, loss)(params, state, x, labels)
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="block to be at least 1, got 0"):
+        nn.projected_cross_entropy(0)
+    params, _ = started(nn.projection(3), jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match="expected the last axis of x to be 4, got 5"):
+        nn.projection(3).forward(params, (), jnp.ones((2, 5)), None)

@@ -1,0 +1,133 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_agree, normal, started
+
+import jaxnn as nn
+
+LENGTHS = jnp.array([2, 3])
+
+
+def given(memory, mask):
+    """x of a block with a memory and a mask, as they are asked for."""
+    x = (normal(0, (2, 3, 4)), *([normal(1, (2, 3, 5))] if memory else []))
+    x = (*x, LENGTHS) if mask else x
+    return x if len(x) > 1 else x[0]
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("memory", [True, False])
+@pytest.mark.parametrize("mask", [True, False])
+def test_the_gradient_of_a_block_agrees_with_autodiff(memory, mask, norm_first):
+    block = nn.transformer_block(
+        4, 2, hidden=6, memory=memory, mask=mask, norm_first=norm_first, causal=True, rotary=True
+    )
+    network = nn.serial(block, nn.select(0)) if memory or mask else block
+    with jax.enable_x64(True):
+        x = given(memory, mask)
+        params, state = started(network, x)
+        loss, target = nn.half_squared_error(), normal(2, (2, 3, 4))
+        against = {"autodiff": nn.autodiff(network, loss)}
+        nn.check_gradients(network, loss, params, state, x, target, against=against).require()
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_a_block_is_its_residual_connections_one_after_the_other(norm_first, x64):
+    x = normal(0, (2, 3, 4))
+    block = nn.transformer_block(4, 2, norm="rms_norm", norm_first=norm_first)
+    params, _ = started(block, x)
+    y = block.predict(params, jax.tree.map(lambda a: a, block.init(jax.random.key(0), x)[1]), x)
+    functions, norm = (nn.attention(2), nn.feed_forward(4)), nn.rms_norm()
+    leaves = {name: [] for name in ("norm", "function")}
+    for _, layer, p in nn.walk(block, params):
+        if layer.name in ("rms_norm", "attention") or p:
+            leaves["norm" if layer.name == "rms_norm" else "function"].append(p)
+    attend, first, second = leaves["function"]
+    for f, p, scale in zip(functions, (attend, (first, (), second)), leaves["norm"], strict=True):
+        state = f.init(jax.random.key(0), x)[1]
+        if norm_first:
+            x = x + f.predict(p, state, norm.predict(scale, (), x))
+        else:
+            x = norm.predict(scale, (), x + f.predict(p, state, x))
+    assert_agree(y, x, 1e-12)
+
+
+def test_blocks_can_be_stacked_by_repeat_with_memory_and_mask():
+    network = nn.serial(
+        nn.repeat(nn.transformer_block(4, 2, hidden=3, memory=True, mask=True, causal=True), 2),
+        nn.select(0),
+    )
+    with jax.enable_x64(True):
+        x = (normal(0, (2, 3, 4)), normal(1, (2, 5, 4)), LENGTHS)
+        params, state = started(network, x)
+        loss, target = nn.half_squared_error(), normal(2, (2, 3, 4))
+        against = {"autodiff": nn.autodiff(network, loss)}
+        nn.check_gradients(network, loss, params, state, x, target, against=against).require()
+
+
+def test_the_members_behind_x_pass_through():
+    block = nn.transformer_block(4, 2, memory=True, mask=True)
+    x = given(True, True)
+    params, state = started(block, x)
+    y = block.predict(params, state, x)
+    assert y[0].shape == x[0].shape
+    np.testing.assert_array_equal(y[1], x[1])
+    np.testing.assert_array_equal(y[2], x[2])
+
+
+def test_what_the_mask_hides_does_not_matter():
+    block = nn.transformer_block(4, 2, mask=True)
+    x = normal(0, (2, 3, 4))
+    params, state = started(block, (x, LENGTHS))
+    padding = jnp.arange(3)[:, None] >= LENGTHS[:, None, None]
+    y = block.predict(params, state, (x, LENGTHS))[0]
+    other = block.predict(params, state, (jnp.where(padding, 9.0, x), LENGTHS))[0]
+    assert_agree(jnp.where(padding, 0, other), jnp.where(padding, 0, y), 1e-6)
+
+
+def test_dropout_is_drawn_in_training_alone():
+    block = nn.transformer_block(4, 2, dropout=0.5)
+    x = normal(0, (2, 3, 4))
+    params, state = started(block, x)
+    y = block.predict(params, state, x)
+    noisy = block.forward(params, state, x, jax.random.key(0))[0]
+    assert float(jnp.abs(noisy - y).max()) > 0.01
+    with pytest.raises(ValueError, match="expected key to be a random key"):
+        block.forward(params, state, x, None)
+
+
+def test_select_keeps_the_laws_and_names_what_it_lacks():
+    x = (normal(0, (2, 3)), normal(1, (2, 4)), jnp.array([1, 2]))
+    nn.check_layer(nn.select(0), x).require()
+    nn.check_layer(nn.select(2, 1), x).require()
+    y, _, residuals = nn.select(0, 2).forward((), (), x, None)
+    assert y == (x[0], x[2])
+    dx, _ = nn.select(0, 2).backward((), residuals, (x[0], None))
+    np.testing.assert_array_equal(dx[1], np.zeros((2, 4)))
+    assert dx[2] is None
+    with pytest.raises(ValueError, match=r"select: expected indices below 3.*got \(0, 3\)"):
+        nn.select(0, 3).predict((), (), x)
+    with pytest.raises(TypeError, match="select: expected x to be a tuple"):
+        nn.select(0).predict((), (), x[0])
+    for indices in [(), (1, 1), (-1,)]:
+        with pytest.raises(ValueError, match="select: expected"):
+            nn.select(*indices)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.transformer_block(0, 1), "transformer_block: expected features"),
+        (lambda: nn.transformer_block(4, 2, norm="rms"), "unknown norm 'rms': did you mean"),
+        (lambda: nn.transformer_block(4, 2, dropout=1.5), "expected dropout to lie in"),
+        (lambda: nn.feed_forward(4, 0), "feed_forward: expected hidden to be at least 1"),
+        (
+            lambda: nn.transformer_block(4, 3).init(jax.random.key(0), jnp.ones((1, 2, 4))),
+            "attention: expected heads to divide the 4 features",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
