@@ -44,7 +44,7 @@ class Problem(NamedTuple):
 
 def mlp() -> tuple[nn.Layer, ...]:
     """Two hidden layers."""
-    return nn.serial(nn.dense(512), nn.relu()), nn.serial(nn.dense(256), nn.relu()), nn.dense(10)
+    return nn.serial(nn.dense(512), nn.tanh()), nn.serial(nn.dense(256), nn.tanh()), nn.dense(10)
 
 
 def cnn() -> tuple[nn.Layer, ...]:

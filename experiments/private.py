@@ -86,12 +86,15 @@ def draw(results: dict) -> Figure:
             fontsize=8,
         )
     axes.axhline(100 * results["reference"], color=style.GREY, ls="--", label="not private")
+    axes.margins(x=0.1, y=0.15)
     axes.set(
         xscale="log",
         xlabel=f"privacy budget ε, for δ = {results['delta']:g}",
         ylabel="accuracy (%)",
         title=f"{results['config']}: the test set",
     )
+    axes.set_xticks(epsilons, [f"{epsilon:.2g}" for epsilon in epsilons])
+    axes.minorticks_off()
     axes.legend(loc="lower right")
     return figure
 

@@ -8,10 +8,12 @@ python -m experiments.train --resume runs/digits_mlp --epochs 100
 import argparse
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
 from experiments import figures, style
@@ -22,10 +24,13 @@ from experiments.progress import Progress
 from experiments.runs import Run, initial_state, new_run, open_run
 from jaxnn import summarize
 from jaxnn.data import Splits
+from jaxnn.feedback import alignment_angles
 from jaxnn.privacy import epsilon_spent, require_accounting
 from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, train
 from jaxnn.training.checkpoints import Checkpoints
 
+PROBED = 1000
+"""Of how many examples the angles are."""
 MAY_CHANGE = ("epochs", "gradient", "crosscheck_every", "crosscheck_tolerance", "patience")
 """What a resumed run may be given anew: nothing that its numbers so far depend on."""
 
@@ -39,6 +44,9 @@ class Options:
     """The run folder to make; runs/CONFIG unless given. It must not exist, or be empty."""
     resume: Path | None = None
     """A run folder to continue, from its newest checkpoint."""
+    angles: bool = False
+    """Write to the metrics of every epoch each layer's angle between update and gradient, in
+    degrees, on the first training examples; see jaxnn.feedback."""
     save_seconds: float = 30.0
     """Save a checkpoint when the last one is at least this old; the last epoch's always is."""
 
@@ -87,8 +95,8 @@ def main(arguments: list[str]) -> None:
                 f"those of a run that was to have {config.epochs} from the start"
             )
     with Checkpoints(run.checkpoints) as checkpoints:
-        examples = len(splits.train.x)
-        train_state = _follow(epochs, len(past), train_state, run, checkpoints, options, examples)
+        observe = _observer(options, splits)
+        train_state = _follow(epochs, len(past), train_state, run, checkpoints, options, observe)
     _finish(config, splits, train_state, run)
 
 
@@ -119,6 +127,25 @@ def _start(
     )
 
 
+def _observer(options: Options, splits: Splits) -> Callable[[TrainState], dict[str, Any]]:
+    """(train_state) -> what the metrics of an epoch have beside losses and scores."""
+    config, observers = options.config, {}
+    if (privacy := config.privacy_of_gradients) is not None:
+        sizes = {"examples": len(splits.train.x), "batch_size": config.batch_size}
+        observers["epsilon"] = lambda s: epsilon_spent(privacy, steps=int(s.step), **sizes)
+    if options.angles:
+        x, target = splits.train.x[:PROBED], config.task(splits).prepare(splits.train.target)
+        angles = jax.jit(alignment_angles(config.layers, config.loss_function))
+
+        def degrees(train_state: TrainState) -> dict[str, float]:
+            params, state, _, key, _ = train_state
+            found = angles(params, state, x, target[:PROBED], key)
+            return {layer: float(angle) for layer, angle in found.items()}
+
+        observers["angles"] = degrees
+    return lambda train_state: {name: of(train_state) for name, of in observers.items()}
+
+
 def _follow(
     epochs: Iterator[Epoch],
     number: int,
@@ -126,24 +153,17 @@ def _follow(
     run: Run,
     checkpoints: Checkpoints,
     options: Options,
-    examples: int,
+    observe: Callable[[TrainState], dict[str, Any]],
 ) -> TrainState:
     """Go through the epochs after ``number``: show, write metrics, save checkpoints."""
     total, first = options.config.epochs, number + 1
     saved, disagreements = time.monotonic(), []
-    privacy = options.config.privacy_of_gradients
     try:
         with Progress(number, total) as progress:
             for epoch in epochs:
                 loss = float(np.mean(epoch.losses))
                 scores = {f"validation_{name}": v for name, v in epoch.validation.items()}
-                if privacy is not None:
-                    scores["epsilon"] = epsilon_spent(
-                        privacy,
-                        examples=examples,
-                        batch_size=options.config.batch_size,
-                        steps=int(epoch.train_state.step),
-                    )
+                scores |= observe(epoch.train_state)
                 run.append(
                     {"epoch": epoch.number, "loss": loss, **scores, "seconds": epoch.seconds}
                 )
@@ -152,6 +172,9 @@ def _follow(
                 disagreements += [] if epoch.disagreement is None else [epoch.disagreement]
                 validation = f", validation {describe(epoch.validation)}" * bool(epoch.validation)
                 validation += f", ε {scores['epsilon']:.2f}" if "epsilon" in scores else ""
+                if "angles" in scores:
+                    angles = (f"{layer} {angle:.0f}°" for layer, angle in scores["angles"].items())
+                    validation += f", {', '.join(angles)}"
                 # The time of the first epoch is mostly that of compilation.
                 speed = f", {epoch.examples_per_second:,.0f} examples/s" * (number > first)
                 progress.show(number, f"loss {loss:.4f}{validation}{speed}")

@@ -145,7 +145,8 @@ def kolen_pollack(layer: Layer, decay: float = 1e-2) -> Layer:
     require_number("kolen_pollack", "decay", decay, minimum=0, maximum=1)
 
     def start(weights: Any, draw: Callable, key: Array):
-        return {"feedback": draw(key), "before": weights}
+        # Copied, so that an epoch can be given the memory of params and of state.
+        return {"feedback": draw(key), "before": jax.tree.map(jnp.copy, weights)}
 
     def renew(memory: Any, weights: Any, draw: Callable, key: Array | None):
         feedback = jax.tree.map(

@@ -44,14 +44,17 @@ def make_step(
 
     Args:
         gradient_function: What `jaxnn.backprop`, `jaxnn.autodiff` or `jaxnn.numerical` returns.
-        optimizer: Any optax transformation.
+        optimizer: Any optax transformation. One that takes extra arguments is given, as
+            ``arguments``, those of the gradient function after the parameters.
     """
+    update = optax.with_extra_args_support(optimizer).update
 
     def step(train_state: TrainState, x: Any, target: Any, weights: Array | None = None):
         params, state, optimizer_state, key, count = train_state
         step_key = jax.random.fold_in(key, count)
-        (value, state), gradients = gradient_function(params, state, x, target, step_key, weights)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+        arguments = (state, x, target, step_key, weights)
+        (value, state), gradients = gradient_function(params, *arguments)
+        updates, optimizer_state = update(gradients, optimizer_state, params, arguments=arguments)
         params = optax.apply_updates(params, updates)
         return TrainState(params, state, optimizer_state, key, count + 1), value
 

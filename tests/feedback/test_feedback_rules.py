@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import assert_agree, normal
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 import jaxnn as nn
 from jaxnn.feedback import FeedbackState, Rule, alignment_angles, with_feedback
+from jaxnn.training import create_state, make_epoch, make_step
 
 BATCH = 4
 RULES = {
@@ -222,3 +224,18 @@ def test_half_precision_stays_half_precision(dtype):
     y, _, residuals = network.forward(params, state, x, jax.random.key(1))
     dx, captures = network.backward(params, residuals, y)
     assert {a.dtype for a in jax.tree.leaves((dx, nn.contract(captures)))} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("rule", ["kolen_pollack", "batch"])
+def test_a_rule_trains_in_a_scanned_epoch_that_takes_the_memory_of_its_state(rule):
+    network = RULES[rule](nn.serial(nn.dense(8), nn.tanh(), nn.dense(3)))
+    x = normal(1, (32, 5), jnp.float32)
+    target = jnp.argmax(x[:, :3], 1)
+    optimizer = optax.sgd(0.5)
+    train_state = create_state(network, optimizer, jax.random.key(0), x[:1])
+    epoch = make_epoch(make_step(nn.backprop(network, LOSS), optimizer), 8)
+    means = []
+    for _ in range(10):
+        train_state, values = epoch(train_state, x, target)
+        means.append(float(values.mean()))
+    assert means[-1] < 0.5 * means[0]
