@@ -9,6 +9,10 @@ multiple of the contender's own plain gradient count.
   this network have a backward pass by hand, which flatters autodiff: the idiomatic pool is slower.
 - BackPACK: its extensions to PyTorch, where both are installed. Its K-FAC has one Monte Carlo
   sample, as that of jaxnn has.
+- Opacus: clipped, noisy gradients of PyTorch, in its two ways: each example's gradient held, or
+  (ghost) two backward passes.
+
+A private gradient is that of a step of private training: norms, clipping, noise.
 """
 
 from collections.abc import Callable
@@ -18,7 +22,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import jaxnn as nn
 from experiments.benchmarks import cnn
@@ -27,16 +30,18 @@ from experiments.benchmarks.measuring import (
     Figures,
     Settings,
     align,
-    heading,
     in_seconds,
     inspect_program,
-    machine,
     take_turns,
 )
 from jaxnn import statistics
+from jaxnn.privacy import private
 
 BATCH, CLASSES = 128, 10
-STATISTICS = ("squared norms", "second moment", "variance", "GGN diagonal", "K-FAC")
+STATISTICS = (
+    *("squared norms", "second moment", "variance", "GGN diagonal", "K-FAC", "private gradient"),
+)
+CLIP_NORM, NOISE = 1.0, 1.0
 
 
 def make_mlp() -> nn.Layer:
@@ -54,6 +59,7 @@ def by_hand(network: nn.Layer) -> dict[str, Callable]:
     loss = nn.softmax_cross_entropy()
     gradient, run = nn.backprop(network, loss), nn.backward_pass(network, loss)
     shares = jnp.full(BATCH, 1 / BATCH)
+    noisy = private(network, loss, clip_norm=CLIP_NORM, noise_multiplier=NOISE, batch_size=BATCH)
 
     def plain(*arguments):
         return gradient(*arguments)[1]
@@ -75,6 +81,7 @@ def by_hand(network: nn.Layer) -> dict[str, Callable]:
         "variance": beside_gradient(lambda c: statistics.variance_of(c, shares)),
         "GGN diagonal": with_gradient(statistics.diagonal_ggn(network, loss)),
         "K-FAC": with_gradient(statistics.kfac_factors(network, loss)),
+        "private gradient": lambda *arguments: noisy(*arguments)[1],
     }
 
 
@@ -96,6 +103,16 @@ def by_autodiff(network: nn.Layer) -> dict[str, Callable]:
 
         return compute
 
+    def private_gradient(params, state, x, labels, key):
+        each = jax.vmap(jax.grad(own_loss), (None, None, 0, 0))(params, state, x, labels)
+        factors = jnp.minimum(1, CLIP_NORM * jax.lax.rsqrt(norms(each)))
+        leaves, treedef = jax.tree.flatten(each)
+        totals = [
+            jnp.tensordot(factors, g, 1) + NOISE * CLIP_NORM * jax.random.normal(k, g.shape[1:])
+            for k, g in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+        ]
+        return treedef.unflatten([total / BATCH for total in totals])
+
     def norms(each):
         return sum(jnp.sum(g**2, range(1, g.ndim)) for g in jax.tree.leaves(each))
 
@@ -104,7 +121,95 @@ def by_autodiff(network: nn.Layer) -> dict[str, Callable]:
         "squared norms": reduced(norms),
         "second moment": reduced(partial(jax.tree.map, lambda g: (g**2).mean(0))),
         "variance": reduced(partial(jax.tree.map, lambda g: g.var(0))),
+        "private gradient": private_gradient,
     }
+
+
+def torch_model(name: str) -> Any:
+    """The network in PyTorch."""
+    from torch import nn as layers  # pyright: ignore[reportMissingImports]
+
+    if name == "MLP":
+        return layers.Sequential(
+            layers.Flatten(),
+            layers.Linear(784, 512),
+            layers.ReLU(),
+            layers.Linear(512, 256),
+            layers.ReLU(),
+            layers.Linear(256, CLASSES),
+        )
+    return layers.Sequential(
+        layers.Conv2d(1, 32, 3, padding=1),
+        layers.ReLU(),
+        layers.MaxPool2d(2),
+        layers.Conv2d(32, 64, 3, padding=1),
+        layers.ReLU(),
+        layers.MaxPool2d(2),
+        layers.Flatten(),
+        layers.Linear(64 * 49, 128),
+        layers.ReLU(),
+        layers.Linear(128, CLASSES),
+    )
+
+
+def torch_data() -> tuple[Any, Any]:
+    """The same batch, channels first."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    x, labels = cnn.data()
+    images = torch.tensor(np.array(x)).permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor(np.array(labels)).long()
+
+
+def by_opacus(name: str, *, ghost: bool) -> dict[str, Callable[[], object]]:
+    """The private gradient by Opacus; nothing, and why, where it is not installed."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+        from opacus import GradSampleModule  # pyright: ignore[reportMissingImports]
+        from opacus.grad_sample import (  # pyright: ignore[reportMissingImports]
+            GradSampleModuleFastGradientClipping,
+        )
+        from opacus.optimizers import (  # pyright: ignore[reportMissingImports]
+            DPOptimizer,
+            DPOptimizerFastGradientClipping,
+        )
+        from opacus.utils.fast_gradient_clipping_utils import (  # pyright: ignore[reportMissingImports]
+            DPLossFastGradientClipping,
+        )
+    except ImportError as error:
+        print(f"Opacus: left out, {error}")
+        return {}
+    images, target = torch_data()
+    model, loss = torch_model(name), torch.nn.CrossEntropyLoss()
+    plain = torch_model(name)
+
+    def plain_gradient() -> None:
+        plain.zero_grad(set_to_none=True)
+        loss(plain(images), target).backward()
+
+    noise = {
+        "noise_multiplier": NOISE,
+        "max_grad_norm": CLIP_NORM,
+        "expected_batch_size": BATCH,
+    }
+    if ghost:
+        model = GradSampleModuleFastGradientClipping(
+            model, max_grad_norm=CLIP_NORM, use_ghost_clipping=True
+        )
+        optimizer = DPOptimizerFastGradientClipping(
+            torch.optim.SGD(model.parameters(), lr=0.1), **noise
+        )
+        criterion = DPLossFastGradientClipping(model, optimizer, loss)
+    else:
+        model, criterion = GradSampleModule(model), loss
+        optimizer = DPOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), **noise)
+
+    def private_gradient() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        criterion(model(images), target).backward()
+        optimizer.pre_step()
+
+    return {"gradient": plain_gradient, "private gradient": private_gradient}
 
 
 def by_backpack(name: str) -> dict[str, Callable[[], object]]:
@@ -115,34 +220,10 @@ def by_backpack(name: str) -> dict[str, Callable[[], object]]:
     except ImportError as error:
         print(f"BackPACK: left out, {error}")
         return {}
-    layers = torch.nn
-    if name == "MLP":
-        model = layers.Sequential(
-            layers.Flatten(),
-            layers.Linear(784, 512),
-            layers.ReLU(),
-            layers.Linear(512, 256),
-            layers.ReLU(),
-            layers.Linear(256, CLASSES),
-        )
-    else:
-        model = layers.Sequential(
-            layers.Conv2d(1, 32, 3, padding=1),
-            layers.ReLU(),
-            layers.MaxPool2d(2),
-            layers.Conv2d(32, 64, 3, padding=1),
-            layers.ReLU(),
-            layers.MaxPool2d(2),
-            layers.Flatten(),
-            layers.Linear(64 * 49, 128),
-            layers.ReLU(),
-            layers.Linear(128, CLASSES),
-        )
+    layers, model = torch.nn, torch_model(name)
     plain_loss = layers.CrossEntropyLoss()
     model, extended_loss = extend(model), extend(layers.CrossEntropyLoss())
-    x, labels = cnn.data()
-    images = torch.tensor(np.array(x)).permute(0, 3, 1, 2).contiguous()
-    target = torch.tensor(np.array(labels)).long()
+    images, target = torch_data()
 
     def run(loss: Any, *chosen: Any) -> None:
         model.zero_grad(set_to_none=True)
@@ -175,8 +256,13 @@ def contenders(name: str) -> dict[str, Contender]:
                 run=partial(_finish, compiled, arguments),
                 program=inspect_program(compiled, *arguments),
             )
-    backpack = by_backpack(name).items()
-    return made | {f"BackPACK, {statistic}": Contender(f) for statistic, f in backpack}
+    for way, functions in (
+        ("BackPACK", by_backpack(name)),
+        ("Opacus", by_opacus(name, ghost=False)),
+        ("Opacus ghost", by_opacus(name, ghost=True)),
+    ):
+        made |= {f"{way}, {statistic}": Contender(f) for statistic, f in functions.items()}
+    return made
 
 
 def multiples(figures: dict[str, Figures]) -> str:
@@ -217,8 +303,3 @@ def run(settings: Settings) -> dict[str, Any]:
 
 def _finish(compiled: Callable, arguments: tuple) -> None:
     jax.block_until_ready(compiled(*arguments))
-
-
-if __name__ == "__main__":
-    print(heading(machine()))
-    run(tyro.cli(Settings))
