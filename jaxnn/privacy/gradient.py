@@ -16,6 +16,7 @@ from jax import Array
 from jaxnn.captures import contract
 from jaxnn.gradients import backward_pass
 from jaxnn.layer import Layer, Loss
+from jaxnn.privacy.noise import normal
 from jaxnn.statistics import scaled, squared_norms_of
 from jaxnn.statistics.trees import require_examples_apart
 from jaxnn.validation import require_key, require_number, require_positive_integer
@@ -118,4 +119,4 @@ def private(
 
 
 def _with_noise(key: Array, total: Array, deviation: float) -> Array:
-    return total + deviation * jax.random.normal(key, total.shape, total.dtype)
+    return total + deviation * normal(key, total.shape, total.dtype)
