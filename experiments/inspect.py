@@ -1,0 +1,273 @@
+"""One page of figures about a backward pass: what flows through a network, and what it learns from.
+
+python -m experiments.inspect digits_mlp --output pictures      # trains it, and looks on
+python -m experiments.inspect runs/digits_mlp --output pictures # before its training, and after
+
+All is computed from the captures of a few backward passes on the first training examples, in
+inference mode, where every example has a gradient of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from experiments import style
+from experiments.command_line import parse_options, run_script
+from experiments.config import Config, find_config, read_config, require_compatible
+from experiments.held_out import as_images
+from experiments.inspection import Page, draw
+from experiments.runs import initial_state, open_run
+from jaxnn import Layer, Loss, backward_pass, contract, in_inference_mode, label, walk
+from jaxnn.data import Splits
+from jaxnn.statistics import (
+    ggn_vector_product,
+    hessian_vector_product,
+    scaled,
+    squared_norms_of,
+)
+from jaxnn.training import TrainState, train
+from jaxnn.validation import require_positive_integer
+
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh")
+"""Layers whose slope is looked at, element by element."""
+FLAT = 0.05
+"""A slope below this share of the largest one lets next to nothing through."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw what flows through a network, its gradients over training, and its curvature."""
+
+    output: Path
+    """The folder for the page."""
+    examples: int = 512
+    """How many training examples are looked at."""
+    lanczos: int = 40
+    """Steps of the Lanczos iteration that finds the spectrum."""
+    epochs: int | None = None
+    """Train a configuration for so many epochs, in place of its own number."""
+    overwrite: bool = False
+    """Whether a page that exists is replaced."""
+
+
+class Flow(NamedTuple):
+    """What one pass forward and back shows, by layer."""
+
+    activations: dict[str, np.ndarray]
+    deltas: dict[str, np.ndarray]
+    """The gradient of each example's own loss by what the layer returns."""
+    dead: dict[str, float]
+    """Of activations: the share of units whose slope is 0 for every example and position."""
+    saturated: dict[str, float]
+    """Of activations: the share of all slopes that are below `FLAT` of the largest."""
+
+
+def main(arguments: list[str]) -> None:
+    """Look, and draw."""
+    if not arguments or arguments[0].startswith("-"):
+        options = parse_options(Options, "inspect CONFIG_OR_RUN", arguments)
+        raise ValueError("inspect: expected the name of a configuration or a run folder")
+    named, *arguments = arguments
+    options = parse_options(Options, "inspect CONFIG_OR_RUN", arguments)
+    require_positive_integer("inspect", "examples", options.examples)
+    require_positive_integer("inspect", "lanczos", options.lanczos)
+    if (Path(named) / "config.toml").is_file():
+        run = open_run(Path(named))
+        config, name = run.read_config(), Path(named).name
+        splits = config.data.load()
+        start = initial_state(config, splits)
+        states = [(0, start), run.restore(like=start)]
+    else:
+        path = find_config(named)
+        config, name = read_config(path), path.stem
+        splits = config.data.load()
+        require_compatible(config, splits)
+        states = _train(config, splits, options.epochs)
+    page = look(config, splits, states, options.examples, options.lanczos)
+    picture = options.output / f"inspect_{name}.png"
+    print(style.save(draw(name, page), picture, overwrite=options.overwrite))
+
+
+def look(
+    config: Config,
+    splits: Splits,
+    states: list[tuple[int, TrainState]],
+    examples: int,
+    lanczos: int,
+) -> Page:
+    """All numbers of the page. ``states`` are pairs (epochs seen, train state) in their order."""
+    network, loss = in_inference_mode(config.layers), config.loss_function
+    x = jnp.asarray(splits.train.x[:examples])
+    target = jnp.asarray(config.task(splits).prepare(splits.train.target[:examples]))
+    batch = (x, target)
+
+    measure = jax.jit(_gradients_by_layer(network, loss))
+    over_training = [
+        (epoch, _in_order(network, jax.tree.map(float, measure(s.params, s.state, *batch))))
+        for epoch, s in states
+    ]
+    params, state = states[-1][1].params, states[-1][1].state
+    flow = flow_through(network, loss, params, state, x, target)
+    result = jax.jit(backward_pass(network, loss))(params, state, x, target)
+    norms = np.sqrt(np.asarray(jax.jit(squared_norms_of)(result.captures)))
+    names = splits.train.class_names
+    labels = splits.train.target[:examples]
+    captions = [
+        f"{names[int(v)] if names else f'{float(np.ravel(v)[0]):.3g}'}\nloss {own:.2g}"
+        for v, own in zip(labels, result.values, strict=True)
+    ]
+
+    def along(product: Callable) -> Callable:
+        return lambda vector: product(vector, params, state, x, target)
+
+    spectra = {
+        "Hessian": spectrum(along(hessian_vector_product(network, loss)), params, lanczos),
+        "Gauss-Newton": spectrum(along(ggn_vector_product(network, loss)), params, lanczos),
+    }
+    images = as_images(config, splits, splits.train.x[:examples])
+    return Page(over_training, *flow, norms, captions, images, spectra)
+
+
+def flow_through(
+    network: Layer, loss: Loss, params: Any, state: Any, x: jax.Array, target: jax.Array
+) -> Flow:
+    """One pass forward and back, watched at every layer; see `Flow`."""
+
+    @jax.jit
+    def watched(params, state, x, target):
+        activations, deltas, slopes = {}, {}, {}
+
+        def watch(path: str, layer: Layer) -> Layer:
+            if layer.parts and layer.name != "repeat":  # inside of its scan nothing can be kept
+                parts = (watch(f"{path}.{i}".strip("."), p) for i, p in enumerate(layer.parts))
+                assert layer.rebuild is not None
+                return layer.rebuild(*parts)
+            name = label(path, layer)
+
+            def forward(params, state, x, key):
+                y, new_state, residuals = layer.forward(params, state, x, key)
+                if layer.name != "identity" and hasattr(y, "dtype"):
+                    activations[name] = y
+                if layer.name in ACTIVATIONS:
+                    slopes[name] = layer.backward(params, residuals, jnp.ones_like(y))[0]
+                return y, new_state, residuals
+
+            def backward(params, residuals, dy):
+                if name in activations:
+                    deltas[name] = dy
+                return layer.backward(params, residuals, dy)
+
+            return layer._replace(forward=forward, backward=backward)
+
+        backward_pass(watch("", network), loss)(params, state, x, target)
+        dead, saturated = {}, {}
+        for name, slope in slopes.items():
+            size = jnp.abs(slope)
+            dead[name] = jnp.mean(jnp.max(size, tuple(range(size.ndim - 1))) == 0)
+            saturated[name] = jnp.mean(size < FLAT * jnp.max(size))
+        return Flow(activations, deltas, dead, saturated)
+
+    flow = jax.tree.map(np.asarray, watched(params, state, x, target))
+    return Flow(*(_in_order(network, found) for found in flow))
+
+
+def _in_order(network: Layer, found: dict[str, Any]) -> dict[str, Any]:
+    """By layer from first to last: a dictionary comes back from jit in the order of its keys."""
+    order = {label(path, layer): place for place, (path, layer) in enumerate(walk(network))}
+    return {n: found[n] for n in sorted(found, key=lambda name: order.get(name, len(order)))}
+
+
+def _gradients_by_layer(network: Layer, loss: Loss) -> Callable:
+    """(params, state, x, target) -> {layer: (‖mean gradient‖, √ of the trace of the noise)}."""
+    run = backward_pass(network, loss)
+
+    def measure(params, state, x, target):
+        captures = run(params, state, x, target).captures
+        n = x.shape[0]
+        mean = contract(scaled(captures, jnp.full(n, 1 / n)))
+        squares = squared_norms_of(captures, per_parameter=True)
+        found = {}
+        for path, layer, m, s in walk(network, mean, squares):
+            if not jax.tree.leaves(m):
+                continue
+            of_mean = sum(jnp.sum(g.astype(jnp.float32) ** 2) for g in jax.tree.leaves(m))
+            of_each = sum(jnp.mean(v) for v in jax.tree.leaves(s))
+            noise = jnp.maximum(of_each - of_mean, 0) * n / max(n - 1, 1)
+            found[label(path, layer)] = (jnp.sqrt(of_mean), jnp.sqrt(noise))
+        return found
+
+    return measure
+
+
+def spectrum(product: Callable, params: Any, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ritz values of a symmetric matrix, and the share of the spectrum that each stands for.
+
+    The Lanczos iteration with full orthogonalisation from a random vector: its outermost values
+    converge to the outermost eigenvalues, and with their shares they are a quadrature of the
+    density of all (Golub and Meurant, 1994; Ghorbani et al., 2019).
+
+    Args:
+        product: v -> the matrix times v, trees like ``params``.
+        params: The parameters.
+        steps: How many products are taken, at most as many as there are parameters.
+    """
+    flat, unravel = ravel_pytree(params)
+    steps = min(steps, flat.size)
+
+    def of_flat(v: jax.Array):
+        return ravel_pytree(product(unravel(v)))[0]
+
+    def body(carry, index):
+        basis, v = carry
+        basis = basis.at[index].set(v)
+        w = of_flat(v)
+        alpha = jnp.vdot(v, w)
+        for _ in range(2):  # once loses orthogonality to rounding
+            w = w - basis.T @ (basis @ w)
+        beta = jnp.linalg.norm(w)
+        return (basis, w / jnp.where(beta == 0, 1, beta)), (alpha, beta)
+
+    start = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
+    basis = jnp.zeros((steps, flat.size), flat.dtype)
+
+    @jax.jit
+    def iterate(v):
+        return jax.lax.scan(body, (basis, v / jnp.linalg.norm(v)), jnp.arange(steps))[1]
+
+    alpha, beta = map(np.asarray, iterate(start))
+    # Where the iteration has found an invariant subspace, the rest is of rounding errors.
+    small = np.flatnonzero(beta < 1e-6 * np.abs(alpha).max())
+    steps = int(small[0]) + 1 if small.size else steps
+    matrix = np.diag(alpha[:steps]) + np.diag(beta[: steps - 1], 1) + np.diag(beta[: steps - 1], -1)
+    values, vectors = np.linalg.eigh(matrix)
+    return values, vectors[0] ** 2
+
+
+def _train(config: Config, splits: Splits, epochs: int | None) -> list[tuple[int, TrainState]]:
+    """The states before the first epoch and after every one."""
+    if epochs is not None:
+        require_positive_integer("inspect", "epochs", epochs)
+    start = initial_state(config, splits)
+    trained = train(
+        config.layers,
+        config.loss_function,
+        config.make_optimizer(len(splits.train.x)),
+        start,
+        splits.train.x,
+        config.task(splits).prepare(splits.train.target),
+        epochs=epochs or config.epochs,
+        batch_size=config.batch_size,
+        gradient="manual" if config.gradient == "crosscheck" else config.gradient,
+        privacy=config.privacy_of_gradients,
+    )
+    return [(0, start), *((epoch.number, epoch.train_state) for epoch in trained)]
+
+
+if __name__ == "__main__":
+    run_script(main)
