@@ -51,6 +51,7 @@ from jaxnn.convolution import (
     conv,
     conv_transpose,
 )
+from jaxnn.ctc import ctc
 from jaxnn.dense import dense
 from jaxnn.dropout import dropout
 from jaxnn.embedding import embedding
@@ -90,7 +91,9 @@ from jaxnn.normalization import batch_norm, group_norm, layer_norm, rms_norm
 from jaxnn.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
 from jaxnn.positions import positional_embedding
 from jaxnn.projection import projected_cross_entropy, projection
+from jaxnn.recurrent import bidirectional, gru, lstm, rnn
 from jaxnn.reshaping import flatten, reshape
 from jaxnn.resizing import pad, upsample
+from jaxnn.sequence_loss import sequence_loss
 from jaxnn.summary import Row, Summary, summarize
 from jaxnn.transformer import feed_forward, transformer_block

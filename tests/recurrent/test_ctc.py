@@ -1,0 +1,148 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import assert_agree, differences, normal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxnn as nn
+
+LABELS = np.array([[1, 2, 2], [3, -1, -1], [-1, -1, -1]])
+LENGTHS = np.array([6, 4, 2])
+
+
+def of_optax(logits, labels, lengths):
+    padding = (jnp.arange(logits.shape[1]) >= lengths[:, None]).astype(logits.dtype)
+    return optax.ctc_loss(
+        logits, padding, jnp.maximum(labels, 0), (labels < 0).astype(logits.dtype)
+    )
+
+
+@settings(max_examples=6)
+@given(
+    seed=st.integers(0, 2**16),
+    time=st.sampled_from([5, 7]),
+    batch=st.sampled_from([0, 1, 3]),
+    scale=st.sampled_from([1.0, 20.0]),
+)
+def test_value_and_gradient_agree_with_optax(seed, time, batch, scale):
+    with jax.enable_x64(True):
+        random = np.random.default_rng(seed)
+        logits = normal(seed, (batch, time, 4)) * scale
+        lengths = random.integers(3, time + 1, batch)
+        # One label at most for three times, so that every target has room.
+        labels = random.integers(1, 4, (batch, 3))
+        counts = random.integers(0, lengths // 2 + 1)
+        labels = np.where(np.arange(3) < counts[:, None], labels, -1)
+        loss = nn.ctc()
+
+        @jax.jit
+        def run(logits):
+            target = (jnp.asarray(labels), jnp.asarray(lengths))
+            weights = jnp.arange(1.0, batch + 1)
+
+            def total(function):
+                return lambda z: jnp.sum(function(z) * weights)
+
+            return (
+                (loss.value(logits, target), *loss.weighted_gradient(logits, target, weights)),
+                jax.grad(total(lambda z: loss.value(z, target)))(logits),
+                of_optax(logits, jnp.asarray(labels), jnp.asarray(lengths)),
+                jax.grad(total(lambda z: of_optax(z, jnp.asarray(labels), jnp.asarray(lengths))))(
+                    logits
+                ),
+            )
+
+        (value, again, by_hand), by_autodiff, expected, by_optax = run(logits)
+        assert_agree((value, again), (expected, expected), 1e-10)
+        assert_agree((by_hand, by_hand), (by_optax, by_autodiff), 1e-10)
+
+
+def test_the_probability_is_that_of_all_paths_that_read_as_the_labels(x64):
+    logits = normal(0, (1, 4, 3))
+    p = np.asarray(jax.nn.softmax(logits))[0]
+    total = 0.0
+    for path in itertools.product(range(3), repeat=4):
+        read = [k for k, _ in itertools.groupby(path) if k != 2]
+        if read == [0, 0]:
+            total += np.prod([p[t, k] for t, k in enumerate(path)])
+    value = nn.ctc(blank=2).value(logits, jnp.array([[0, 0]]))
+    np.testing.assert_allclose(value, [-np.log(total)], rtol=1e-12)
+
+
+def test_the_gradient_agrees_with_differences(x64):
+    logits, target = normal(0, (1, 4, 3)), jnp.array([[1, 1]])
+    value = jax.jit(lambda z: jnp.sum(nn.ctc().value(z, target)))
+    assert_agree(nn.ctc().gradient(logits, target), differences(value, logits), 1e-8)
+
+
+def test_float32_agrees_to_its_precision():
+    logits = normal(0, (3, 6, 4), jnp.float32)
+    target = (jnp.asarray(LABELS), jnp.asarray(LENGTHS))
+    delta = nn.ctc().gradient(logits, target)
+    expected = jax.jit(jax.grad(lambda z: jnp.sum(of_optax(z, *target))))(logits)
+    assert delta.dtype == jnp.float32
+    assert_agree(delta, expected, 1e-5)
+
+
+def test_times_after_the_end_contribute_nothing():
+    logits = normal(0, (3, 6, 4), jnp.float32)
+    target = (jnp.asarray(LABELS), jnp.asarray(LENGTHS))
+    after = (np.arange(6) >= LENGTHS[:, None])[..., None]
+    run = jax.jit(lambda z: (nn.ctc().value(z, target), nn.ctc().gradient(z, target)))
+    clean, spoilt = run(logits), run(jnp.where(after, np.nan, logits))
+    for a, b in zip(clean, spoilt, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.any(clean[1] * after)
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 2], [1, 4, -1], [0, -1, -1], [1, -1, 2]])
+def test_under_jit_a_target_that_cannot_be_read_has_no_gradient_and_an_infinite_loss(labels):
+    labels = jnp.array([labels, [1, 2, 3]])
+
+    @jax.jit
+    def run(logits, labels):
+        return nn.ctc().value(logits, labels), nn.ctc().gradient(logits, labels)
+
+    values, delta = run(normal(0, (2, 3, 4), jnp.float32), labels)
+    assert values[0] == np.inf
+    assert not delta[0].any()
+    assert np.isfinite(values[1])
+    assert delta[1].any()
+
+
+def test_logits_that_are_nan_show_in_loss_and_gradient():
+    logits = jnp.full((1, 3, 4), jnp.nan)
+    assert np.isnan(nn.ctc().value(logits, jnp.array([[1]]))).all()
+    assert np.isnan(nn.ctc().gradient(logits, jnp.array([[1]]))).all()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ([[1, 1, 2]], "example 0 needs 4, got 3"),
+        (([[1, 2, -1]], [1]), "example 0 needs 2, got 1"),
+        ([[4]], "labels to lie in 0 … 3 without the blank, 0"),
+        ([[0]], "labels to lie in 0 … 3 without the blank, 0"),
+        ([[-1, 1]], "filled up with −1 at the end"),
+        (([[1]], [4]), "lengths to lie in 0 … 3"),
+        ([1], r"labels to have shape \[1, labels\]"),
+    ],
+)
+def test_wrong_targets_are_named(target, message):
+    target = tuple(map(jnp.array, target)) if isinstance(target, tuple) else jnp.array(target)
+    with pytest.raises(ValueError, match=f"ctc: expected .*{message}"):
+        nn.ctc().value(jnp.zeros((1, 3, 4)), target)
+
+
+def test_wrong_predictions_and_options_are_named():
+    with pytest.raises(ValueError, match=r"prediction to have shape \[batch, time, classes\]"):
+        nn.ctc().value(jnp.zeros((3, 4)), jnp.array([[1]]))
+    with pytest.raises(ValueError, match="blank to be below 4, the classes, got 4"):
+        nn.ctc(blank=4).value(jnp.zeros((1, 3, 4)), jnp.array([[1]]))
+    with pytest.raises(TypeError, match="labels to be integers"):
+        nn.ctc().value(jnp.zeros((1, 3, 4)), jnp.array([[1.0]]))

@@ -1,0 +1,82 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_agree, normal
+
+import jaxnn as nn
+
+LENGTHS = jnp.array([3, 1, 0])
+MASK = jnp.arange(3) < LENGTHS[:, None]
+
+
+@pytest.mark.parametrize("make", [nn.softmax_cross_entropy, nn.half_squared_error, nn.huber])
+def test_value_gradient_and_root_are_means_over_the_real_positions(make, x64):
+    inner, loss = make(), nn.sequence_loss(make())
+    y = normal(0, (3, 3, 4))
+    targets = jnp.array([[0, 1, 2]] * 3) if make is nn.softmax_cross_entropy else normal(1, y.shape)
+
+    @jax.jit
+    def run(y):
+        target = (targets, LENGTHS)
+        by_autodiff = jax.grad(lambda z: jnp.sum(loss.value(z, target)))(y)
+        return loss.value(y, target), loss.gradient(y, target), by_autodiff
+
+    values, delta, by_autodiff = run(y)
+    expected = [
+        jnp.mean(inner.value(y[0], targets[0])),
+        inner.value(y[1, :1], targets[1, :1])[0],
+        0,
+    ]
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+    assert_agree(delta, by_autodiff, 1e-12)
+    assert not np.any(np.where(MASK[..., None], 0, delta))
+    if loss.hessian_root is not None:
+        v = normal(2, y.shape)
+        root = loss.hessian_root(y, (targets, MASK), v)
+        np.testing.assert_allclose(
+            root[0], inner.hessian_root(y[0], targets[0], v[0]) / np.sqrt(3), rtol=1e-12
+        )
+
+
+def test_a_mask_says_the_same_as_lengths_and_padding_may_hold_anything():
+    loss = nn.sequence_loss(nn.softmax_cross_entropy())
+    y, labels = normal(0, (3, 3, 4)), jnp.array([[0, 1, 2]] * 3)
+    spoilt = jnp.where(MASK[..., None], y, jnp.nan), jnp.where(MASK, labels, -7)
+
+    @jax.jit
+    def run(y, labels, real):
+        target = (labels, real)
+        grad = jax.grad(lambda z: jnp.sum(loss.value(z, target)))(y)
+        return loss.value(y, target), loss.gradient(y, target), grad
+
+    expected = run(y, labels, LENGTHS)
+    for given in (run(y, labels, MASK), run(*spoilt, LENGTHS)):
+        for a, b in zip(given, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_without_padding_it_is_the_loss_itself():
+    y, labels = normal(0, (2, 3, 4)), jnp.array([[0, 1, 2]] * 2)
+    inner = nn.softmax_cross_entropy()
+    target = (labels, jnp.array([3, 3]))
+    np.testing.assert_allclose(
+        nn.sequence_loss(inner).value(y, target), inner.value(y, labels), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "message"),
+    [
+        (jnp.zeros((2, 3), int), TypeError, r"target to be a tuple \(target, lengths or mask\)"),
+        ((jnp.zeros((2, 2), int), jnp.array([1, 1])), ValueError, r"shape \[2, 3, …\]"),
+        ((jnp.zeros((2, 3), int), jnp.array([4, 1])), ValueError, "lengths to lie in 0 … 3"),
+        ((jnp.zeros((2, 3), int), jnp.ones((2, 2), bool)), ValueError, "the mask to have shape"),
+    ],
+)
+def test_wrong_targets_are_named(target, error, message):
+    loss = nn.sequence_loss(nn.softmax_cross_entropy())
+    with pytest.raises(
+        error, match=f"sequence_loss of softmax_cross_entropy: expected .*{message}"
+    ):
+        loss.value(jnp.zeros((2, 3, 4)), target)
