@@ -9,5 +9,5 @@ def require_library(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        library = {"sklearn": "scikit-learn"}.get(module.split(".")[0], module)
+        library = {"sklearn": "scikit-learn", "babel": "Babel"}.get(module.split(".")[0], module)
         raise ImportError(f'{purpose} needs {library}: pip install "jaxnn[experiments]"') from error
