@@ -160,7 +160,7 @@ def draw(results: dict[str, Any]) -> Figure:
             hidden = np.mean(list(found["angles"].values())[:-1], 0)
             row[1].plot(epochs, hidden, line)
         best = 100 * max(by_rule["backprop"]["accuracy"])
-        row[0].set(title=name, ylabel="test accuracy (%)", ylim=(best - 12, best + 1))
+        row[0].set(title=name, ylabel="test accuracy (%)", ylim=(best - 18, best + 1))
         row[0].legend(fontsize=7, loc="lower right")
         row[1].axhline(90, color=style.GREY, lw=0.8)
         row[1].set(ylabel="angle to the gradient (°)", ylim=(-3, 95))

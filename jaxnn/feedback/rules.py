@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.captures import Capture, ContractedCapture
 from jaxnn.layer import Layer, rewrite
 from jaxnn.validation import require_key, require_number, unknown_name
 
 
 class Rule(NamedTuple):
-    """How the feedback weights of a layer come about. ``weights`` are its own, a dict of arrays.
+    """How the feedback weights of a layer come about. ``weights`` are its own: the tree of its
+    parameters, with None for those that are none.
 
     ``draw`` is a function (key) -> weights, drawn anew by the layer's own initialisers: a rule has
     no scale of its own to choose.
@@ -49,9 +51,11 @@ def with_feedback(name: str, layer: Layer, rule: Rule) -> Layer:
         rule: The rule.
 
     Raises:
-        ValueError: at ``init``, no layer in it has weights to propagate over.
+        ValueError: at ``init``, no layer in it has weights to propagate over, or one gives its
+            gradient already contracted: it may compute its forward pass again on the way back, for
+            which the feedback weights would be the wrong ones.
     """
-    network = rewrite(layer, lambda path, part: _over_feedback(part, rule))
+    network = rewrite(layer, lambda path, part: _over_feedback(name, part, rule))
 
     def init(key: Array | None, x: Any):
         params, state = network.init(key, x)
@@ -160,7 +164,7 @@ def kolen_pollack(layer: Layer, decay: float = 1e-2) -> Layer:
     return with_feedback("kolen_pollack", layer, Rule(start, renew))
 
 
-def _over_feedback(layer: Layer, rule: Rule) -> Layer:
+def _over_feedback(name: str, layer: Layer, rule: Rule) -> Layer:
     """A layer without parts under a rule; as it is where it has nothing to propagate over."""
 
     def draw_like(x: Any) -> Callable:
@@ -170,9 +174,10 @@ def _over_feedback(layer: Layer, rule: Rule) -> Layer:
         params, inner = layer.init(key, x)
         weights = _weights(params)
         # Integers, such as the ids of an embedding, have no dx.
-        if not weights or not any(map(_is_floating, jax.tree.leaves(x))):
+        if not jax.tree.leaves(weights) or not any(map(_is_floating, jax.tree.leaves(x))):
             return params, inner
         assert key is not None  # it has drawn the weights
+        _require_weights_to_propagate_alone(name, layer, params, inner, x, key)
         memory = rule.start(weights, draw_like(x), jax.random.fold_in(key, 1))
         return params, FeedbackState(inner, memory)
 
@@ -182,7 +187,7 @@ def _over_feedback(layer: Layer, rule: Rule) -> Layer:
     def forward(params: Any, state: Any, x: Any, key: Array | None):
         if not _is_fed(state):
             y, state, residuals = layer.forward(params, state, x, key)
-            return y, state, (residuals, {})
+            return y, state, (residuals, None)
         y, inner, residuals = layer.forward(params, state.inner, x, key)
         rule_key = None if key is None else jax.random.fold_in(key, 1)
         memory, feedback = rule.renew(state.memory, _weights(params), draw_like(x), rule_key)
@@ -190,18 +195,36 @@ def _over_feedback(layer: Layer, rule: Rule) -> Layer:
 
     def backward(params: Any, residuals: Any, dy: Any):
         kept, feedback = residuals
-        return layer.backward({**params, **feedback} if feedback else params, kept, dy)
+        if feedback is not None:
+            params = jax.tree.map(lambda p, b: p if b is None else b, params, feedback)
+        return layer.backward(params, kept, dy)
 
-    inference = layer.inference and _over_feedback(layer.inference, rule)
+    inference = layer.inference and _over_feedback(name, layer.inference, rule)
     return layer._replace(
         init=init, predict=predict, forward=forward, backward=backward, inference=inference
     )
 
 
-def _weights(params: Any) -> dict[str, Array]:
-    if not isinstance(params, dict):
-        return {}
-    return {name: p for name, p in params.items() if p.ndim >= 2}
+def _require_weights_to_propagate_alone(
+    name: str, layer: Layer, params: Any, state: Any, x: Any, key: Array
+) -> None:
+    def captures(params, state, x, key):
+        y, _, residuals = layer.forward(params, state, x, key)
+        dy = jax.tree.map(lambda a: a if _is_floating(a) else None, y)
+        return layer.backward(params, residuals, dy)[1]
+
+    found = jax.eval_shape(captures, params, state, x, key)
+    for capture in jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, Capture)):
+        if isinstance(capture, ContractedCapture):
+            raise ValueError(
+                f"{name}: expected layers that use their weights on the way back to propagate "
+                f"alone, but {layer.name} gives its gradient already contracted, and may compute "
+                "its forward pass again"
+            )
+
+
+def _weights(params: Any) -> Any:
+    return jax.tree.map(lambda p: p if p.ndim >= 2 else None, params)
 
 
 def _is_fed(state: Any) -> bool:

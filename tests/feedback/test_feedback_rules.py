@@ -14,6 +14,33 @@ from jaxnn.feedback import FeedbackState, Rule, alignment_angles, with_feedback
 from jaxnn.training import create_state, make_epoch, make_step
 
 BATCH = 4
+
+
+def twice():
+    """y = tanh(x W + b) V in one layer, whose parameters are a dict of dicts, as recurrent ones."""
+    inner = nn.serial(nn.dense(4), nn.tanh(), nn.dense(5, use_bias=False))
+
+    def split(trees):
+        return {"input": trees[0], "output": trees[2]}
+
+    def whole(params):
+        return params["input"], (), params["output"]
+
+    def init(key, x):
+        params, _ = inner.init(key, x)
+        return split(params), ()
+
+    def forward(params, state, x, key):
+        y, _, residuals = inner.forward(whole(params), ((), (), ()), x, key)
+        return y, state, residuals
+
+    def backward(params, residuals, dy):
+        dx, captures = inner.backward(whole(params), residuals, dy)
+        return dx, split(captures)
+
+    return nn.Layer(init, lambda p, s, x: forward(p, s, x, None)[0], forward, backward, "twice")
+
+
 RULES = {
     "feedback_alignment": nn.feedback_alignment,
     "uniform": nn.sign_concordant,
@@ -37,6 +64,14 @@ NETWORKS = {
         ),
         lambda: normal(1, (BATCH, 4, 4, 2)),
     ),
+    "nested parameters": (
+        lambda: nn.serial(twice(), nn.dense(3)),
+        lambda: normal(1, (BATCH, 5)),
+    ),
+    "recurrent": (
+        lambda: nn.serial(nn.lstm(3), nn.gru(4, output="last"), nn.dense(3)),
+        lambda: normal(1, (BATCH, 3, 2)),
+    ),
     "repeat and skip": (
         lambda: nn.serial(nn.repeat(nn.skip(nn.dense(5), nn.tanh()), 2), nn.dense(3)),
         lambda: normal(1, (BATCH, 5)),
@@ -52,7 +87,7 @@ def feedback_of(state):
     return [s.memory for s in states if isinstance(s, FeedbackState)]
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["convolution", "repeat and skip"])
 @pytest.mark.parametrize("rule", RULES)
 def test_the_forward_pass_and_the_parameters_are_those_of_the_network_itself(network, rule, x64):
     make, data = NETWORKS[network]
@@ -98,7 +133,7 @@ def test_deltas_travel_over_the_feedback_weights(kind, x64):
         y, after, residuals = fed.forward(params, state, x, None)
         dy = jnp.cos(y)
         dx, captures = fed.backward(params, residuals, dy)
-        substituted = params | state.memory
+        substituted = params | {"weight": state.memory["weight"]}
         expected_dx = jax.vjp(lambda x: layer.predict(substituted, (), x), x)[1](dy)[0]
         gradients = jax.vjp(lambda p: layer.predict(p, (), x), params)[1](dy)[0]
         true_dx = jax.vjp(lambda x: layer.predict(params, (), x), x)[1](dy)[0]
@@ -184,6 +219,12 @@ def test_redrawn_magnitudes_need_a_key():
 def test_a_layer_without_weights_is_refused(rule, layer):
     with pytest.raises(ValueError, match=f"with weights that deltas .* {layer.name} has none"):
         RULES[rule](layer).init(jax.random.key(0), jnp.ones((2, 3)))
+
+
+def test_a_layer_that_runs_forward_again_on_the_way_back_is_refused():
+    network = nn.feedback_alignment(nn.rnn(3, chunk=2))
+    with pytest.raises(ValueError, match="but rnn gives its gradient already contracted"):
+        network.init(jax.random.key(0), jnp.ones((2, 4, 3)))
 
 
 def test_an_embedding_has_no_deltas_to_propagate_and_keeps_no_feedback():
