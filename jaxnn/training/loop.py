@@ -147,24 +147,17 @@ def train(
             f"got {epochs}"
         )
     if privacy is None:
+        make_scanned = make_epoch
         gradient_function = (autodiff if gradient == "autodiff" else backprop)(network, loss)
     else:
-        privacy.require_valid()
-        gradient_function = private(
-            network,
-            loss,
-            clip_norm=privacy.clip_norm,
-            noise_multiplier=privacy.noise_multiplier,
-            batch_size=batch_size,
-        )
-    step = make_step(gradient_function, optimizer)
-    if privacy is not None:
+        make_scanned = make_poisson_epoch
+        gradient_function = _private(network, loss, privacy, batch_size)
         # What has no gradient for each example is refused now.
         one = jax.tree.map(lambda a: a[:1], (x, target))
-        jax.eval_shape(step, train_state, *one)
-        scan_epoch = make_poisson_epoch(step, batch_size, donate=False)
-    else:
-        scan_epoch = make_epoch(step, batch_size, donate=False)  # `before` is kept
+        params, state, _, key, _ = train_state
+        jax.eval_shape(gradient_function, params, state, *one, key)
+    step = make_step(gradient_function, optimizer)
+    scan_epoch = make_scanned(step, batch_size, donate=False)  # `before` is kept
     if gradient == "crosscheck":
         check = _make_crosscheck(network, loss, crosscheck_tolerance)
         run_epoch = _make_checked_epoch(step, batch_size, crosscheck_every, check)
@@ -206,6 +199,17 @@ def train(
 
     # A generator by itself would check its arguments only when the first epoch is asked for.
     return run(train_state)
+
+
+def _private(network: Layer, loss: Loss, privacy: Privacy, batch_size: int) -> Callable:
+    clip_norm, noise_multiplier, _ = privacy.require_valid()
+    return private(
+        network,
+        loss,
+        clip_norm=clip_norm,
+        noise_multiplier=noise_multiplier,
+        batch_size=batch_size,
+    )
 
 
 def _make_checked_epoch(step: Callable, batch_size: int, every: int, check: Callable) -> Callable:
