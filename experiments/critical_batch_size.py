@@ -12,6 +12,7 @@ be about the gradient noise scale tr(Σ) / |G|², which is measured along one of
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,17 @@ def measure(options: Options) -> dict[str, Any]:
     x, target = jnp.asarray(train.x), jnp.asarray(train.target)
     params, state = network.init(jax.random.key(0), x[:1])
     start = (params, state, x, target)
-    steps, rates = {}, {}
-    for size in options.batch_sizes:
-        found = {r: _steps_to(network, loss, start, size, r, options.target) for r in RATES}
-        reached = {rate: n for rate, n in found.items() if n is not None}
-        if reached:
-            rates[size] = min(reached, key=reached.__getitem__)
-            steps[size] = reached[rates[size]]
+    steps, rates, grid = {}, {}, RATES
+    for size in sorted(options.batch_sizes):
+        most = MOST_EXAMPLES // size
+        for rate in grid:
+            count = _steps_to(network, loss, start, size, rate, options.target, most)
+            if count is not None:  # fewer than all before
+                steps[size], rates[size], most = count, rate, count - 1
+        if size in steps:
             print(f"batch {size}: {steps[size]} steps at rate {rates[size]:g}", flush=True)
+            # The best rate grows with the batch, at most as fast as it.
+            grid = [rate for rate in RATES if rates[size] / 2 <= rate <= 4 * rates[size]]
     if len(steps) < 3:
         raise ValueError(
             f"critical_batch_size: expected a loss of {options.target} to be reached with at least "
@@ -110,13 +114,16 @@ def measure(options: Options) -> dict[str, Any]:
     }
 
 
-def _walk(network: nn.Layer, loss: nn.Loss, start: tuple, size: int, rate: float, every: int):
-    """Yield (steps taken, params, loss on the first examples) after each ``every`` steps of SGD."""
+def _walk(
+    network: nn.Layer, loss: nn.Loss, start: tuple, size: int, rate: float, most: int
+) -> Iterator[tuple[int, Any, float]]:
+    """(steps taken, params, loss on the first examples) now and then in ``most`` steps of SGD."""
+    every = _every(size)
     params, state, x, target = start
     gradient = nn.backprop(network, loss)
     walk = _compiled(network, gradient, loss, size, every)
     key = jax.random.key(1)
-    for steps in range(every, 1 + MOST_EXAMPLES // size, every):
+    for steps in range(every, most + 1, every):
         key, own = jax.random.split(key)
         params, value = walk(params, state, x, target, own, jnp.float32(rate))
         yield steps, params, float(value)
@@ -143,11 +150,16 @@ def _compiled(network: nn.Layer, gradient: Any, loss: nn.Loss, size: int, every:
 
 
 def _steps_to(
-    network: nn.Layer, loss: nn.Loss, start: tuple, size: int, rate: float, target: float
+    network: nn.Layer,
+    loss: nn.Loss,
+    start: tuple,
+    size: int,
+    rate: float,
+    target: float,
+    most: int,
 ) -> int | None:
-    """Steps until the loss is ``target``; None where it is not reached or training diverges."""
-    every = _every(size)
-    for steps, _, value in _walk(network, loss, start, size, rate, every):
+    """Steps until the loss is ``target``; None where ``most`` are too few or training diverges."""
+    for steps, _, value in _walk(network, loss, start, size, rate, most):
         if value <= target:
             return steps
         if not np.isfinite(value):
@@ -173,11 +185,10 @@ def _noise_along(
         trace, squared = statistics.noise_of(captures, jnp.full(PROBED, 1 / PROBED))
         return trace / squared
 
-    every = _every(size)
-    looks = max(steps // every, 1)
+    looks = steps // _every(size)
     found = []
-    walk = _walk(network, loss, start, size, rate, every)
-    for index, (_, params, value) in zip(range(looks), walk, strict=False):
+    walk = _walk(network, loss, start, size, rate, steps)
+    for index, (_, params, value) in enumerate(walk):
         if index % max(looks // 10, 1) == 0 or index == looks - 1:
             found.append((value, float(scale(params))))
     return found

@@ -57,7 +57,9 @@ PROBLEMS = {
 
 def _kfac(rate: float, damping: float, *problem: Any) -> optax.GradientTransformation:
     # The momentum lies behind the constraint, which bounds what a single batch may do.
-    preconditioner = kfac(*problem, damping=damping, norm_constraint=1.0)
+    preconditioner = kfac(
+        *problem, damping=damping, norm_constraint=1e-2, factors_every=4, inverse_every=20
+    )
     return optax.chain(preconditioner, optax.sgd(rate, momentum=0.9))
 
 
