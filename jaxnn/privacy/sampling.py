@@ -5,10 +5,13 @@ as good holds (Chua et al., 2024). The size of such a batch is random. A compile
 size, so a batch has `capacity_of` places, and weights that say which of them are filled.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from jaxnn.validation import require_positive_integer
 
@@ -30,7 +33,12 @@ def capacity_of(examples: int, batch_size: int) -> int:
             f"poisson sampling: expected batch_size to be at most the number of examples, "
             f"{examples}, got {batch_size}"
         )
-    return int(binom.isf(OVERFLOW, examples, batch_size / examples))
+    probability = batch_size / examples
+    # Bernstein's inequality: beyond this reach the probability is far below OVERFLOW.
+    reach = math.ceil(50 + 12 * math.sqrt(batch_size * (1 - probability)))
+    places = np.arange(batch_size, min(batch_size + reach, examples) + 1)
+    larger = bdtrc(places, examples, probability)  # the probability of a sample of more
+    return int(places[np.argmax(larger <= OVERFLOW)])
 
 
 def poisson_batches(key: Array, steps: int, examples: int, batch_size: int) -> tuple[Array, Array]:

@@ -42,11 +42,14 @@ def test_no_example_is_twice_in_a_sample(samples):
     assert (indices[weights == 0] == 0).all()
 
 
-def test_places_suffice_but_for_a_vanishing_probability():
-    places = capacity_of(60_000, 1024)
-    assert stats.binom.sf(places, 60_000, 1024 / 60_000) <= 1e-15
-    assert stats.binom.sf(places - 1, 60_000, 1024 / 60_000) > 1e-15
-    assert capacity_of(7, 7) == 7
+@pytest.mark.parametrize(
+    ("examples", "batch_size"), [(60_000, 1024), (1000, 1), (40, 39), (7, 7), (1, 1), (10**9, 256)]
+)
+def test_places_suffice_but_for_a_vanishing_probability(examples, batch_size):
+    places = capacity_of(examples, batch_size)
+    sample = stats.binom(examples, batch_size / examples)
+    assert sample.sf(places) <= 1e-15
+    assert places == batch_size or sample.sf(places - 1) > 1e-15
 
 
 def test_positions_beyond_many_examples_do_not_overflow():
