@@ -15,6 +15,7 @@ multiple of the contender's own plain gradient count.
 A private gradient is that of a step of private training: norms, clipping, noise.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -179,6 +180,8 @@ def by_opacus(name: str, *, ghost: bool) -> dict[str, Callable[[], object]]:
     except ImportError as error:
         print(f"Opacus: left out, {error}")
         return {}
+    # Of every backward pass whose input needs no gradient, which is any training's.
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")
     images, target = torch_data()
     model, loss = torch_model(name), torch.nn.CrossEntropyLoss()
     plain = torch_model(name)
