@@ -176,13 +176,14 @@ def _noise_along(
     network: nn.Layer, loss: nn.Loss, start: tuple, size: int, rate: float, steps: int
 ) -> list[tuple[float, float]]:
     """(loss, noise scale) at about ten times along the training, each over all probed examples."""
-    _, state, x, target = start
+    _, state, *data = start
+    x, target = (a[:PROBED] for a in data)
     run = nn.backward_pass(network, loss)
 
     @jax.jit
     def scale(params):
-        captures = run(params, state, x[:PROBED], target[:PROBED]).captures
-        trace, squared = statistics.noise_of(captures, jnp.full(PROBED, 1 / PROBED))
+        captures = run(params, state, x, target).captures
+        trace, squared = statistics.noise_of(captures, jnp.full(len(x), 1 / len(x)))
         return trace / squared
 
     looks = steps // _every(size)

@@ -128,7 +128,7 @@ def _bias(factors: Any) -> dict[str, Array]:
 
 
 def _all_products(a: Array, b: Array) -> Array:
-    return _rows_products(*(g.reshape(g.shape[0], -1) for g in (a, b)))
+    return _rows_products(*(g.reshape(g.shape[0], math.prod(g.shape[1:])) for g in (a, b)))
 
 
 def _has_one_position(capture: Any, leading: int) -> bool:

@@ -1,0 +1,162 @@
+"""Experiments on what a backward pass gives beyond the gradient, from end to end and in part."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import normal
+
+import jaxnn as nn
+from experiments import critical_batch_size, feedback, inspect, private, second_order, train
+from experiments.config import DataConfig
+
+WINE = DataConfig("wine", standardize="features")
+
+
+def blocks():
+    return nn.serial(nn.dense(8), nn.tanh()), nn.serial(nn.dense(8), nn.tanh()), nn.dense(3)
+
+
+def written(folder, name):
+    assert (folder / f"{name}.png").stat().st_size > 10_000
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_feedback_rules_are_compared_by_accuracy_and_angle(tmp_path, monkeypatch):
+    monkeypatch.setattr(feedback, "PROBLEMS", {"wine": feedback.Problem(WINE, blocks, 32, 3, 0.01)})
+    names = ("backprop", "feedback alignment", "direct feedback alignment")
+    monkeypatch.setattr(feedback, "RULES", {n: feedback.RULES[n] for n in names})
+    feedback.main(["--problems", "wine", "--output", str(tmp_path)])
+    found = written(tmp_path, "feedback")["wine"]
+    assert all(len(rule["accuracy"]) == 3 for rule in found.values())
+    assert max(max(a) for a in found["backprop"]["angles"].values()) < 0.1
+    for rule in names[1:]:
+        *hidden, last = found[rule]["angles"].values()
+        assert max(last) < 0.1
+        assert min(min(a) for a in hidden) > 1
+    with pytest.raises(FileExistsError):
+        feedback.main(["--problems", "wine", "--epochs", "1", "--output", str(tmp_path)])
+
+
+def test_an_unknown_problem_is_named():
+    with pytest.raises(ValueError, match="unknown problem 'digits': did you mean"):
+        feedback.main(["--problems", "digits", "--output", "pictures"])
+
+
+def test_methods_are_compared_per_epoch_and_per_second(tmp_path, monkeypatch):
+    problem = second_order.Problem(WINE, lambda: nn.serial(*blocks()), 32, 3)
+    monkeypatch.setattr(second_order, "PROBLEMS", {"wine": problem})
+    methods = {m: dict(list(s.items())[1:2]) for m, s in second_order.METHODS.items()}
+    monkeypatch.setattr(second_order, "METHODS", methods)
+    second_order.main(["--problems", "wine", "--output", str(tmp_path)])
+    found = written(tmp_path, "second_order")["wine"]
+    assert list(found) == ["SGD", "Adam", "K-FAC"]
+    for run in found.values():
+        assert len(run["losses"]) == len(run["seconds"]) == 3
+        assert np.isfinite(run["losses"]).all()
+        assert (np.diff(run["seconds"]) > 0).all()
+
+
+def test_larger_batches_take_fewer_steps_and_more_examples(tmp_path, monkeypatch):
+    monkeypatch.setattr(critical_batch_size, "RATES", (0.25,))
+    monkeypatch.setattr(critical_batch_size, "MOST_EXAMPLES", 60_000)
+    sizes = ["--batch-sizes", "4", "32", "512"]
+    arguments = [*sizes, "--data", "digits", "--target", "0.5", "--output", str(tmp_path)]
+    critical_batch_size.main(arguments)
+    found = written(tmp_path, "critical_batch_size")
+    few, some, many = found["steps"].values()
+    assert few >= some >= many
+    assert 4 * few < 512 * many
+    assert found["critical_batch_size"] > 0
+
+
+def test_accuracy_is_drawn_against_the_budget(tmp_path, monkeypatch):
+    pytest.importorskip("dp_accounting")
+    config = tmp_path / "wine_private.toml"
+    config.write_text(
+        'network = ["dense(3)"]\ngradient = "private"\nepochs = 3\nbatch_size = 32\n'
+        "[privacy]\ndelta = 0.01\n[data]\n"
+        'name = "wine"\nstandardize = "features"\n'
+    )
+    options = ["--noise", "8", "2", "--reference", "wine_mlp", "--output", str(tmp_path)]
+    private.main([str(config), *options])
+    points = written(tmp_path, "private")["points"]
+    assert [p["noise_multiplier"] for p in points] == [8, 2]
+    assert points[0]["epsilon"] < points[1]["epsilon"]
+    with pytest.raises(ValueError, match="expected a configuration with private gradients"):
+        private.main(["wine_mlp", *options])
+
+
+def test_training_writes_budget_and_angles_to_its_metrics(tmp_path):
+    pytest.importorskip("dp_accounting")
+    options = ["--gradient", "private", "--epochs", "2", "--angles"]
+    folder = tmp_path / "run"
+    train.main(["wine_mlp", *options, "--output", str(folder)])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    first, second, _ = lines
+    assert 0 < first["epsilon"] < second["epsilon"]
+    assert max(second["angles"].values()) < 0.1  # the hand-derived gradient is the gradient
+    with pytest.raises(ValueError, match="expected private training to stay private"):
+        train.main(["--resume", str(folder), "--gradient", "manual", "--epochs", "3"])
+
+
+LOOKS = ("--examples", "24", "--lanczos", "5")
+
+
+def test_a_configuration_is_trained_and_inspected_on_one_page(tmp_path):
+    inspect.main(["digits_logistic", "--epochs", "1", *LOOKS, "--output", str(tmp_path)])
+    assert (tmp_path / "inspect_digits_logistic.png").stat().st_size > 50_000
+
+
+def test_a_run_is_inspected_before_and_after_its_training(tmp_path):
+    folder = tmp_path / "run"
+    network = ["--network", "dense(8)", "batch_norm()", "relu()", "dropout(0.5)", "dense(3)"]
+    train.main(["wine_mlp", *network, "--epochs", "1", "--output", str(folder)])
+    inspect.main([str(folder), *LOOKS, "--output", str(tmp_path)])
+    assert (tmp_path / "inspect_run.png").stat().st_size > 50_000
+
+
+def test_without_a_name_inspect_says_what_it_wants():
+    with pytest.raises(ValueError, match="expected the name of a configuration or a run folder"):
+        inspect.main(["--output", "pictures"])
+
+
+def test_dead_and_saturated_units_are_counted():
+    """Of four units of a ReLU two never fire; half of the slopes of the others are 0."""
+    network = nn.serial(nn.dense(4), nn.relu(), nn.dense(2))
+    params, state = network.init(jax.random.key(0), jnp.zeros((1, 1)))
+    first = {"weight": jnp.array([[1.0, -1.0, 0.0, 0.0]]), "bias": jnp.array([0.0, 0, -1, -1])}
+    x = jnp.array([[-2.0], [-1.0], [1.0], [2.0]])
+    flow = inspect.flow_through(
+        network, nn.half_squared_error(), (first, *params[1:]), state, x, jnp.zeros((4, 2))
+    )
+    assert flow.dead == {"1 relu": 0.5}
+    assert flow.saturated == {"1 relu": 0.75}
+    assert list(flow.activations) == ["0 dense", "1 relu", "2 dense"]
+    np.testing.assert_allclose(flow.activations["0 dense"][:, 0], x[:, 0])
+    np.testing.assert_allclose(flow.deltas["2 dense"], flow.activations["2 dense"])
+
+
+def test_the_spectrum_has_the_eigenvalues_and_their_shares(x64):
+    """Five steps find all of a matrix with five different eigenvalues, however often each comes."""
+    eigenvalues = np.repeat([-3.0, 0.0, 0.5, 2.0, 10.0], [1, 200, 50, 40, 9])
+    rotation = np.linalg.qr(np.asarray(normal(0, (300, 300))))[0]
+    matrix = jnp.asarray(rotation @ np.diag(eigenvalues) @ rotation.T)
+    values, shares = inspect.spectrum(lambda v: {"a": matrix @ v["a"]}, {"a": jnp.zeros(300)}, 12)
+    np.testing.assert_allclose(values, [-3, 0, 0.5, 2, 10], atol=1e-6)
+    np.testing.assert_allclose(shares.sum(), 1)
+    # Of a random vector, whose squared components scatter: a beta distribution.
+    expected = np.array([1, 200, 50, 40, 9]) / 300
+    deviations = np.sqrt(2 * expected * (1 - expected) / 302)
+    assert (np.abs(shares - expected) < 4 * deviations).all()
+
+
+def test_layers_inside_of_a_scan_are_looked_at_as_one():
+    network = nn.serial(nn.repeat(nn.serial(nn.dense(3), nn.tanh()), 2), nn.dense(2))
+    x = normal(0, (4, 3), jnp.float32)
+    params, state = network.init(jax.random.key(0), x)
+    loss = nn.half_squared_error()
+    flow = inspect.flow_through(network, loss, params, state, x, jnp.zeros((4, 2)))
+    assert set(flow.activations) == {"0 repeat", "1 dense"}
