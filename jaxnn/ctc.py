@@ -80,6 +80,25 @@ def ctc(blank: int = 0) -> Loss:
     return Loss(value, gradient, "ctc", weighted_gradient=weighted_gradient)
 
 
+def best_path(logits: Array, lengths: Any = None, blank: int = 0) -> Array:
+    """[batch, time], the labels that the most probable path reads as, filled up with −1.
+
+    Greedy decoding: the largest class at each of the first lengths[b] times, repeats merged, blanks
+    removed. The most probable labels may be others, whose probability is spread over more paths.
+    """
+    batch, time, _ = logits.shape
+    path = jnp.argmax(logits, -1)
+    before = jnp.pad(path[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    read = (path != before) & (path != blank)
+    if lengths is not None:
+        require_lengths("best_path", lengths, batch, time)
+        read &= jnp.arange(time) < lengths[:, None]
+    # Each label goes to the place that the labels before it leave; all others off the end.
+    places = jnp.where(read, jnp.cumsum(read, 1) - 1, time)
+    rows = jnp.arange(batch)[:, None]
+    return jnp.full((batch, time), -1, path.dtype).at[rows, places].set(path, mode="drop")
+
+
 class _Trellis(NamedTuple):
     """The states l' of every example, and what they emit; time-major."""
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.experimental import checkify
 
 
 def require_array(where: str, name: str, x: Any) -> None:
@@ -139,7 +140,8 @@ def require_lengths(where: str, lengths: Any, batch: int, time: int) -> None:
     """Raise unless ``lengths`` holds one integer in 0 … time for each example of the batch.
 
     Inside `jax.jit` the values are not known; there the positions of a sequence are compared with
-    its length, so that a negative length counts as 0 and one beyond the sequence as all of it.
+    its length, so that a negative length counts as 0 and one beyond the sequence as all of it. A
+    function wrapped in `jax.experimental.checkify.checkify` reports such lengths also there.
     """
     require_array(where, "lengths", lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
@@ -150,6 +152,12 @@ def require_lengths(where: str, lengths: Any, batch: int, time: int) -> None:
             f"got {tuple(lengths.shape)}"
         )
     values = known_values(lengths)
+    if isinstance(lengths, Tracer):
+        checkify.debug_check(
+            jnp.all((lengths >= 0) & (lengths <= time)),
+            f"{where}: expected lengths to lie in 0 … {time}, got {{lengths}}",
+            lengths=lengths,
+        )
     if values is not None and values.size and not 0 <= values.min() <= values.max() <= time:
         raise ValueError(
             f"{where}: expected lengths to lie in 0 … {time}, the positions of the sequence, "

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxnn as nn
+from jaxnn.ctc import best_path
 
 LABELS = np.array([[1, 2, 2], [3, -1, -1], [-1, -1, -1]])
 LENGTHS = np.array([6, 4, 2])
@@ -146,3 +147,11 @@ def test_wrong_predictions_and_options_are_named():
         nn.ctc(blank=4).value(jnp.zeros((1, 3, 4)), jnp.array([[1]]))
     with pytest.raises(TypeError, match="labels to be integers"):
         nn.ctc().value(jnp.zeros((1, 3, 4)), jnp.array([[1.0]]))
+
+
+def test_the_best_path_is_read_without_repeats_and_blanks():
+    path = np.array([[0, 1, 1, 0, 1, 2], [3, 3, 3, 0, 0, 1]])
+    logits = jax.nn.one_hot(path, 4)
+    expected = [[1, 1, 2, -1, -1, -1], [3, -1, -1, -1, -1, -1]]
+    np.testing.assert_array_equal(best_path(logits, jnp.array([6, 5])), expected)
+    assert best_path(logits)[1, 1] == 1
