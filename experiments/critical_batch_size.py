@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from scipy.optimize import curve_fit
 
 import jaxnn as nn
@@ -210,10 +211,11 @@ def draw(results: dict[str, Any]) -> Figure:
     fitted = results["least_steps"] * (1 + critical / smooth)
     left.plot(smooth * fitted, fitted, label=f"fit, critical batch size {critical:.0f}")
     left.set(xscale="log", yscale="log", xlabel="examples", ylabel="steps")
+    left.xaxis.set_minor_formatter(NullFormatter())
     left.set_title(f"to a training loss of {results['target']:g}, by batch size")
     left.legend()
     losses, noise = zip(*results["noise_scale"], strict=True)
-    right.plot(losses, noise, marker="o", label="gradient noise scale")
+    right.plot(losses, noise, "o", label="gradient noise scale")
     right.axhline(critical, color=style.GREY, ls="--", label="critical batch size of the fit")
     right.invert_xaxis()
     right.set(xlabel="training loss", ylabel="examples", yscale="log", title="along one training")

@@ -36,7 +36,7 @@ def draw(name: str, page: Page) -> Figure:
     """The page."""
     figure = Figure(figsize=(style.WIDTH, 13.5), layout="constrained")
     figure.suptitle(f"{name}: what flows through it, and what it learns from")
-    rows = figure.subfigures(5, 1, height_ratios=(4.0, 2.6, 2.6, 2.8, 2.6))
+    rows: Any = figure.subfigures(5, 1, height_ratios=(4.0, 2.6, 2.6, 2.8, 2.6))
     left, right = rows[0].subplots(1, 2, sharey=True)
     _histograms(left, page.activations, "activations", symmetric=True)
     _histograms(right, page.deltas, "log₁₀ |delta| of one example", symmetric=False)

@@ -116,7 +116,7 @@ def compare(name: str, epochs: int | None = None) -> dict[str, Any]:
     splits = problem.data.load()
     results = {}
     for method, settings in METHODS.items():
-        runs = [
+        runs: list[dict[str, Any]] = [
             _learn(problem, splits, epochs or problem.epochs, make) | {"setting": setting}
             for setting, make in settings.items()
         ]

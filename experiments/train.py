@@ -162,7 +162,9 @@ def _follow(
         with Progress(number, total) as progress:
             for epoch in epochs:
                 loss = float(np.mean(epoch.losses))
-                scores = {f"validation_{name}": v for name, v in epoch.validation.items()}
+                scores: dict[str, Any] = {
+                    f"validation_{name}": v for name, v in epoch.validation.items()
+                }
                 scores |= observe(epoch.train_state)
                 run.append(
                     {"epoch": epoch.number, "loss": loss, **scores, "seconds": epoch.seconds}

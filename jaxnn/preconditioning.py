@@ -92,8 +92,14 @@ def kfac(
 
         return KfacState(jnp.zeros((), jnp.int32), zeros(), zeros())
 
-    def update(updates: Any, state: KfacState, params: Any = None, *, arguments: tuple, **others):
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
         count, factors, inverses = state
+        if "arguments" not in extra:
+            raise ValueError(
+                "kfac: expected update to be given arguments=(state, x, target, key, weights), "
+                "those of a gradient function after the parameters"
+            )
+        arguments = extra["arguments"]
 
         def averaged():
             share = jnp.maximum(1 / (count // factors_every + 1), 1 - decay)

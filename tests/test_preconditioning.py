@@ -183,6 +183,14 @@ def test_it_trains_within_the_scanned_epoch_faster_than_the_gradient_alone():
     assert losses(optax.chain(preconditioner, optax.sgd(0.1))) < losses(optax.sgd(0.1)) - 0.1
 
 
+def test_an_update_without_the_batch_says_what_it_needs():
+    x, target = jnp.ones((2, 3)), jnp.zeros((2, 2))
+    transformation = kfac(nn.dense(2), nn.half_squared_error(), x, target, damping=0.1)
+    params, _ = nn.dense(2).init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="kfac: expected update to be given arguments="):
+        transformation.update(params, transformation.init(params), params)
+
+
 def test_a_layer_that_nothing_reaches_keeps_finite_inverses():
     network = nn.serial(nn.dense(3), nn.heaviside(), nn.dense(2))
     x, target = normal(0, (BATCH, 4), jnp.float32), jnp.zeros(BATCH, int)

@@ -190,7 +190,7 @@ def by_opacus(name: str, *, ghost: bool) -> dict[str, Callable[[], object]]:
         plain.zero_grad(set_to_none=True)
         loss(plain(images), target).backward()
 
-    noise = {
+    noise: dict[str, Any] = {
         "noise_multiplier": NOISE,
         "max_grad_norm": CLIP_NORM,
         "expected_batch_size": BATCH,
