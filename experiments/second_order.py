@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 import jaxnn as nn
 from experiments import style
@@ -161,6 +162,7 @@ def draw(results: dict[str, Any]) -> Figure:
             row[0].plot(epochs, run["losses"], marker=".", label=label)
             row[1].plot(run["seconds"], run["losses"], marker=".")
         row[0].set(title=name, ylabel="mean training loss", yscale="log", xlabel="epoch")
+        row[0].xaxis.set_major_locator(MaxNLocator(integer=True))
         row[0].legend(fontsize=7)
         row[1].set(xlabel="seconds of training", title="compilation left out")
     return figure
