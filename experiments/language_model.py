@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> None:
         run.append({"epoch": epoch.number, "bits": bits, "seconds": epoch.seconds})
         print(f"epoch {epoch.number}: {bits:.3f} bits, {epoch.seconds:.1f} s", flush=True)
     logits = make_predict(network, 64)(state.params, state.state, held_out.x)
-    bits = float(jnp.mean(loss.value(logits, held_out.target))) / math.log(2)
+    bits = float(jnp.mean(loss.value(logits, jnp.asarray(held_out.target)))) / math.log(2)
     run.append({"test": {"bits": bits}})
     print(f"held-out text: {bits:.3f} bits a character")
 
@@ -131,7 +131,7 @@ def write(predict: Callable, text: Text, options: Options) -> dict[str, str]:
 
     @jax.jit
     def decode():
-        start = from_sequence(predict, prompt, options.characters)
+        start = from_sequence(predict, prompt, options.characters, window=options.length)
         drawn = sample(*start, options.characters, key, temperature=options.temperature)
         return greedy(*start, options.characters), drawn
 

@@ -171,19 +171,25 @@ def beam(
     )
 
 
-def from_sequence(predict: Callable, prompt: Array, length: int) -> tuple[Step, Any, Array]:
+def from_sequence(
+    predict: Callable, prompt: Array, length: int, *, window: int | None = None
+) -> tuple[Step, Any, Array]:
     """(step, carry, first) for a causal network that predicts at every position of a sequence.
 
-    The carry holds the tokens so far, ``length`` more than those of the prompt; every step runs the
-    network on all of them and takes the logits of the newest position.
+    The carry holds the tokens so far; every step runs the network on all of them, or the last
+    ``window``, and takes the logits of the newest position.
 
     Args:
         predict: int32 [batch, time] -> logits [batch, time, vocabulary], where position t does not
             depend on the ones behind it.
         prompt: [batch, at least 1], the tokens to go on from.
         length: How many tokens will be decoded.
+        window: The longest sequence that the network is given, such as the one it was trained on;
+            what is older is forgotten. Unless given, it sees everything.
     """
     require_positive_integer("from_sequence", "length", length)
+    if window is not None:
+        require_positive_integer("from_sequence", "window", window)
     require_array("from_sequence", "prompt", prompt)
     if len(prompt.shape) != 2 or prompt.shape[1] == 0:
         raise ValueError(
@@ -191,16 +197,20 @@ def from_sequence(predict: Callable, prompt: Array, length: int) -> tuple[Step, 
             f"got shape {tuple(prompt.shape)}"
         )
     batch, given = prompt.shape
-    tokens = jnp.pad(prompt[:, :-1].astype(jnp.int32), [(0, 0), (0, length)])
+    size = min(window or given - 1 + length, given - 1 + length)
+    known = prompt[:, max(given - 1 - size, 0) : -1].astype(jnp.int32)
+    tokens = jnp.pad(known, [(0, 0), (0, size - known.shape[1])])
 
     def step(carry: tuple, token: Array):
         tokens, position = carry
-        at = position[0]  # the same in all of the batch
+        count = position[0]  # the same in all of the batch
+        tokens = jnp.where(count < size, tokens, jnp.roll(tokens, -1, 1))
+        at = jnp.minimum(count, size - 1)
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[:, None], at, 1)
         logits = jax.lax.dynamic_index_in_dim(predict(tokens), at, 1, keepdims=False)
         return logits, (tokens, position + 1)
 
-    return step, (tokens, jnp.full(batch, given - 1)), prompt[:, -1]
+    return step, (tokens, jnp.full(batch, known.shape[1])), prompt[:, -1]
 
 
 def _decode(

@@ -24,7 +24,8 @@ from jaxnn.captures import ContractedCapture, accumulator
 from jaxnn.dense import dense
 from jaxnn.layer import Layer, Loss
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.validation import require_array, require_positive_integer, require_rank
+from jaxnn.sequence_loss import read_target, sequence_loss, shares_of
+from jaxnn.validation import require_array, require_positive_integer
 
 
 @jax.tree_util.register_dataclass
@@ -61,6 +62,10 @@ def projection(features: int, **options: Any) -> Layer:
 def projected_cross_entropy(block: int = 256) -> Loss:
     """`softmax_cross_entropy` with integer labels, of logits or of a `projection`'s factors.
 
+    The target is labels [batch, *positions], of which an example's loss is the mean; or, for
+    sequences with padding, a tuple (labels, lengths or mask) as `sequence_loss` takes it, for the
+    mean over the real positions.
+
     Of factors, at most ``block`` positions · classes logits are held at a time, and they are
     computed once for the loss and its gradient together. A label outside of the classes adds
     nothing to loss and gradient, as for `softmax_cross_entropy`.
@@ -73,38 +78,41 @@ def projected_cross_entropy(block: int = 256) -> Loss:
         TypeError: the target is not made of integers.
     """
     require_positive_integer("projected_cross_entropy", "block", block)
-    whole = softmax_cross_entropy()
+    of_logits = softmax_cross_entropy()
+    padded = sequence_loss(of_logits)
 
-    def value(prediction: Any, target: Array):
+    def whole(target: Any):
+        return padded if isinstance(target, tuple) else of_logits
+
+    def value(prediction: Any, target: Any):
         if not isinstance(prediction, Factors):
-            return whole.value(prediction, target)
-        _require_labels(prediction, target)
+            return whole(target).value(prediction, target)
+        prediction, labels, shares = _read(prediction, target)
         weight, bias = _weight_and_bias(prediction)
 
         def of_block(rows: tuple):
             x, labels = rows
             return _losses(_logits(x, weight, bias), labels)
 
-        losses = jax.lax.map(of_block, _cut(prediction, target, block))
-        return _by_example(losses, target)
+        losses = jax.lax.map(of_block, _cut(prediction, labels, block))
+        return _by_example(losses, shares)
 
-    def gradient(prediction: Any, target: Array):
+    def gradient(prediction: Any, target: Any):
         if not isinstance(prediction, Factors):
-            return whole.gradient(prediction, target)
+            return whole(target).gradient(prediction, target)
         raise TypeError(
             "projected_cross_entropy: expected logits, got the factors of a projection, whose "
             "parameters have no gradient for each example; take in_inference_mode(network)"
         )
 
-    def weighted_gradient(prediction: Any, target: Array, factors: Array):
+    def weighted_gradient(prediction: Any, target: Any, factors: Array):
         """(losses, gradient of Σ factors[b] l_b by the factors of the logits)."""
         if not isinstance(prediction, Factors):
-            delta = whole.gradient(prediction, target)
-            return whole.value(prediction, target), delta * _expand(factors, delta.ndim)
-        _require_labels(prediction, target)
+            delta = whole(target).gradient(prediction, target)
+            return whole(target).value(prediction, target), delta * _expand(factors, delta.ndim)
+        prediction, all_labels, shares = _read(prediction, target)
         weight, bias = _weight_and_bias(prediction)
-        shares = jnp.broadcast_to(_expand(factors, target.ndim), target.shape)
-        shares = shares / max(math.prod(target.shape[1:]), 1)
+        weighted = shares * _expand(factors, shares.ndim)
         wide = accumulator(weight.dtype)
 
         def body(total: tuple, rows: tuple):
@@ -119,19 +127,19 @@ def projected_cross_entropy(block: int = 256) -> Loss:
             return total, (_losses(z, labels), dz @ weight.T)
 
         start = (jnp.zeros(weight.shape, wide), jnp.zeros(weight.shape[1:], wide))
-        rows = (*_cut(prediction, target, block), _blocks(shares.reshape(-1), block))
+        rows = (*_cut(prediction, all_labels, block), _blocks(weighted.reshape(-1), block))
         (dweight, dbias), (losses, dx) = jax.lax.scan(body, start, rows)
-        dx = dx.reshape(-1, weight.shape[0])[: target.size].reshape(prediction.x.shape)
+        dx = dx.reshape(-1, weight.shape[0])[: shares.size].reshape(prediction.x.shape)
         gradients = {"weight": dweight.astype(weight.dtype)}
         if bias is not None:
             gradients["bias"] = dbias.astype(weight.dtype)
-        return _by_example(losses, target), Factors(dx, gradients)
+        return _by_example(losses, shares), Factors(dx, gradients)
 
     return Loss(
         value,
         gradient,
         "projected_cross_entropy",
-        hessian_root=whole.hessian_root,
+        hessian_root=lambda y, target, v: whole(target).hessian_root(y, target, v),
         weighted_gradient=weighted_gradient,
     )
 
@@ -161,10 +169,10 @@ def _blocks(rows: Array, block: int, fill: int = 0) -> Array:
     return padded.reshape(-1, block, *rows.shape[1:])
 
 
-def _by_example(losses: Array, target: Array) -> Array:
-    """The mean over the positions of each example."""
-    rows = losses.reshape(-1)[: target.size].reshape(target.shape)
-    return jnp.sum(rows, range(1, rows.ndim)) / max(math.prod(target.shape[1:]), 1)
+def _by_example(losses: Array, shares: Array) -> Array:
+    """[batch], the losses of the positions by what each counts."""
+    rows = losses.reshape(-1)[: shares.size].reshape(shares.shape)
+    return jnp.sum(rows * shares, range(1, rows.ndim))
 
 
 def _weight_and_bias(prediction: Factors) -> tuple[Array, Array | None]:
@@ -175,14 +183,22 @@ def _expand(factors: Array, rank: int) -> Array:
     return jnp.expand_dims(factors, range(1, rank))
 
 
-def _require_labels(prediction: Factors, target: Any) -> None:
-    name = "projected_cross_entropy"
+def _read(prediction: Factors, target: Any) -> tuple[Factors, Array, Array]:
+    """Factors, labels and shares [batch, *positions]; the label of padding is −1, its x is 0."""
+    name, x = "projected_cross_entropy", prediction.x
+    mask = None
+    if isinstance(target, tuple):
+        target, mask = read_target(name, x, target)
     require_array(name, "target", target)
-    require_rank(name, "target", target, 1)
     if not jnp.issubdtype(target.dtype, jnp.integer):
         raise TypeError(f"{name}: expected target to be integer labels, got {target.dtype}")
-    if target.shape != prediction.x.shape[:-1]:
+    if target.shape != x.shape[:-1]:
         raise ValueError(
-            f"{name}: expected labels of shape {prediction.x.shape[:-1]}, one for each position, "
+            f"{name}: expected labels of shape {x.shape[:-1]}, one for each position, "
             f"got {target.shape}"
         )
+    if mask is None:
+        shares = jnp.full(target.shape, 1 / max(math.prod(target.shape[1:]), 1), x.dtype)
+        return prediction, target, shares
+    cleared = Factors(jnp.where(mask[..., None], x, 0), prediction.params)
+    return cleared, jnp.where(mask, target, -1), shares_of(mask, x.dtype)

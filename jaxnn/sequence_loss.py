@@ -30,22 +30,22 @@ def sequence_loss(loss: Loss) -> Loss:
     name = f"sequence_loss of {loss.name}".strip()
 
     def value(prediction: Array, target: Any):
-        targets, mask = _read(name, prediction, target)
+        targets, mask = read_target(name, prediction, target)
         values = _by_position(loss.value, mask, prediction, targets)
-        return jnp.sum(values * _shares(mask, prediction.dtype), 1)
+        return jnp.sum(values * shares_of(mask, prediction.dtype), 1)
 
     def gradient(prediction: Array, target: Any):
-        targets, mask = _read(name, prediction, target)
+        targets, mask = read_target(name, prediction, target)
         delta = _by_position(loss.gradient, mask, prediction, targets)
-        return delta * _over(_shares(mask, delta.dtype), delta)
+        return delta * _over(shares_of(mask, delta.dtype), delta)
 
     if loss.hessian_root is None:
         return Loss(value, gradient, name)
 
     def hessian_root(prediction: Array, target: Any, v: Array):
-        targets, mask = _read(name, prediction, target)
+        targets, mask = read_target(name, prediction, target)
         column = _by_position(loss.hessian_root, mask, prediction, targets, v)
-        return column * _over(jnp.sqrt(_shares(mask, column.dtype)), column)
+        return column * _over(jnp.sqrt(shares_of(mask, column.dtype)), column)
 
     return Loss(value, gradient, name, hessian_root)
 
@@ -65,7 +65,7 @@ def _by_position(function: Callable, mask: Array, prediction: Array, *others: An
     return jnp.where(_over(mask, values), values, 0)
 
 
-def _shares(mask: Array, dtype: Any) -> Array:
+def shares_of(mask: Array, dtype: Any) -> Array:
     """[batch, time], what each position counts: 1/n where it is real."""
     return mask.astype(dtype) / jnp.maximum(jnp.sum(mask, 1, keepdims=True), 1).astype(dtype)
 
@@ -75,7 +75,8 @@ def _over(of_positions: Array, a: Array) -> Array:
     return jnp.expand_dims(of_positions, range(2, a.ndim))
 
 
-def _read(name: str, prediction: Any, target: Any) -> tuple[Any, Array]:
+def read_target(name: str, prediction: Any, target: Any) -> tuple[Any, Array]:
+    """The targets and a mask [batch, time] of the real positions, of what `sequence_loss` takes."""
     require_floating(name, "prediction", prediction)
     require_rank(name, "prediction", prediction, 2)
     if not isinstance(target, tuple) or len(target) != 2:

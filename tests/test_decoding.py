@@ -105,7 +105,8 @@ def test_a_low_temperature_is_greedy_and_other_keys_give_other_tokens():
     assert np.any(one != other)
 
 
-def test_a_causal_network_decodes_step_by_step():
+@pytest.mark.parametrize("window", [None, 1, 3, 9])
+def test_a_causal_network_decodes_step_by_step(window):
     network = nn.serial(nn.embedding(5, 4), nn.attention(2, causal=True), nn.dense(5))
     prompt = jnp.array([[1, 2], [4, 0]])
     params, state = started(network, prompt)
@@ -113,10 +114,10 @@ def test_a_causal_network_decodes_step_by_step():
     def predict(tokens):
         return network.predict(params, state, tokens)
 
-    tokens = jax.jit(lambda: greedy(*from_sequence(predict, prompt, 3), 3))()
+    tokens = jax.jit(lambda: greedy(*from_sequence(predict, prompt, 3, window=window), 3))()
     whole = prompt
     for _ in range(3):
-        best = jnp.argmax(predict(whole)[:, -1], -1)
+        best = jnp.argmax(predict(whole[:, -(window or 9) :])[:, -1], -1)
         whole = jnp.concatenate([whole, best[:, None]], 1)
     np.testing.assert_array_equal(tokens, whole[:, 2:])
 

@@ -55,6 +55,23 @@ def test_the_gradient_agrees_with_autodiff_of_its_own_forward_and_with_differenc
         nn.check_gradients(network, loss, params, state, x, labels, None, weights).require()
 
 
+@pytest.mark.parametrize("real", [[2, 0, 3], [[True, False, True]] * 3])
+def test_padding_is_that_of_a_sequence_loss(real, x64):
+    fused, whole = nn.projection(5), nn.dense(5)
+    x = normal(0, (3, 3, 4)).at[1, 1].set(jnp.nan)  # padding in both cases
+    target = (jnp.array([[0, 1, 2], [3, 4, 0], [1, 1, 1]]), jnp.array(real))
+    params, state = started(fused, x)
+    expected = nn.backprop(whole, nn.sequence_loss(nn.softmax_cross_entropy()))
+    one, other = (
+        jax.jit(gradient)(params, state, jnp.nan_to_num(x) if gradient is expected else x, target)
+        for gradient in (nn.backprop(fused, nn.projected_cross_entropy(2)), expected)
+    )
+    assert_agree(one, other, 1e-12)
+    logits = whole.predict(params, state, jnp.nan_to_num(x))
+    losses = (nn.projected_cross_entropy(), nn.sequence_loss(nn.softmax_cross_entropy()))
+    assert_agree(*(loss.value(logits, target) for loss in losses), 1e-12)
+
+
 def test_prediction_is_that_of_a_dense_layer():
     x = normal(0, (2, 3, 4))
     params, state = started(nn.projection(5), x)
