@@ -119,12 +119,15 @@ def attend_backward(
         dweights = thin(noise, rate, jnp.einsum("bgrtd,bgsd->bgrts", do[i], v[j]))
         dscores = (weights * (dweights - along[i][..., None]) * scale).astype(q.dtype)
         dq = dq.at[i].add(jnp.einsum("bgrts,bgsd->bgrtd", dscores, k[j]))
-        dk = dk.at[j].add(jnp.einsum("bgrts,bgrtd->bgsd", dscores, q[i]))
-        dv = dv.at[j].add(jnp.einsum("bgrts,bgrtd->bgsd", thinned, do[i]))
+        # Written as dkᵀ and dvᵀ, which on CPU takes little more than half the time of dk and dv.
+        dk = dk.at[j].add(jnp.einsum("bgrtd,bgrts->bgds", q[i], dscores))
+        dv = dv.at[j].add(jnp.einsum("bgrtd,bgrts->bgds", do[i], thinned))
         return (dq, dk, dv), None
 
-    start = tuple(jnp.zeros(a.shape, log_sum.dtype) for a in (q, k, v))
+    shapes = (q.shape, k.mT.shape, v.mT.shape)
+    start = tuple(jnp.zeros(shape, log_sum.dtype) for shape in shapes)
     (dq, dk, dv), _ = jax.lax.scan(body, start, _steps(geometry))
+    dk, dv = dk.mT, dv.mT
     lengths = (geometry.time, geometry.memory, geometry.memory)
     dq, dk, dv = (
         _join(a, n).astype(b.dtype)
