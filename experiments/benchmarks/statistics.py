@@ -197,7 +197,9 @@ def by_opacus(name: str, *, ghost: bool) -> dict[str, Callable[[], object]]:
     }
     if ghost:
         model = GradSampleModuleFastGradientClipping(
-            model, max_grad_norm=CLIP_NORM, use_ghost_clipping=True
+            model,
+            max_grad_norm=CLIP_NORM,  # pyright: ignore[reportArgumentType] (a float all the same)
+            use_ghost_clipping=True,
         )
         optimizer = DPOptimizerFastGradientClipping(
             torch.optim.SGD(model.parameters(), lr=0.1), **noise
