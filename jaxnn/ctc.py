@@ -57,7 +57,7 @@ def ctc(blank: int = 0) -> Loss:
 
     def value(prediction: Array, target: Any):
         trellis = _trellis(prediction, *_read(prediction, target, blank), blank)
-        return -_forward(trellis)[1].astype(prediction.dtype)
+        return _loss(_forward(trellis)[1]).astype(prediction.dtype)
 
     def both(prediction: Array, target: Any):
         labels, lengths = _read(prediction, target, blank)
@@ -66,9 +66,9 @@ def ctc(blank: int = 0) -> Loss:
         occupied = _occupied(trellis, alphas, log_p)
         classes = jax.nn.one_hot(trellis.classes, prediction.shape[-1], dtype=occupied.dtype)
         reached = jnp.einsum("tbs,bsk->btk", occupied, classes)
-        real = jnp.swapaxes(trellis.valid, 0, 1) & (log_p != -jnp.inf)[:, None, None]
+        real = jnp.swapaxes(trellis.valid, 0, 1) & ~_impossible(log_p)[:, None, None]
         delta = jnp.where(real, jax.nn.softmax(prediction) - reached, 0)
-        return -log_p.astype(prediction.dtype), delta.astype(prediction.dtype)
+        return _loss(log_p).astype(prediction.dtype), delta.astype(prediction.dtype)
 
     def gradient(prediction: Array, target: Any):
         return both(prediction, target)[1]
@@ -99,17 +99,21 @@ def best_path(logits: Array, lengths: Any = None, blank: int = 0) -> Array:
     return jnp.full((batch, time), -1, path.dtype).at[rows, places].set(path, mode="drop")
 
 
+NEVER = -1e30
+"""The logarithm of a probability of 0. Where two −∞ are added up, autodiff finds ∞ − ∞."""
+
+
 class _Trellis(NamedTuple):
     """The states l' of every example, and what they emit; time-major."""
 
     emitted: Array
-    """[time, batch, states], log p_t(l'_s); −∞ where l'_s is padding or no class."""
+    """[time, batch, states], log p_t(l'_s); NEVER where l'_s is padding or no class."""
     classes: Array
     """[batch, states], l'."""
     from_two_before: Array
-    """[batch, states], 0 where s − 2 leads to s, else −∞."""
+    """[batch, states], 0 where s − 2 leads to s, else NEVER."""
     ends: Array
-    """[batch, states], 0 where a path may end, else −∞."""
+    """[batch, states], 0 where a path may end, else NEVER."""
     valid: Array
     """[time, batch, 1], whether the time is before the example's length."""
 
@@ -134,15 +138,15 @@ def _trellis(
     repeated = jnp.pad(labels[:, 1:] == labels[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     log_p = jax.nn.log_softmax(logits.astype(accumulator(logits.dtype)))
     emitted = jnp.take_along_axis(log_p, classes[:, None], -1)
-    emitted = jnp.where(among_blanks(known, True)[:, None], emitted, -jnp.inf)
+    emitted = jnp.where(among_blanks(known, True)[:, None], emitted, NEVER)
     last = 2 * length[:, None]
     if lengths is None:
         lengths = jnp.full(batch, time)
     return _Trellis(
         jnp.swapaxes(emitted, 0, 1),
         classes,
-        jnp.where(among_blanks(~repeated[:, : labels.shape[1]], False), 0, -jnp.inf),
-        jnp.where((states == last) | (states == last - 1), 0, -jnp.inf),
+        jnp.where(among_blanks(~repeated[:, : labels.shape[1]], False), 0, NEVER),
+        jnp.where((states == last) | (states == last - 1), 0, NEVER),
         (jnp.arange(time)[:, None] < lengths)[..., None],
     )
 
@@ -158,7 +162,7 @@ def _forward(trellis: _Trellis) -> tuple[Array, Array]:
         return alpha, alpha
 
     # Before the first time the path stands in the first state, from where two can be reached.
-    start = jnp.full(trellis.ends.shape, -jnp.inf, trellis.emitted.dtype).at[:, 0].set(0)
+    start = jnp.full(trellis.ends.shape, NEVER, trellis.emitted.dtype).at[:, 0].set(0)
     last, alphas = lax.scan(body, start, (trellis.emitted, trellis.valid))
     return alphas, jax.nn.logsumexp(last + trellis.ends, -1)
 
@@ -179,10 +183,18 @@ def _occupied(trellis: _Trellis, alphas: Array, log_p: Array) -> Array:
     return lax.scan(body, ends, inputs, reverse=True)[1]
 
 
+def _impossible(log_p: Array) -> Array:
+    return log_p < NEVER / 2  # not so NaN, which must show
+
+
+def _loss(log_p: Array) -> Array:
+    return jnp.where(_impossible(log_p), jnp.inf, -log_p)
+
+
 def _shift(a: Array, by: int) -> Array:
-    """a_s as a_{s + by}, −∞ where nothing is moved to."""
+    """a_s as a_{s + by}, NEVER where nothing is moved to."""
     size = a.shape[-1]
-    padded = jnp.pad(a, ((0, 0), (max(by, 0), max(-by, 0))), constant_values=-jnp.inf)
+    padded = jnp.pad(a, ((0, 0), (max(by, 0), max(-by, 0))), constant_values=NEVER)
     return padded[:, :size] if by > 0 else padded[:, -size:]
 
 

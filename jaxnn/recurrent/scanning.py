@@ -114,7 +114,7 @@ def forward_in_chunks(
         return last, (state, hs)
 
     state, (starts, hs) = lax.scan(body, state, _cut_up(xs, times, chunk))
-    return state, hs.reshape(-1, *hs.shape[2:])[: len(xs)], Chunked(xs, times, starts)
+    return state, _joined(hs)[: len(xs)], Chunked(xs, times, starts)
 
 
 def backward_in_chunks(
@@ -139,7 +139,7 @@ def backward_in_chunks(
     (dstate, total), dxs = lax.scan(body, (dstate, zeros), inputs, reverse=True)
     total = jax.tree.map(lambda g, p: g.astype(p.dtype), total, params)
     captures = {name: ContractedCapture(g, cell.name) for name, g in total.items()}
-    return dstate, dxs.reshape(-1, *dxs.shape[2:])[: len(kept.xs)], captures
+    return dstate, _joined(dxs)[: len(kept.xs)], captures
 
 
 def _cut_up(xs: Array, times: Times, chunk: int) -> tuple[Array, Times]:
@@ -153,10 +153,16 @@ def _whole_chunks(tree: Any, chunk: int) -> Any:
     """[time, …] as [chunks, chunk, …], with zeros at the end."""
 
     def cut(a: Array):
-        missing = [(0, -len(a) % chunk), *[(0, 0)] * (a.ndim - 1)]
-        return jnp.pad(a, missing).reshape(-1, chunk, *a.shape[1:])
+        chunks = -(-len(a) // chunk)
+        missing = [(0, chunks * chunk - len(a)), *[(0, 0)] * (a.ndim - 1)]
+        return jnp.pad(a, missing).reshape(chunks, chunk, *a.shape[1:])
 
     return jax.tree.map(cut, tree)
+
+
+def _joined(chunks: Array) -> Array:
+    """[chunks, chunk, …] as [time, …]."""
+    return chunks.reshape(chunks.shape[0] * chunks.shape[1], *chunks.shape[2:])
 
 
 def batch_first(a: Array) -> Array:
