@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxnn.validation import require_number, unknown_name
 
@@ -19,13 +20,23 @@ def _scaled(make: Callable, default: float) -> Callable[..., Callable]:
     return scaled
 
 
+def _orthogonal(scale: float) -> Callable:
+    wide = jax.nn.initializers.orthogonal(scale)
+
+    def init(key: Any, shape: Any, dtype: Any = jnp.float32):
+        # There is no QR decomposition of half-precision matrices.
+        return wide(key, shape, jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+
+    return init
+
+
 _BY_NAME: dict[str, Callable[..., Callable]] = {
     "zeros": lambda: jax.nn.initializers.zeros,
     "normal": _scaled(jax.nn.initializers.normal, 0.01),
     "glorot": jax.nn.initializers.glorot_uniform,
     "he": jax.nn.initializers.he_normal,
     "lecun": jax.nn.initializers.lecun_normal,
-    "orthogonal": _scaled(jax.nn.initializers.orthogonal, 1.0),
+    "orthogonal": _scaled(_orthogonal, 1.0),
 }
 
 

@@ -39,12 +39,13 @@ def sequence_loss(loss: Loss) -> Loss:
         delta = _by_position(loss.gradient, mask, prediction, targets)
         return delta * _over(shares_of(mask, delta.dtype), delta)
 
-    if loss.hessian_root is None:
+    root = loss.hessian_root
+    if root is None:
         return Loss(value, gradient, name)
 
     def hessian_root(prediction: Array, target: Any, v: Array):
         targets, mask = read_target(name, prediction, target)
-        column = _by_position(loss.hessian_root, mask, prediction, targets, v)
+        column = _by_position(root, mask, prediction, targets, v)
         return column * _over(jnp.sqrt(shares_of(mask, column.dtype)), column)
 
     return Loss(value, gradient, name, hessian_root)

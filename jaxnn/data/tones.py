@@ -36,7 +36,7 @@ def make_tones(examples: int = 2000, longest: int = 8, noise: float = 0.3, seed:
         symbols = rng.integers(1, len(PITCHES) + 1, rng.integers(1, longest + 1))
         parts = [_pause(rng)]
         for symbol in symbols:
-            parts += [_tone(rng, PITCHES[symbol - 1]), _pause(rng)]
+            parts += [_tone(rng, float(PITCHES[symbol - 1])), _pause(rng)]
         sound = np.concatenate(parts)
         frames = -(-len(sound) // FRAME)
         sound = np.pad(sound, (0, frames * FRAME - len(sound)))

@@ -1,5 +1,6 @@
 """The recurrent layers `rnn`, `gru` and `lstm`: one frame around three cells."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -224,7 +225,7 @@ def _recurrent(
             recurrent["bias"] = blocks(keys[3], init_biases, features)
         return {"input": {"weight": weight, "bias": bias}, "recurrent": recurrent}, ()
 
-    def enter(params: dict, x: Any) -> tuple[Given, Array, Times, tuple]:
+    def enter(params: dict, x: Any) -> tuple[Given, tuple[Array, Times, tuple]]:
         given = read(cell, features, x)
         weight = params["input"]["weight"]
         require_features(cell.name, given.sequence, weight.shape[0], weight.dtype)
@@ -235,7 +236,7 @@ def _recurrent(
         state = given.state
         if state is None:
             state = (jnp.zeros((xs.shape[1], features), xs.dtype),) * cell.states
-        return given, xs, times, state if isinstance(state, tuple) else (state,)
+        return given, (xs, times, state if isinstance(state, tuple) else (state,))
 
     def leave(given: Given, state: tuple, hs: Array) -> Any:
         if options.output == "last":
@@ -246,11 +247,11 @@ def _recurrent(
         return sequence if given.lengths is None else (sequence, given.lengths)
 
     def predict(params: dict, state: Any, x: Any):
-        given, *entering = enter(params, x)
+        given, entering = enter(params, x)
         return leave(given, *scanning.infer(cell, params, *entering))
 
     def forward(params: dict, state: Any, x: Any, key: Array | None):
-        given, *entering = enter(params, x)
+        given, entering = enter(params, x)
         last, hs, kept = run_forward(cell, params, *entering)
         members = len(x) if isinstance(x, tuple) else None
         form = Static((members, given.state is not None))
@@ -282,7 +283,8 @@ def _recurrent(
             return dhs, dlast if cell.states > 1 else (dlast,)
         return dy[0] if isinstance(dy, tuple) else dy, None
 
-    run_forward, run_backward = scanning.forward, scanning.backward
+    run_forward: Callable = scanning.forward
+    run_backward: Callable = scanning.backward
     if options.chunk is not None:
         run_forward = partial(scanning.forward_in_chunks, chunk=options.chunk)
         run_backward = partial(scanning.backward_in_chunks, chunk=options.chunk)

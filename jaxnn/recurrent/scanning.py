@@ -110,7 +110,8 @@ def forward_in_chunks(
     """`forward`, keeping the state before every ``chunk`` times alone."""
 
     def body(state: tuple, inputs: Any):
-        last, hs = infer(cell, params, *inputs, state)
+        xs, times = inputs
+        last, hs = infer(cell, params, xs, times, state)
         return last, (state, hs)
 
     state, (starts, hs) = lax.scan(body, state, _cut_up(xs, times, chunk))
