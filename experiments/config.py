@@ -167,7 +167,7 @@ def _returning(kind: type, *without: str) -> dict[str, Callable]:
     }
 
 
-LAYERS = _returning(Layer, "in_inference_mode", "parameter_free", "pointwise", "rewrite")
+LAYERS = _returning(Layer, "fuse", "in_inference_mode", "parameter_free", "pointwise", "rewrite")
 LOSSES = _returning(Loss)
 
 

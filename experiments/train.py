@@ -22,7 +22,7 @@ from experiments.config import Config, require_compatible
 from experiments.held_out import describe, evaluate_on, save_mistakes
 from experiments.progress import Progress
 from experiments.runs import Run, initial_state, new_run, open_run
-from jaxnn import summarize
+from jaxnn import fuse, summarize
 from jaxnn.data import Splits
 from jaxnn.feedback import alignment_angles
 from jaxnn.privacy import epsilon_spent, require_accounting
@@ -108,8 +108,10 @@ def _start(
     validation = None
     if len(splits.validation.x):
         validation = splits.validation.x, task.prepare(splits.validation.target), task
+    # Autodiff has nothing from fusing, which is about backward passes.
+    network = config.layers if config.gradient == "autodiff" else fuse(config.layers)
     return train(
-        config.layers,
+        network,
         config.loss_function,
         config.make_optimizer(len(splits.train.x)),
         train_state,

@@ -48,7 +48,9 @@ from jaxnn.convolution import (
     ConvCapture,
     ConvTransposeCapture,
     JoinedConvCapture,
+    PooledConvCapture,
     conv,
+    conv_relu_max_pool,
     conv_transpose,
 )
 from jaxnn.ctc import ctc
@@ -62,6 +64,7 @@ from jaxnn.feedback import (
     sign_concordant,
     straight_through,
 )
+from jaxnn.fusing import fuse
 from jaxnn.gradients import BackwardPass, autodiff, backprop, backward_pass, numerical
 from jaxnn.initializers import initializer
 from jaxnn.layer import (

@@ -1,7 +1,8 @@
 """A layer is four pure functions; a loss is two. Everything else in jaxnn is made of these."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +40,8 @@ class Layer(NamedTuple):
     inference: "Layer | None" = None
     """The layer with the same params and state whose forward is this one's predict, where they
     differ; see `in_inference_mode`."""
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    """What the layer was made with, as far as functions that rewrite networks ask; see `fuse`."""
 
 
 class Loss(NamedTuple):

@@ -80,7 +80,10 @@ def max_pool(
         winner, windows = residuals
         return _collect(windows.value, dy, winner)
 
-    return parameter_free("max_pool", forward, backward)
+    layer = parameter_free("max_pool", forward, backward)
+    return layer._replace(
+        arguments={"window": window, "strides": strides, "padding": padding, "dilation": dilation}
+    )
 
 
 def avg_pool(

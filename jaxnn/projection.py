@@ -14,7 +14,8 @@ gives a gradient that is contracted already.
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +140,7 @@ def projected_cross_entropy(block: int = 256) -> Loss:
         value,
         gradient,
         "projected_cross_entropy",
-        hessian_root=lambda y, target, v: whole(target).hessian_root(y, target, v),
+        hessian_root=lambda y, target, v: cast(Callable, whole(target).hessian_root)(y, target, v),
         weighted_gradient=weighted_gradient,
     )
 

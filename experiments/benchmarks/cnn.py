@@ -4,7 +4,8 @@ The network is that of configs/fashion_cnn.toml without dropout: 28 × 28 × 1, 
 conv 3×3 64, pool, dense 128, dense 10; batch 128, Adam. Every contender has the same sizes and
 optimiser and starts with parameters of the same shapes.
 
-- jaxnn manual: the hand-derived backward pass.
+- jaxnn manual: the hand-derived backward pass of the network that `fuse` makes of it.
+- jaxnn, layer by layer: the same without `fuse`.
 - jax.grad: `lax.conv_general_dilated` and `lax.reduce_window`, as an idiomatic user would write it.
 - jax.grad, reshape pool: the same with the maximum over a reshaped axis, which autodiff likes more.
 - flax: linen layers. flax, two lines changed: the same model with the operations of jaxnn.interop.
@@ -102,10 +103,11 @@ def gradients() -> dict[str, tuple[Callable, Any]]:
     network, loss = make_network(), nn.softmax_cross_entropy()
     x, _ = data()
     params, state = network.init(jax.random.key(0), x)
-    manual = nn.backprop(network, loss)
+    manual, by_layer = nn.backprop(nn.fuse(network), loss), nn.backprop(network, loss)
     plain_params = [p for p in params if p]
     contenders = {
         "jaxnn manual": (lambda p, x, y: manual(p, state, x, y)[1], params),
+        "jaxnn, layer by layer": (lambda p, x, y: by_layer(p, state, x, y)[1], params),
         "jax.grad": (jax.grad(partial(plain_loss, library_pool)), plain_params),
         "jax.grad, reshape pool": (jax.grad(partial(plain_loss, reshape_pool)), plain_params),
     }

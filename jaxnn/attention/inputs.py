@@ -34,7 +34,7 @@ def read_inputs(x: Any) -> tuple[Inputs, Form]:
     Raises:
         TypeError, ValueError: x is nothing of this, a sequence is empty, or shapes do not fit.
     """
-    members: tuple[Any, ...] = x if isinstance(x, tuple) else (x,)
+    members: list[Any] = list(x) if isinstance(x, tuple) else [x]
     if not members:
         raise TypeError("attention: expected x to be queries or a tuple of them, got no members")
     for member in members:
@@ -47,7 +47,7 @@ def read_inputs(x: Any) -> tuple[Inputs, Form]:
             "attention: expected x to be queries or a tuple (queries[, memory][, mask]), "
             f"got {given}"
         )
-    inputs = Inputs(members[0], members[crosses], mask[0] if mask else None)
+    inputs = Inputs(members[0], members[crosses], next(iter(mask), None))
     _require_sequence("queries", inputs.queries)
     _require_sequence("memory", inputs.memory)
     if inputs.queries.shape[0] != inputs.memory.shape[0]:

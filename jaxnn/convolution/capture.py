@@ -31,7 +31,8 @@ class ConvCapture(Capture):
 
     def gradient(self) -> dict[str, Array]:
         """{"weight": [*kernel, in of a group, out], "bias": [out]}."""
-        return self._with_bias(self._weight_gradient(self.inputs, self.deltas))
+        weight = self._weight_gradient(self.inputs, self.deltas)
+        return with_bias(weight, self.deltas, self.use_bias)
 
     def unfolded(self) -> Capture:
         """The same capture as a `LinearCapture` of the patches, its positions on one axis.
@@ -57,13 +58,6 @@ class ConvCapture(Capture):
     def _weight_gradient(self, inputs: Array, deltas: Array) -> Array:
         return run("weight_gradient", self.algorithm, inputs, deltas, self.geometry)
 
-    def _with_bias(self, weight: Array) -> dict[str, Array]:
-        if not self.use_bias:
-            return {"weight": weight}
-        axes = tuple(range(self.deltas.ndim - 1))
-        dtype = jnp.promote_types(self.deltas.dtype, jnp.float32)
-        return {"weight": weight, "bias": jnp.sum(self.deltas, axes, dtype).astype(weight.dtype)}
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +69,8 @@ class ConvTransposeCapture(ConvCapture):
 
     def gradient(self) -> dict[str, Array]:
         """{"weight": [*kernel, out of a group, in], "bias": [out]}."""
-        return self._with_bias(self._weight_gradient(self.deltas, self.inputs))
+        weight = self._weight_gradient(self.deltas, self.inputs)
+        return with_bias(weight, self.deltas, self.use_bias)
 
     def unfolded(self) -> Capture:
         """As for a convolution; the patches are those of x with zeros between its elements."""
@@ -112,6 +107,16 @@ class JoinedConvCapture(Capture):
         """With the further uses."""
         more = (o.uses if isinstance(o, JoinedConvCapture) else (o,) for o in others)
         return JoinedConvCapture(sum(more, self.uses))
+
+
+def with_bias(weight: Array, deltas: Array, use_bias: bool) -> dict[str, Array]:
+    """The gradients as a dict of parameters; ∂L/∂b is the sum of the deltas over all but the last
+    axis."""
+    if not use_bias:
+        return {"weight": weight}
+    axes = tuple(range(deltas.ndim - 1))
+    dtype = jnp.promote_types(deltas.dtype, jnp.float32)
+    return {"weight": weight, "bias": jnp.sum(deltas, axes, dtype).astype(weight.dtype)}
 
 
 def _linear(patches: Array, deltas: Array, capture: ConvCapture) -> Capture:

@@ -61,7 +61,7 @@ def choose(
     if one_by_one:
         return Choice("patches", "a 1×1 convolution is a dense layer at every position")
     if pass_name == "forward" and inputs == 1:
-        return Choice("elementwise", "one input channel leaves nothing to multiply matrices with")
+        return Choice("patches", "sums over elements would be computed again by all that use them")
     if (
         winograd.applies(geometry)
         and min(inputs, outputs) >= MIN_WINOGRAD_CHANNELS

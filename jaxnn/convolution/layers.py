@@ -305,7 +305,7 @@ def _layer(
         dx = run(backward_pass, algorithm, dy, params["weight"], geometry)
         return _continue_backward(dx, periods), capture(inputs, dy, geometry, use_bias, algorithm)
 
-    return Layer(init, predict, forward, backward, name)
+    return Layer(init, predict, forward, backward, name, arguments={"algorithm": algorithm})
 
 
 def _periods_that_reach(lows: Pairs, strides: tuple, reach: tuple) -> tuple[Pairs, Pairs]:

@@ -21,10 +21,10 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.convolution.chunks import chunk_count, map_chunks, sum_chunks
 from jaxnn.convolution.geometry import Geometry, pad, transposed_kernel
 
 Grid = list[list[Any]]
@@ -49,16 +49,13 @@ def applies(geometry: Geometry) -> bool:
 
 def forward(x: Array, weight: Array, geometry: Geometry) -> Array:
     """y from x [batch, *size, in] and the weight [3, 3, in, out]."""
-    kernels = _transformed_kernel(weight)
+    kernels = transformed_kernel(weight)
 
     def run(x):
-        products = _each(operator.matmul, _transformed_tiles(x, geometry), kernels)
-        y = _interleave(_sandwich(_transpose(_A), products))
-        height, width = geometry.output_size
-        return y[:, :height, :width]
+        return interleave(output_phases(x, kernels, geometry), geometry.output_size)
 
     chunks = _chunk_count(geometry, x.shape[0], sum(weight.shape[-2:]), x.dtype.itemsize)
-    return _map_chunks(run, chunks, x)
+    return map_chunks(run, chunks, x)
 
 
 def input_gradient(dy: Array, weight: Array, geometry: Geometry) -> Array:
@@ -70,19 +67,69 @@ def weight_gradient(x: Array, dy: Array, geometry: Geometry) -> Array:
     """∂L/∂weight [3, 3, in, out] from x and the deltas dy."""
 
     def run(x, dy):
-        tiles, deltas = _transformed_tiles(x, geometry), _transformed_deltas(dy, geometry)
-        return _each(_contract_tiles, tiles, deltas)
+        sizes = zip(_tile_counts(geometry), geometry.output_size, strict=True)
+        padded = pad(dy, tuple((0, 2 * n - size) for n, size in sizes))
+        return weight_products(x, phases(padded), geometry)
 
     channels = x.shape[-1] + dy.shape[-1]
     chunks = _chunk_count(geometry, x.shape[0], channels, x.dtype.itemsize)
-    total = _sum_chunks(run, chunks, x, dy)
-    gradient = _sandwich(_transpose(_G), total)
-    return jnp.stack([jnp.stack(row) for row in gradient]).astype(dy.dtype)
+    return weight_of_products(sum_chunks(run, chunks, x, dy), geometry).astype(dy.dtype)
 
 
-def _transformed_kernel(weight: Array) -> Grid:
+def transformed_kernel(weight: Array) -> Grid:
     """U = G g Gᵀ, a 4×4 grid of [in, out]."""
     return _sandwich(_G, [[weight[i, j] for j in range(3)] for i in range(3)])
+
+
+def output_phases(x: Array, kernels: Grid, geometry: Geometry) -> Grid:
+    """Aᵀ [V U] A: the `phases` of y, which has even sizes here."""
+    products = _each(operator.matmul, _transformed_tiles(x, geometry), kernels)
+    return _sandwich(_transpose(_A), products)
+
+
+def weight_products(x: Array, dy: Grid, geometry: Geometry) -> Grid:
+    """Vᵀ dM, a 4×4 grid of [in, out] summed over all tiles, from the `phases` dy of the deltas."""
+    return _each(_contract_tiles, _transformed_tiles(x, geometry), _sandwich(_A, dy))
+
+
+def weight_of_products(products: Grid, geometry: Geometry) -> Array:
+    """Gᵀ (Vᵀ dM) G as an array [3, 3, in, out]."""
+    return jnp.stack([jnp.stack(row) for row in _sandwich(_transpose(_G), products)])
+
+
+def input_parts(dy: Grid, kernels: Grid, geometry: Geometry) -> Grid:
+    """B (dM Uᵀ) Bᵀ, every tile added to its neighbours: the `phases` of the padded input's dx.
+
+    The same input gradient as above, for deltas that are given as `phases`: the tiles of dy do not
+    overlap, those of dx do. They reach one row and one column of phases further.
+    """
+    transposed = [[kernel.T for kernel in row] for row in kernels]
+    tiles = _sandwich(_B, _each(operator.matmul, _sandwich(_A, dy), transposed))
+    columns = [[_overlap(row[j], row[j + 2], axis=2) for j in range(2)] for row in tiles]
+    return [
+        [_overlap(columns[i][j], columns[i + 2][j], axis=1) for j in range(2)] for i in range(2)
+    ]
+
+
+def input_of_parts(parts: Grid, geometry: Geometry) -> Array:
+    """dx: the parts without the padding, and zeros where no tile reached."""
+    reach = tuple(2 * (n + 1) for n in _tile_counts(geometry))
+    pairs = zip(reach, geometry.size, geometry.padding, strict=True)
+    return pad(interleave(parts, reach), tuple((-low, n + low - r) for r, n, (low, _) in pairs))
+
+
+def phases(y: Array) -> Grid:
+    """The 2×2 grid of y[:, i::2, j::2], of a y with even sizes."""
+    return [[y[:, i::2, j::2] for j in range(2)] for i in range(2)]
+
+
+def interleave(grid: Grid, size: tuple[int, ...]) -> Array:
+    """The first rows and columns, ``size`` many, of the array whose `phases` these are."""
+    y = jnp.stack([jnp.stack(row, axis=3) for row in grid], axis=2)
+    batch, rows, _, columns, _, channels = y.shape
+    y = y.reshape(batch, 2 * rows, 2 * columns, channels)
+    height, width = size
+    return y[:, :height, :width]
 
 
 def _transformed_tiles(x: Array, geometry: Geometry) -> Grid:
@@ -100,13 +147,6 @@ def _transformed_tiles(x: Array, geometry: Geometry) -> Grid:
     return _sandwich(_transpose(_B), tiles)
 
 
-def _transformed_deltas(dy: Array, geometry: Geometry) -> Grid:
-    """dM = A dy Aᵀ, a 4×4 grid of [batch, tile rows, tile columns, out]."""
-    sizes = zip(_tile_counts(geometry), geometry.output_size, strict=True)
-    padded = pad(dy, tuple((0, 2 * n - size) for n, size in sizes))
-    return _sandwich(_A, [[padded[:, i::2, j::2] for j in range(2)] for i in range(2)])
-
-
 def _contract_tiles(tile: Array, delta: Array) -> Array:
     """Vᵀ · dM [in, out], the sum over all tiles, taken in the order that XLA multiplies faster."""
     rows = delta.reshape(-1, delta.shape[-1])
@@ -114,11 +154,12 @@ def _contract_tiles(tile: Array, delta: Array) -> Array:
     return jnp.matmul(rows.T, tile.reshape(-1, tile.shape[-1]), preferred_element_type=dtype).T
 
 
-def _interleave(phases: Grid) -> Array:
-    """A 2×2 grid of [batch, rows, columns, channels] as one array with rows and columns doubled."""
-    y = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
-    batch, rows, _, columns, _, channels = y.shape
-    return y.reshape(batch, 2 * rows, 2 * columns, channels)
+def _overlap(here: Array, in_next: Array, axis: int) -> Array:
+    """One longer along the axis: here[q] + in_next[q − 1]."""
+    edges = [(0, 0, 0)] * here.ndim
+    zero = jnp.zeros((), here.dtype)
+    after, before = ([*edges[:axis], edge, *edges[axis + 1 :]] for edge in ((0, 1, 0), (1, 0, 0)))
+    return lax.pad(here, zero, after) + lax.pad(in_next, zero, before)
 
 
 def _sandwich(matrix: Sequence[Sequence[float]], grid: Grid) -> Grid:
@@ -149,42 +190,5 @@ def _tile_counts(geometry: Geometry) -> tuple[int, int]:
 
 
 def _chunk_count(geometry: Geometry, batch: int, channels: int, itemsize: int) -> int:
-    """Into how many chunks a batch is cut so that the transforms of one stay in the cache."""
     rows, columns = _tile_counts(geometry)
-    example = 16 * rows * columns * channels * itemsize
-    return max(1, min(batch, round(batch * example / CHUNK_BYTES)))
-
-
-def _map_chunks(function: Callable, count: int, x: Array) -> Array:
-    """function(x), a chunk of the batch at a time."""
-    size = x.shape[0] // count
-    if count == 1:
-        return function(x)
-    # Every count-th example, not consecutive ones: a batch that is sharded over devices then has a
-    # part of each chunk on every device, and none has to fetch another's examples.
-    chunked = x[: size * count].reshape(size, count, *x.shape[1:])
-    shape = jax.eval_shape(function, chunked[:, 0])
-
-    def body(index, y):
-        part = function(lax.dynamic_index_in_dim(chunked, index, 1, keepdims=False))
-        return lax.dynamic_update_index_in_dim(y, part, index, 1)
-
-    y = jnp.zeros((size, count, *shape.shape[1:]), shape.dtype)
-    y = lax.fori_loop(0, count, body, y).reshape(size * count, *shape.shape[1:])
-    rest = x[size * count :]
-    return jnp.concatenate([y, function(rest)]) if rest.shape[0] else y
-
-
-def _sum_chunks(function: Callable, count: int, x: Array, dy: Array) -> Any:
-    """function(x, dy), which sums over the batch, a chunk at a time."""
-    size = x.shape[0] // count
-    if count == 1:
-        return function(x, dy)
-    chunked = [a[: size * count].reshape(size, count, *a.shape[1:]) for a in (x, dy)]
-
-    def add_chunk(total, index):
-        parts = (lax.dynamic_index_in_dim(a, index, 1, keepdims=False) for a in chunked)
-        return jax.tree.map(operator.add, total, function(*parts)), None
-
-    first = function(x[size * count :], dy[size * count :])  # zeros where nothing is left over
-    return lax.scan(add_chunk, first, jnp.arange(count))[0]
+    return chunk_count(batch, 16 * rows * columns * channels * itemsize, CHUNK_BYTES)

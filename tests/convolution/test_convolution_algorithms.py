@@ -136,13 +136,3 @@ def test_weight_gradients_of_half_precision_are_summed_in_float32(algorithm):
     gradient = algorithm.weight_gradient(x, dy, geometry)
     assert gradient.dtype == jnp.bfloat16
     assert float(gradient[1, 1, 0, 0]) == 2048
-
-
-def test_chunks_of_a_sharded_batch_take_examples_from_every_device(monkeypatch):
-    # Each chunk has every count-th example, so that none has to travel to another device.
-    monkeypatch.setattr(winograd, "CHUNK_BYTES", 16 * 2 * 4)
-    x = jnp.arange(6.0)[:, None, None, None] * jnp.ones((6, 3, 3, 1))
-    seen = []
-    winograd._map_chunks(lambda chunk: seen.append(chunk.shape) or chunk, 3, x)
-    assert {shape[0] for shape in seen} == {2}
-    np.testing.assert_array_equal(winograd._map_chunks(lambda chunk: chunk, 3, x), x)

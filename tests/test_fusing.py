@@ -1,0 +1,128 @@
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxnn as nn
+from jaxnn import statistics
+
+
+def network():
+    return nn.serial(
+        nn.conv(6, (3, 3)),
+        nn.relu(),
+        nn.max_pool(2),
+        nn.skip(nn.conv(6, (3, 3)), nn.relu()),
+        nn.serial(nn.conv(40, (3, 3), padding="VALID"), nn.relu(), nn.max_pool(2)),
+        nn.conv(33, (3, 3)),
+        nn.relu(),
+        nn.max_pool((2, 2), strides=2),
+        nn.flatten(),
+        nn.dense(3),
+    )
+
+
+def names(layer):
+    return [part.name for _, part in nn.walk(layer)]
+
+
+def gradients(layer, params, state, x, target):
+    backprop = jax.jit(nn.backprop(layer, nn.softmax_cross_entropy()))
+    return backprop(params, state, x, target)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (19, 17)])
+def test_a_fused_network_has_the_values_and_gradients_of_the_network(x64, size):
+    x = jax.random.normal(jax.random.key(0), (5, *size, 1), jnp.float64)
+    target = jnp.arange(5) % 3
+    plain, fused = network(), nn.fuse(network())
+    params, state = plain.init(jax.random.key(1), x)
+    chex.assert_trees_all_equal(params, fused.init(jax.random.key(1), x)[0])
+    (value, _), gradient = gradients(plain, params, state, x, target)
+    (fused_value, _), fused_gradient = gradients(fused, params, state, x, target)
+    chex.assert_trees_all_close(value, fused_value, rtol=1e-12)
+    chex.assert_trees_all_close(gradient, fused_gradient, rtol=1e-9, atol=1e-13)
+
+
+def test_fusing_joins_convolutions_with_their_relu_and_pooling_and_nothing_else():
+    assert names(nn.fuse(network())) == [
+        *("conv_relu_max_pool", "identity", "identity"),
+        *names(network())[3:-8],
+        *("conv_relu_max_pool", "identity", "identity"),
+        *("conv_relu_max_pool", "identity", "identity"),
+        *("flatten", "dense"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.conv(4, (3, 3)), nn.relu(), nn.max_pool(3)),
+        (nn.conv(4, (3, 3)), nn.relu(), nn.max_pool(2, strides=1)),
+        (nn.conv(4, (3, 3)), nn.relu(), nn.max_pool(2, padding="SAME")),
+        (nn.conv(4, (3, 3)), nn.relu(), nn.max_pool(2, dilation=2)),
+        (nn.conv(4, (3, 3), algorithm="direct"), nn.relu(), nn.max_pool(2)),
+        (nn.conv(4, (3, 3)), nn.tanh(), nn.max_pool(2)),
+        (nn.conv(4, (3, 3)), nn.relu(), nn.avg_pool(2)),
+    ],
+)
+def test_layers_of_another_kind_stay_as_they_are(layers):
+    assert names(nn.fuse(nn.serial(*layers))) == [layer.name for layer in layers]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    ("channels", "conv"),
+    [
+        (1, nn.conv(3, (3, 3))),
+        (1, nn.conv(3, (5, 4), use_bias=False)),
+        (32, nn.conv(32, (3, 3), padding=((0, 2), (1, 0)))),
+    ],
+)
+def test_the_layer_keeps_the_laws(x64, dtype, channels, conv):
+    x = jax.random.normal(jax.random.key(0), (3, 7, 6, channels), dtype)
+    nn.check_layer(nn.conv_relu_max_pool(conv), x).require()
+
+
+@pytest.mark.parametrize(
+    ("shape", "conv"),
+    [
+        ((2, 8, 8, 3), nn.conv(4, (3, 3))),
+        ((2, 8, 8, 1), nn.conv(4, (3, 3), padding="CIRCULAR")),
+        ((2, 8, 8, 4), nn.conv(4, (3, 3), groups=2)),
+        ((2, 9, 1), nn.conv(4, (3,), strides=2)),
+    ],
+)
+def test_a_convolution_without_phases_is_computed_layer_by_layer(x64, shape, conv):
+    x = jax.random.normal(jax.random.key(0), shape, jnp.float64)
+    nn.check_layer(nn.conv_relu_max_pool(conv), x).require()
+
+
+def test_a_tie_goes_to_the_first_element_and_a_negative_window_to_none():
+    layer = nn.conv_relu_max_pool(nn.conv(1, (3, 3), use_bias=False))
+    weight = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
+    x = jnp.array([[2.0, 2.0, -1.0, -2.0], [1.0, 2.0, 0.0, -3.0]]).reshape(1, 2, 4, 1)
+    y, _, residuals = layer.forward({"weight": weight}, (), x, None)
+    dx, _ = layer.backward({"weight": weight}, residuals, jnp.ones_like(y))
+    chex.assert_trees_all_equal(y.ravel(), jnp.array([2.0, 0.0]))
+    expected = jnp.zeros((2, 4)).at[0, 0].set(1.0)
+    chex.assert_trees_all_equal(dx.reshape(2, 4), expected)
+
+
+def test_statistics_of_a_fused_network_are_those_of_the_network(x64):
+    x = jax.random.normal(jax.random.key(0), (4, 16, 16, 1), jnp.float64)
+    target = jnp.arange(4) % 3
+    params, state = network().init(jax.random.key(1), x)
+    norms, fused_norms = (
+        statistics.per_example_squared_norms(layer, nn.softmax_cross_entropy())(
+            params, state, x, target, None
+        )
+        for layer in (network(), nn.fuse(network()))
+    )
+    chex.assert_trees_all_close(norms, fused_norms, rtol=1e-9)
+
+
+def test_a_batch_that_chunks_do_not_divide_has_the_same_gradient(x64, monkeypatch):
+    monkeypatch.setattr("jaxnn.convolution.pooled.CHUNK_BYTES", 4096)
+    x = jax.random.normal(jax.random.key(0), (7, 6, 6, 1), jnp.float64)
+    nn.check_layer(nn.conv_relu_max_pool(nn.conv(3, (3, 3))), x).require()
