@@ -16,7 +16,7 @@ from experiments.benchmarks.measuring import Settings, heading, machine, save
 from experiments.command_line import parse_options, run_script
 from jaxnn.validation import require_number, require_positive_integer, unknown_name
 
-SUITES = ("attention", "cnn", "dense", "recurrent", "statistics")
+SUITES = ("attention", "cnn", "convolution", "dense", "pooling", "recurrent", "statistics")
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Options:
     """Measure suites of workloads and print a table for each workload.
 
     Times are for one step or one epoch. The ratio is to the first contender: how many times as long
-    the minimum is. The suites are attention, cnn, dense,
-    recurrent and statistics.
+    the minimum is. The suites are attention, cnn, convolution, dense, pooling, recurrent and
+    statistics.
     """
 
     suites: tyro.conf.Positional[tuple[str, ...]] = ("dense",)

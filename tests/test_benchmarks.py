@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from experiments import benchmark
-from experiments.benchmarks import dense
+from experiments.benchmarks import convolution, dense, pooling
 from experiments.benchmarks.measuring import (
     Contender,
     Settings,
     in_seconds,
     machine,
     save,
+    sweep,
     take_turns,
 )
 
@@ -124,3 +125,26 @@ def test_saving_refuses_to_replace_a_file(tmp_path):
 
 def test_times_are_printed_with_their_unit():
     assert [in_seconds(t) for t in (2.5, 0.0125, 3.3e-5)] == ["2.5 s", "12.5 ms", "33 µs"]
+
+
+def test_a_sweep_prints_the_worst_ratio_of_every_peer_and_leaves_out_what_is_not_wanted(capsys):
+    def contenders():
+        return {
+            "ours": Contender(lambda: sum(range(9))),
+            "theirs": Contender(lambda: sum(range(99))),
+        }
+
+    cases = dict.fromkeys(("small", "large", "other"), contenders)
+    results = sweep(cases, Settings(repeats=1, only="l"))
+    assert list(results) == ["small", "large"]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("theirs: geometric mean")
+    assert "worst" in last
+
+
+@pytest.mark.parametrize("suite", [convolution, pooling])
+def test_a_sweep_of_shapes_runs_one_of_them(suite, capsys):
+    name = str(suite.CASES[-1])
+    results = suite.run(Settings(repeats=1, seconds=0.0, only=name))
+    assert list(results) == [name]
+    assert name in capsys.readouterr().out

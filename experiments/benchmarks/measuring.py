@@ -149,11 +149,38 @@ def take_turns(
     }
 
 
-def worst_and_mean(ratios: Mapping[str, float]) -> str:
-    """The geometric mean of the ratios of a sweep and the smallest of them, with its name."""
-    worst = min(ratios, key=lambda name: ratios[name])
-    mean = statistics.geometric_mean(ratios.values())
-    return f"geometric mean {mean:.2f}, worst {ratios[worst]:.2f} ({worst})"
+def sweep(
+    cases: Mapping[str, Callable[[], Mapping[str, Contender]]], settings: Settings
+) -> dict[str, Any]:
+    """Measure many small workloads, a line for each, then mean and worst case of the ratios.
+
+    Args:
+        cases: By name, what makes the contenders; the ratios are those to the first.
+        settings: Of the benchmark; ``seconds`` are for one case.
+    """
+    results: dict[str, Any] = {}
+    width = max(map(len, cases))
+    for name, make in cases.items():
+        if not settings.wants(name):
+            continue
+        contenders = make()
+        settings.require_contenders(contenders)
+        chosen = {n: contender for n, contender in contenders.items() if settings.takes(n)}
+        figures = take_turns(chosen, settings.repeats, settings.seconds)
+        results[name] = {"figures": figures}
+        cells = (
+            f"{n} {in_seconds(f.minimum)} ({in_seconds(f.median)}) {f.ratio:.2f}"
+            for n, f in figures.items()
+        )
+        note = next(iter(figures.values())).note
+        print(f"  {name.ljust(width)}  {'   '.join(cells)}  {note}".rstrip(), flush=True)
+    peers = list(dict.fromkeys(n for r in results.values() for n in list(r["figures"])[1:]))
+    for peer in peers:
+        ratios = {n: r["figures"][peer].ratio for n, r in results.items() if peer in r["figures"]}
+        worst = min(ratios, key=lambda name: ratios[name])
+        mean = statistics.geometric_mean(ratios.values())
+        print(f"{peer}: geometric mean {mean:.2f}, worst {ratios[worst]:.2f} ({worst})")
+    return results
 
 
 def machine() -> dict[str, Any]:

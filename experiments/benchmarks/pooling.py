@@ -1,36 +1,21 @@
-"""Time of pooling, forward and backward: by hand, by autodiff of the library, and of a trick.
+"""Pooling, forward and backward over a sweep of shapes: by hand and by autodiff.
 
-Run ``python -m experiments.benchmarks.pooling``. The contenders of one shape take turns, so that
-a slow phase of the machine meets all of them. For each the minimum and the median are printed, and
-how many times longer than the hand-derived pass it takes: the ratio of the minima is the figure
-that repeats. The trick, for windows side by side, is a maximum over a reshaped axis.
+Autodiff of `lax.reduce_window`, which is what Flax calls, and where windows lie side by side of a
+trick: a maximum over a reshaped axis.
 """
 
-import json
 import math
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 from jax import Array, lax
 
 import jaxnn as nn
-
-
-@dataclass(frozen=True)
-class Options:
-    """Forward and backward of max- and average pooling over a sweep of shapes."""
-
-    repeats: int = 20
-    """How often every contender runs."""
-    json: Path | None = None
-    """A file for the figures, beside the table."""
+from experiments.benchmarks.measuring import Contender, Settings, sweep
 
 
 @dataclass(frozen=True)
@@ -113,49 +98,22 @@ def reshape_pool(case: Case) -> Callable[[Array], Array] | None:
     return lambda x: reduce(x.reshape(case.shape[0], *axes, case.shape[-1]), within)
 
 
-def measure(case: Case, repeats: int) -> dict[str, dict[str, float]]:
-    """For every contender the minimum and the median in milliseconds and the ratio to by hand."""
-    contenders = {"by hand": by_hand(case), "reduce_window": by_autodiff(reduce_window(case))}
+def contenders(case: Case) -> dict[str, Contender]:
+    """All, on the same arrays."""
+    functions = {"jaxnn": by_hand(case), "reduce_window": by_autodiff(reduce_window(case))}
     if tiled := reshape_pool(case):
-        contenders["reshape"] = by_autodiff(tiled)
+        functions["reshape"] = by_autodiff(tiled)
     x = jax.random.normal(jax.random.key(0), case.shape)
     dy = jax.random.normal(jax.random.key(1), jax.eval_shape(reduce_window(case), x).shape)
-    compiled = {name: jax.jit(run).lower(x, dy).compile() for name, run in contenders.items()}
-    times: dict[str, list[float]] = {name: [] for name in compiled}
-    for _ in range(repeats + 1):  # the first round warms up
-        for name, run in compiled.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run(x, dy))
-            times[name].append(1e3 * (time.perf_counter() - start))
-    least = min(times["by hand"][1:])
-    return {
-        name: {
-            "minimum_ms": min(of_one[1:]),
-            "median_ms": statistics.median(of_one[1:]),
-            "ratio": min(of_one[1:]) / least,
-        }
-        for name, of_one in times.items()
-    }
+
+    def contender(function: Callable):
+        compiled = jax.jit(function).lower(x, dy).compile()
+        return Contender(lambda: jax.block_until_ready(compiled(x, dy)))
+
+    return {name: contender(function) for name, function in functions.items()}
 
 
-def main(options: Options) -> None:
-    """Print the sweep, its geometric mean and its worst case."""
-    figures = {}
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}: minimum (median) in ms, ratio")
-    for case in CASES:
-        figures[str(case)] = measure(case, options.repeats)
-        row = (
-            f"{name} {f['minimum_ms']:.2f} ({f['median_ms']:.2f}) {f['ratio']:.1f}×"
-            for name, f in figures[str(case)].items()
-        )
-        print(f"{case}: " + ", ".join(row), flush=True)
-    ratios = {name: of_case["reduce_window"]["ratio"] for name, of_case in figures.items()}
-    worst = min(ratios, key=lambda name: ratios[name])
-    mean = statistics.geometric_mean(ratios.values())
-    print(f"reduce_window: geometric mean {mean:.1f}×, worst {ratios[worst]:.1f}× ({worst})")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options))
+def run(settings: Settings) -> dict[str, Any]:
+    """Measure the sweep, and print it with its geometric mean and its worst case."""
+    print("\npooling, forward and backward: minimum (median) and ratio")
+    return sweep({str(case): partial(contenders, case) for case in CASES}, settings)

@@ -37,7 +37,7 @@ def choose(
 ) -> Choice:
     """The algorithm for a pass on CPU. GPU and TPU always take "direct".
 
-    The numbers behind the rule are those of ``python -m experiments.benchmarks.convolution``.
+    The numbers behind the rule are those of ``python -m experiments.benchmark convolution``.
 
     Args:
         pass_name: "forward", "input_gradient" or "weight_gradient".

@@ -11,7 +11,7 @@ of a network that has weights to propagate over:
 the forward pass, the true gradient; `alignment_angles` compares them.
 """
 
-from jaxnn.feedback.angles import alignment_angles
+from jaxnn.feedback.angles import alignment_angles, angles_between
 from jaxnn.feedback.direct import direct_feedback_alignment
 from jaxnn.feedback.rules import (
     FeedbackState,

@@ -22,14 +22,18 @@ def alignment_angles(network: Layer, loss: Loss) -> Callable[..., dict[str, Arra
     update, truth = backprop(network, loss), autodiff(network, loss)
 
     def angles(*arguments, **named):
-        pairs = (g(*arguments, **named)[1] for g in (update, truth))
-        return {
-            label(path, layer): _angle(*leaves)
-            for path, layer, *trees in walk(network, *pairs)
-            if (leaves := [jax.tree.leaves(tree) for tree in trees])[0]
-        }
+        return angles_between(network, *(g(*arguments, **named)[1] for g in (update, truth)))
 
     return angles
+
+
+def angles_between(network: Layer, update: Any, gradient: Any) -> dict[str, Array]:
+    """{"2 dense": angle in degrees, …} of two trees of gradients; see `alignment_angles`."""
+    return {
+        label(path, layer): _angle(*leaves)
+        for path, layer, *trees in walk(network, update, gradient)
+        if (leaves := [jax.tree.leaves(tree) for tree in trees])[0]
+    }
 
 
 def _angle(a: list[Array], b: list[Array]) -> Array:

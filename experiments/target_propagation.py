@@ -1,0 +1,281 @@
+"""Difference target propagation: layers learn from targets that learned inverses bring back.
+
+python -m experiments.target_propagation --output pictures
+python -m experiments.target_propagation --problems "Fashion-MNIST" --epochs 5 --output pictures
+
+In place of a derivative, each layer has a target for its output, ĥᵢ, and learns to come closer to
+it; the target of the layer before is found with an inverse gᵢ that learns beside the network (Lee
+et al., 2015). Every rule trains the same network from the same initial weights with the same
+optimiser and the same order of examples.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from matplotlib.figure import Figure
+
+import jaxnn as nn
+from experiments import style
+from experiments.command_line import parse_options, run_script
+from experiments.config import DataConfig
+from experiments.files import write_file
+from jaxnn.feedback import angles_between
+from jaxnn.gradients import shares
+from jaxnn.statistics.trees import scaled
+from jaxnn.training import (
+    TrainState,
+    create_state,
+    make_epoch,
+    make_optimizer,
+    make_predict,
+    make_schedule,
+    make_step,
+    metrics_of,
+    steps_per_epoch,
+    task_of,
+)
+from jaxnn.validation import require_number, require_positive_integer, unknown_name
+
+PROBED = 1000
+"""Of how many training examples the angles are."""
+
+
+class Problem(NamedTuple):
+    """Data, and the hidden layers of a network for them."""
+
+    data: DataConfig
+    widths: tuple[int, ...]
+    batch_size: int
+    epochs: int
+    learning_rate: float = 1e-3
+
+
+PROBLEMS = {
+    "digits": Problem(DataConfig("digits"), (128, 128, 128), 32, 60),
+    "Fashion-MNIST": Problem(
+        DataConfig("fashion_mnist", standardize="all"), (256, 256, 256), 128, 12
+    ),
+}
+
+
+class Rule(NamedTuple):
+    """Which blocks send their targets back through inverses, and how."""
+
+    inverted: slice
+    """Of the blocks."""
+    corrected: bool = True
+    """Whether by the difference of two reconstructions."""
+
+
+RULES = {
+    "backprop": Rule(slice(0, 0)),
+    "difference targets": Rule(slice(1, -1)),
+    "difference targets, from the output": Rule(slice(1, None)),
+    "targets without the difference": Rule(slice(1, -1), corrected=False),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train by backprop and by targets, and draw accuracy and angles."""
+
+    output: Path
+    """The folder for the figure and its numbers."""
+    problems: tuple[str, ...] = ("digits",)
+    """Which problems: digits, Fashion-MNIST."""
+    epochs: int | None = None
+    """In place of each problem's own."""
+    step_size: float = 0.1
+    """η̂, how far along the gradient the first target lies."""
+    noise: float = 0.1
+    """σ, the deviation of the noise that the inverses learn around the activations."""
+    overwrite: bool = False
+    """Whether results that exist are replaced."""
+
+
+def target_propagation(
+    blocks: Sequence[nn.Layer],
+    inverses: Sequence[nn.Layer | None],
+    loss: nn.Loss,
+    *,
+    step_size: float,
+    noise: float,
+    corrected: bool = True,
+) -> Callable:
+    """A gradient function of ``(params of the blocks, params of the inverses)``; see `make_step`.
+
+    With h₀ = x and hᵢ = fᵢ(hᵢ₋₁), the target of the output is hₘ − η̂ ∂L/∂hₘ. From ĥᵢ follows
+    ĥᵢ₋₁ = hᵢ₋₁ + gᵢ(ĥᵢ) − gᵢ(hᵢ), which is hᵢ₋₁ itself where ĥᵢ = hᵢ, however bad the inverse is;
+    not ``corrected``, ĥᵢ₋₁ = gᵢ(ĥᵢ). Each block descends ½ ‖hᵢ − ĥᵢ‖² / η̂ with its target held
+    still: its own backward pass, given δᵢ = (hᵢ − ĥᵢ) / η̂ in place of the cotangent. The nonlinear
+    gᵢ makes δᵢ₋₁ nonlinear in δᵢ, which is why this is no `Layer`. Each inverse descends
+    ½ ‖gᵢ(fᵢ(h̃)) − h̃‖² at h̃ = hᵢ₋₁ + σ ε, ε ~ N(0, 1), with fᵢ held still.
+
+    Args:
+        blocks: f₁ … fₘ, of dense layers and activations; without state.
+        inverses: For each block its gᵢ, or None for one that sends its own derivative back,
+            δᵢ₋₁ = δᵢ ∂fᵢ/∂hᵢ₋₁. The first is never used. Lee et al. have None for the last one
+            too; None for all of them is backprop.
+        loss: Of the output.
+        step_size: η̂.
+        noise: σ.
+        corrected: See above.
+    """
+    require_number("target_propagation", "step_size", step_size, minimum=0, open_minimum=True)
+    require_number("target_propagation", "noise", noise, minimum=0)
+    reconstruction = nn.half_squared_error()
+
+    reconstruction = [g and nn.backprop(g, nn.half_squared_error()) for g in inverses]
+
+    def gradient(params: Any, state: Any, x: Array, target: Any, key: Array, weights=None):
+        (forward_params, inverse_params), (forward_state, inverse_state) = params, state
+        h, residuals = [x], []
+        for block, p, s in zip(blocks, forward_params, forward_state, strict=True):
+            y, _, kept = block.forward(p, s, h[-1], None)
+            h.append(y)
+            residuals.append(kept)
+        values = loss.value(h[-1], target)
+        share = shares(weights, values)
+        delta = loss.gradient(h[-1], target)
+        gradients, inverse_gradients = [], []
+        for i in reversed(range(len(blocks))):
+            dx, captures = blocks[i].backward(forward_params[i], residuals[i], delta)
+            gradients.append(nn.contract(scaled(captures, share)))
+            if inverses[i] is None:
+                delta = dx
+                inverse_gradients.append(())
+                continue
+            g = partial(inverses[i].predict, inverse_params[i], inverse_state[i])
+            start = g(h[i + 1]) if corrected else h[i]
+            delta = (start - g(h[i + 1] - step_size * delta)) / step_size
+            epsilon = jax.random.normal(jax.random.fold_in(key, i), h[i].shape, h[i].dtype)
+            noisy = h[i] + noise * epsilon
+            seen = blocks[i].predict(forward_params[i], forward_state[i], noisy)
+            learned = reconstruction[i](
+                inverse_params[i], inverse_state[i], seen, noisy, None, weights
+            )
+            inverse_gradients.append(learned[1])
+        found = tuple(reversed(gradients)), tuple(reversed(inverse_gradients))
+        return (jnp.sum(values * share), state), found
+
+    return gradient
+
+
+def main(arguments: list[str]) -> None:
+    """Train, print and draw."""
+    options = parse_options(Options, "target_propagation", arguments)
+    for name in options.problems:
+        if name not in PROBLEMS:
+            raise ValueError(unknown_name("problem", name, PROBLEMS))
+    if options.epochs is not None:
+        require_positive_integer("target_propagation", "epochs", options.epochs)
+    results = {name: compare(name, options) for name in options.problems}
+    numbers, picture = (options.output / f"target_propagation.{end}" for end in ("json", "png"))
+    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    write_file(numbers, lambda p: p.write_text(text), overwrite=options.overwrite)
+    print(style.save(draw(results), picture, overwrite=options.overwrite))
+
+
+def compare(name: str, options: Options) -> dict[str, Any]:
+    """For each rule {"accuracy": after every epoch, "angles": {layer: after every epoch}}."""
+    problem = PROBLEMS[name]
+    splits = problem.data.load()
+    results = {}
+    for rule in RULES:
+        results[rule] = _learn(problem, splits, RULES[rule], options)
+        angles = ", ".join(f"{a} {v[-1]:.0f}°" for a, v in results[rule]["angles"].items())
+        accuracy = 100 * results[rule]["accuracy"][-1]
+        print(f"{name}, {rule}: {accuracy:.2f} %, angles {angles}", flush=True)
+    return results
+
+
+def _learn(problem: Problem, splits: Any, rule: Rule, options: Options) -> dict[str, Any]:
+    loss = nn.softmax_cross_entropy()
+    task = task_of(loss, len(splits.train.class_names))
+    x, target = jnp.asarray(splits.train.x), jnp.asarray(task.prepare(splits.train.target))
+    x_test, target_test = splits.test.x, task.prepare(splits.test.target)
+    epochs = options.epochs or problem.epochs
+    steps = epochs * steps_per_epoch(len(x), problem.batch_size)
+    optimizer = make_optimizer("adam", make_schedule("cosine", problem.learning_rate, steps))
+
+    hidden = (nn.serial(nn.dense(width), nn.tanh()) for width in problem.widths)
+    network = nn.serial(*hidden, nn.dense(task.outputs))
+    widths = (x.shape[-1], *problem.widths)
+    inverses: list[nn.Layer | None] = [None] * len(widths)
+    inverses[rule.inverted] = [nn.serial(nn.dense(w), nn.tanh()) for w in widths[rule.inverted]]
+    gradient = target_propagation(
+        network.parts,
+        inverses,
+        loss,
+        step_size=options.step_size,
+        noise=options.noise,
+        corrected=rule.corrected,
+    )
+    params, state, _, key, count = create_state(network, optimizer, jax.random.key(0), x[:1])
+    drawn = init_inverses(network.parts, inverses, params, state, key, x[:1])
+    params, state = zip((params, state), drawn, strict=True)
+    train_state = TrainState(params, state, optimizer.init(params), key, count)
+
+    @jax.jit
+    def angles_of(train_state: TrainState) -> dict[str, Array]:
+        params, state, _, key, _ = train_state
+        probed = x[:PROBED], target[:PROBED], key
+        _, (update, _) = gradient(params, state, *probed)
+        _, true_gradient = nn.autodiff(network, loss)(params[0], state[0], *probed)
+        return angles_between(network, update, true_gradient)
+
+    run_epoch = make_epoch(make_step(gradient, optimizer), problem.batch_size)
+    predict = make_predict(network)
+    accuracy, angles = [], {}
+    for _ in range(epochs):
+        train_state, _ = run_epoch(train_state, x, target)
+        prediction = predict(train_state.params[0], train_state.state[0], x_test)
+        accuracy.append(metrics_of(loss, task, prediction, target_test)["accuracy"])
+        for layer, angle in angles_of(train_state).items():
+            angles.setdefault(layer, []).append(float(angle))
+    return {"accuracy": accuracy, "angles": angles}
+
+
+def init_inverses(
+    blocks: Sequence[nn.Layer],
+    inverses: Sequence[nn.Layer | None],
+    params: Any,
+    state: Any,
+    key: Array,
+    x: Any,
+) -> tuple:
+    """The params and the state of every inverse, () where there is none."""
+    drawn = []
+    for i, (block, g) in enumerate(zip(blocks, inverses, strict=True)):
+        x = jax.eval_shape(block.predict, params[i], state[i], x)
+        drawn.append(((), ()) if g is None else g.init(jax.random.fold_in(key, i), x))
+    return tuple(zip(*drawn, strict=True))
+
+
+def draw(results: dict[str, Any]) -> Figure:
+    """A row for each problem: accuracy, and for every hidden layer the angle to the gradient."""
+    figure, axes = style.figure(len(results), 2, height=2.8, squeeze=False)
+    for row, (name, by_rule) in zip(axes, results.items(), strict=True):
+        for rule, found in by_rule.items():
+            accuracy = 100 * np.array(found["accuracy"])
+            epochs = np.arange(1, len(accuracy) + 1)
+            row[0].plot(epochs, accuracy, label=f"{rule}, {accuracy[-1]:.1f} %")
+            hidden = np.mean(list(found["angles"].values())[:-1], 0)
+            row[1].plot(epochs, hidden)
+        row[0].set(title=name, ylabel="test accuracy (%)")
+        row[0].legend(fontsize=7, loc="lower right")
+        row[1].axhline(90, color=style.GREY, lw=0.8)
+        row[1].set(ylabel="angle to the gradient (°)", ylim=(-3, 95))
+    return figure
+
+
+if __name__ == "__main__":
+    run_script(main)
