@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 import jaxnn as nn
 from experiments import style
@@ -42,7 +43,12 @@ from jaxnn.training import (
     steps_per_epoch,
     task_of,
 )
-from jaxnn.validation import require_number, require_positive_integer, unknown_name
+from jaxnn.validation import (
+    require_key,
+    require_number,
+    require_positive_integer,
+    unknown_name,
+)
 
 PROBED = 1000
 """Of how many training examples the angles are."""
@@ -93,9 +99,9 @@ class Options:
     """Which problems: digits, Fashion-MNIST."""
     epochs: int | None = None
     """In place of each problem's own."""
-    step_size: float = 0.1
+    step_size: float = 1.0
     """η̂, how far along the gradient the first target lies."""
-    noise: float = 0.1
+    noise: float = 0.3
     """σ, the deviation of the noise that the inverses learn around the activations."""
     overwrite: bool = False
     """Whether results that exist are replaced."""
@@ -110,7 +116,7 @@ def target_propagation(
     noise: float,
     corrected: bool = True,
 ) -> Callable:
-    """A gradient function of ``(params of the blocks, params of the inverses)``; see `make_step`.
+    """A gradient function, whose params and state are pairs: of the blocks, of the inverses.
 
     With h₀ = x and hᵢ = fᵢ(hᵢ₋₁), the target of the output is hₘ − η̂ ∂L/∂hₘ. From ĥᵢ follows
     ĥᵢ₋₁ = hᵢ₋₁ + gᵢ(ĥᵢ) − gᵢ(hᵢ), which is hᵢ₋₁ itself where ĥᵢ = hᵢ, however bad the inverse is;
@@ -120,10 +126,10 @@ def target_propagation(
     ½ ‖gᵢ(fᵢ(h̃)) − h̃‖² at h̃ = hᵢ₋₁ + σ ε, ε ~ N(0, 1), with fᵢ held still.
 
     Args:
-        blocks: f₁ … fₘ, of dense layers and activations; without state.
+        blocks: f₁ … fₘ, each from an array to an array, without random numbers.
         inverses: For each block its gᵢ, or None for one that sends its own derivative back,
-            δᵢ₋₁ = δᵢ ∂fᵢ/∂hᵢ₋₁. The first is never used. Lee et al. have None for the last one
-            too; None for all of them is backprop.
+            δᵢ₋₁ = δᵢ ∂fᵢ/∂hᵢ₋₁. Nobody needs that of the first. Lee et al. have None for the last
+            one too; None for all of them is backprop.
         loss: Of the output.
         step_size: η̂.
         noise: σ.
@@ -131,17 +137,25 @@ def target_propagation(
     """
     require_number("target_propagation", "step_size", step_size, minimum=0, open_minimum=True)
     require_number("target_propagation", "noise", noise, minimum=0)
-    reconstruction = nn.half_squared_error()
+    learned = {i: g for i, g in enumerate(inverses) if g is not None}
 
-    reconstruction = [g and nn.backprop(g, nn.half_squared_error()) for g in inverses]
-
-    def gradient(params: Any, state: Any, x: Array, target: Any, key: Array, weights=None):
-        (forward_params, inverse_params), (forward_state, inverse_state) = params, state
-        h, residuals = [x], []
+    def gradient(params: Any, state: Any, x: Array, target: Any, key: Any = None, weights=None):
+        forward_params, inverse_params = params
+        forward_state, inverse_state = state
+        h, new_state, residuals = [x], [], []
         for block, p, s in zip(blocks, forward_params, forward_state, strict=True):
-            y, _, kept = block.forward(p, s, h[-1], None)
+            y, s, kept = block.forward(p, s, h[-1], None)
             h.append(y)
+            new_state.append(s)
             residuals.append(kept)
+
+        def learn_inverse(i: int) -> Any:
+            noise_key = jax.random.fold_in(require_key("target_propagation", key), i)
+            wanted = h[i] + noise * jax.random.normal(noise_key, h[i].shape, h[i].dtype)
+            y = blocks[i].predict(forward_params[i], forward_state[i], wanted)
+            descend = nn.backprop(learned[i], nn.half_squared_error())
+            return descend(inverse_params[i], inverse_state[i], y, wanted, None, weights)[1]
+
         values = loss.value(h[-1], target)
         share = shares(weights, values)
         delta = loss.gradient(h[-1], target)
@@ -149,22 +163,16 @@ def target_propagation(
         for i in reversed(range(len(blocks))):
             dx, captures = blocks[i].backward(forward_params[i], residuals[i], delta)
             gradients.append(nn.contract(scaled(captures, share)))
-            if inverses[i] is None:
+            if i not in learned:
                 delta = dx
                 inverse_gradients.append(())
                 continue
-            g = partial(inverses[i].predict, inverse_params[i], inverse_state[i])
+            g = partial(learned[i].predict, inverse_params[i], inverse_state[i])
             start = g(h[i + 1]) if corrected else h[i]
             delta = (start - g(h[i + 1] - step_size * delta)) / step_size
-            epsilon = jax.random.normal(jax.random.fold_in(key, i), h[i].shape, h[i].dtype)
-            noisy = h[i] + noise * epsilon
-            seen = blocks[i].predict(forward_params[i], forward_state[i], noisy)
-            learned = reconstruction[i](
-                inverse_params[i], inverse_state[i], seen, noisy, None, weights
-            )
-            inverse_gradients.append(learned[1])
-        found = tuple(reversed(gradients)), tuple(reversed(inverse_gradients))
-        return (jnp.sum(values * share), state), found
+            inverse_gradients.append(learn_inverse(i))
+        updates = tuple(reversed(gradients)), tuple(reversed(inverse_gradients))
+        return (jnp.sum(values * share), (tuple(new_state), inverse_state)), updates
 
     return gradient
 
@@ -199,15 +207,18 @@ def compare(name: str, options: Options) -> dict[str, Any]:
 
 def _learn(problem: Problem, splits: Any, rule: Rule, options: Options) -> dict[str, Any]:
     loss = nn.softmax_cross_entropy()
-    task = task_of(loss, len(splits.train.class_names))
-    x, target = jnp.asarray(splits.train.x), jnp.asarray(task.prepare(splits.train.target))
-    x_test, target_test = splits.test.x, task.prepare(splits.test.target)
+    classes = len(splits.train.class_names)
+    task = task_of(loss, classes)
+    (x, target), (x_test, target_test) = (
+        (jnp.asarray(part.x), jnp.asarray(task.prepare(part.target)))
+        for part in (splits.train, splits.test)
+    )
     epochs = options.epochs or problem.epochs
     steps = epochs * steps_per_epoch(len(x), problem.batch_size)
     optimizer = make_optimizer("adam", make_schedule("cosine", problem.learning_rate, steps))
 
     hidden = (nn.serial(nn.dense(width), nn.tanh()) for width in problem.widths)
-    network = nn.serial(*hidden, nn.dense(task.outputs))
+    network = nn.serial(*hidden, nn.dense(classes))
     widths = (x.shape[-1], *problem.widths)
     inverses: list[nn.Layer | None] = [None] * len(widths)
     inverses[rule.inverted] = [nn.serial(nn.dense(w), nn.tanh()) for w in widths[rule.inverted]]
@@ -261,19 +272,26 @@ def init_inverses(
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """A row for each problem: accuracy, and for every hidden layer the angle to the gradient."""
-    figure, axes = style.figure(len(results), 2, height=2.8, squeeze=False)
+    """A row for each problem: accuracy, and for each hidden layer the angle to the gradient."""
+    hidden = max(len(PROBLEMS[name].widths) for name in results)
+    figure, axes = style.figure(len(results), 1 + hidden, height=2.6, squeeze=False)
     for row, (name, by_rule) in zip(axes, results.items(), strict=True):
         for rule, found in by_rule.items():
             accuracy = 100 * np.array(found["accuracy"])
             epochs = np.arange(1, len(accuracy) + 1)
-            row[0].plot(epochs, accuracy, label=f"{rule}, {accuracy[-1]:.1f} %")
-            hidden = np.mean(list(found["angles"].values())[:-1], 0)
-            row[1].plot(epochs, hidden)
-        row[0].set(title=name, ylabel="test accuracy (%)")
-        row[0].legend(fontsize=7, loc="lower right")
-        row[1].axhline(90, color=style.GREY, lw=0.8)
-        row[1].set(ylabel="angle to the gradient (°)", ylim=(-3, 95))
+            row[0].plot(epochs, accuracy, label=rule)
+            for place, angles in zip(row[1:], found["angles"].values(), strict=False):
+                place.plot(epochs, angles)
+        best = 100 * max(by_rule["backprop"]["accuracy"])
+        row[0].set(title=name, ylabel="test accuracy (%)", ylim=(best - 18, best + 1))
+        for number, place in enumerate(row[1:], 1):
+            place.axhline(90, color=style.GREY, lw=0.8)
+            place.set(title=f"hidden layer {number}", ylim=(-3, 123), yticks=range(0, 121, 30))
+        row[1].set_ylabel("angle to the gradient (°)")
+    for place in axes[-1]:
+        place.set_xlabel("epoch")
+        place.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
