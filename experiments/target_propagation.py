@@ -286,7 +286,7 @@ def draw(results: dict[str, Any]) -> Figure:
         row[0].set(title=name, ylabel="test accuracy (%)", ylim=(best - 18, best + 1))
         for number, place in enumerate(row[1:], 1):
             place.axhline(90, color=style.GREY, lw=0.8)
-            place.set(title=f"hidden layer {number}", ylim=(-3, 123), yticks=range(0, 121, 30))
+            place.set(title=f"hidden layer {number}", ylim=(-5, 185), yticks=range(0, 181, 45))
         row[1].set_ylabel("angle to the gradient (°)")
     for place in axes[-1]:
         place.set_xlabel("epoch")
