@@ -119,7 +119,7 @@ def look(
     names = splits.train.class_names
     labels = splits.train.target[:examples]
     captions = [
-        f"{names[int(v)] if names else f'{float(np.ravel(v)[0]):.3g}'}\nloss {own:.2g}"
+        f"{names[int(v)] if names else f'{float(np.ravel(v)[0]):.3g}'}\nloss {float(own):z.2g}"
         for v, own in zip(labels, result.values, strict=True)
     ]
 

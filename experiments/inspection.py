@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
+from matplotlib.ticker import MaxNLocator
 
 from experiments import style
 
@@ -137,11 +137,11 @@ def _spectra(axes: Any, page: Page) -> None:
         largest = np.abs(values).max()
         threshold = max(largest * 1e-3, 1e-12)
         panel.set_xscale("symlog", linthresh=threshold)
-        panel.xaxis.set_major_locator(
-            SymmetricalLogLocator(
-                base=100 if values.min() < -threshold else 10, linthresh=threshold
-            )
-        )
+        # Outside of the linear part alone, where the labels of the decades do not overlap.
+        low, high = np.log10([threshold, max(largest, threshold)])
+        apart = 2 if values.min() < -threshold else 1
+        decades = 10 ** np.arange(np.ceil(low), high, apart)
+        panel.set_xticks([*-decades[decades <= -values.min()], 0, *decades])
         panel.set(yscale="log", ylim=(1e-8, 2), xlabel="eigenvalue (Ritz value)")
         panel.set_ylabel("share of the spectrum")
         panel.set_title(f"{name}: largest {values.max():.3g}, smallest {values.min():.2g}")
