@@ -32,7 +32,7 @@ from experiments.benchmarks.measuring import (
 )
 from jaxnn.attention import blocks, plain
 
-BLOCK = 256
+BLOCK = 512
 Programs = dict[str, tuple[Callable, tuple]]
 
 

@@ -25,7 +25,15 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
-from jaxnn.attention.plain import draw_noise, finite, scores_of, thin
+from jaxnn.attention.plain import (
+    draw_noise,
+    finite,
+    over_keys,
+    over_queries,
+    scores_of,
+    thin,
+    with_keys,
+)
 
 
 class Kept(NamedTuple):
@@ -82,7 +90,7 @@ def attend(
         powers = jnp.exp(scores - shift[..., None])
         rescale = jnp.exp(largest - shift)
         noise = _noise(key, number, rate, powers.shape)
-        added = jnp.einsum("bgrts,bgsd->bgrtd", thin(noise, rate, powers).astype(v.dtype), v[j])
+        added = over_keys(thin(noise, rate, powers).astype(v.dtype), v[j])
         o = o * rescale[..., None] + added
         total = total * rescale + jnp.sum(powers, -1)
         new = (o, new_largest, total)
@@ -116,12 +124,11 @@ def attend_backward(
         weights = jnp.exp(_scores(q[i], k[j], visible, geometry, i, j) - log_sum[i][..., None])
         noise = _noise(key, number, rate, weights.shape)
         thinned = thin(noise, rate, weights).astype(v.dtype)
-        dweights = thin(noise, rate, jnp.einsum("bgrtd,bgsd->bgrts", do[i], v[j]))
-        dscores = (weights * (dweights - along[i][..., None]) * scale).astype(q.dtype)
-        dq = dq.at[i].add(jnp.einsum("bgrts,bgsd->bgrtd", dscores, k[j]))
-        # Written as dkᵀ and dvᵀ, which on CPU takes little more than half the time of dk and dv.
-        dk = dk.at[j].add(jnp.einsum("bgrtd,bgrts->bgds", q[i], dscores))
-        dv = dv.at[j].add(jnp.einsum("bgrtd,bgrts->bgds", do[i], thinned))
+        dweights = thin(noise, rate, with_keys(do[i], v[j]))
+        dscores = (weights * (dweights - along[i][..., None])).astype(q.dtype)
+        dq = dq.at[i].add(over_keys(dscores, k[j] * scale))
+        dk = dk.at[j].add(over_queries(q[i] * scale, dscores))
+        dv = dv.at[j].add(over_queries(do[i], thinned))
         return (dq, dk, dv), None
 
     shapes = (q.shape, k.mT.shape, v.mT.shape)
