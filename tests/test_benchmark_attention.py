@@ -17,10 +17,11 @@ from experiments.benchmarks.measuring import Settings
     ids=["full", "causal", "transformer", "vocabulary"],
 )
 def test_contenders_compute_the_same(programs, x64):
-    results = [jax.jit(f)(*arguments) for f, arguments in programs().values()]
-    for other in results[1:]:
-        leaves = [jax.tree.leaves(tree) for tree in (other, results[0])]
-        assert_agree(*leaves, 1e-10)
+    results = {name: jax.jit(f)(*arguments) for name, (f, arguments) in programs().items()}
+    reference = jax.tree.leaves(results.pop(next(iter(results))))
+    for name, result in results.items():
+        # jax.nn takes the softmax of float64 in float32.
+        assert_agree(jax.tree.leaves(result), reference, 1e-6 if name == "jax.nn" else 1e-10)
 
 
 def test_the_suite_measures_time_and_memory(monkeypatch, capsys):
