@@ -29,7 +29,7 @@ def fuse(network: Layer) -> Layer:
 def _can_be_joined(first: Layer, second: Layer, third: Layer) -> bool:
     if (first.name, second.name, third.name) != ("conv", "relu", "max_pool"):
         return False
-    conv, pool = first.arguments, third.arguments
+    conv, pool = first.arguments.values, third.arguments.values
     return (
         conv["algorithm"] is None
         and pool["window"] in (2, (2, 2))

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 from jax import Array
 
 from jaxnn.validation import require_floating
+
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """What a factory was given, by name. Equal to nothing else, as the functions of a layer are."""
+
+    values: Mapping[str, Any]
 
 
 class Layer(NamedTuple):
@@ -40,7 +46,7 @@ class Layer(NamedTuple):
     inference: "Layer | None" = None
     """The layer with the same params and state whose forward is this one's predict, where they
     differ; see `in_inference_mode`."""
-    arguments: Mapping[str, Any] = MappingProxyType({})
+    arguments: Arguments = Arguments({})
     """What the layer was made with, as far as functions that rewrite networks ask; see `fuse`."""
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
-from jaxnn.layer import Layer, Static, parameter_free
+from jaxnn.layer import Arguments, Layer, Static, parameter_free
 from jaxnn.validation import require_boolean
 from jaxnn.windows import (
     Padding,
@@ -81,9 +81,8 @@ def max_pool(
         return _collect(windows.value, dy, winner)
 
     layer = parameter_free("max_pool", forward, backward)
-    return layer._replace(
-        arguments={"window": window, "strides": strides, "padding": padding, "dilation": dilation}
-    )
+    given = {"window": window, "strides": strides, "padding": padding, "dilation": dilation}
+    return layer._replace(arguments=Arguments(given))
 
 
 def avg_pool(

@@ -72,3 +72,8 @@ def test_residuals_pass_from_one_jitted_function_to_another(x64):
     dx, captures = jax.jit(network.backward)(params, residuals, jnp.ones_like(y) * y)
     eager = network.backward(params, network.forward(params, state, x, None)[2], y)
     assert_agree((dx, nn.contract(captures)), (eager[0], nn.contract(eager[1])), 1e-10)
+
+
+def test_a_layer_can_be_a_key_or_a_static_argument(untyped):
+    layers = {nn.conv(2, [3, 3]): "conv", nn.max_pool([2, 2]): "pool", nn.relu(): "relu"}
+    assert sorted(layers.values()) == ["conv", "pool", "relu"]

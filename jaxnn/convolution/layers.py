@@ -17,7 +17,7 @@ from jaxnn.convolution.capture import ConvCapture, ConvTransposeCapture
 from jaxnn.convolution.choosing import require_algorithm, require_applicable, run
 from jaxnn.convolution.geometry import Geometry, transposed_kernel
 from jaxnn.initializers import Initializer, initializer
-from jaxnn.layer import Layer, Static
+from jaxnn.layer import Arguments, Layer, Static
 from jaxnn.validation import (
     require_boolean,
     require_features,
@@ -305,7 +305,9 @@ def _layer(
         dx = run(backward_pass, algorithm, dy, params["weight"], geometry)
         return _continue_backward(dx, periods), capture(inputs, dy, geometry, use_bias, algorithm)
 
-    return Layer(init, predict, forward, backward, name, arguments={"algorithm": algorithm})
+    return Layer(
+        init, predict, forward, backward, name, arguments=Arguments({"algorithm": algorithm})
+    )
 
 
 def _periods_that_reach(lows: Pairs, strides: tuple, reach: tuple) -> tuple[Pairs, Pairs]:
