@@ -91,6 +91,7 @@ def test_the_layer_keeps_the_laws(x64, dtype, channels, conv):
         ((2, 8, 8, 1), nn.conv(4, (3, 3), padding="CIRCULAR")),
         ((2, 8, 8, 4), nn.conv(4, (3, 3), groups=2)),
         ((2, 9, 1), nn.conv(4, (3,), strides=2)),
+        ((2, 8, 8, 1), nn.conv(4, (3, 3), algorithm="direct")),
     ],
 )
 def test_a_convolution_without_phases_is_computed_layer_by_layer(x64, shape, conv):
@@ -126,3 +127,8 @@ def test_a_batch_that_chunks_do_not_divide_has_the_same_gradient(x64, monkeypatc
     monkeypatch.setattr("jaxnn.convolution.pooled.CHUNK_BYTES", 4096)
     x = jax.random.normal(jax.random.key(0), (7, 6, 6, 1), jnp.float64)
     nn.check_layer(nn.conv_relu_max_pool(nn.conv(3, (3, 3))), x).require()
+
+
+def test_a_layer_that_is_no_convolution_is_refused():
+    with pytest.raises(ValueError, match="expected a conv layer, got 'conv_transpose'"):
+        nn.conv_relu_max_pool(nn.conv_transpose(3, (3, 3)))

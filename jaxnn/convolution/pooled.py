@@ -43,9 +43,21 @@ CHUNK_BYTES = 2 * 2**20
 def conv_relu_max_pool(conv: Layer) -> Layer:
     """``serial(conv, relu(), max_pool(2))`` with the params, state and captures of ``conv``.
 
+    y[r, c] = max(0, the maximum of conv(x) over rows 2r, 2r + 1 and columns 2c, 2c + 1), from x
+    [batch, height, width, in] to [batch, ⌊height / 2⌋, ⌊width / 2⌋, features] for a convolution
+    that keeps the size. dy goes to the first of equal maxima, and nowhere where none is positive.
+
     Where no algorithm gives phases (strides, dilation, groups, few channels, sizes below 2, one or
-    three dimensions) the layers are computed one after the other.
+    three dimensions, an ``algorithm`` given to ``conv``) the layers are computed one after the
+    other.
+
+    Raises:
+        ValueError: ``conv`` is another layer.
+        TypeError, ValueError: As the three layers, for an x that they refuse.
     """
+    if conv.name != "conv":
+        raise ValueError(f"conv_relu_max_pool: expected a conv layer, got {conv.name!r}")
+    chosen_by_user = conv.arguments.values["algorithm"] is not None
     plain = serial(conv, relu(), max_pool(2))
 
     def predict(params: Any, state: Any, x: Array):
@@ -55,7 +67,7 @@ def conv_relu_max_pool(conv: Layer) -> Layer:
         # The convolution checks x, and tells its geometry.
         facts = jax.eval_shape(conv.forward, params, state, x, key)[2][1]
         periods, geometry = facts.value
-        algorithm = _algorithm(periods, geometry, params["weight"])
+        algorithm = None if chosen_by_user else _algorithm(periods, geometry, params["weight"])
         if algorithm is None:
             y, _, kept = plain.forward((params, (), ()), (state, (), ()), x, key)
             return y, state, (kept, Static(None))
