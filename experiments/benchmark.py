@@ -14,6 +14,7 @@ import tyro
 
 from experiments.benchmarks.measuring import Settings, heading, machine, save
 from experiments.command_line import parse_options, run_script
+from experiments.files import require_free
 from jaxnn.validation import require_number, require_positive_integer, unknown_name
 
 SUITES = ("attention", "cnn", "convolution", "dense", "pooling", "recurrent", "statistics")
@@ -45,10 +46,8 @@ def main(arguments: list[str]) -> None:
             raise ValueError(unknown_name("suite", suite, SUITES))
     require_positive_integer("benchmark", "repeats", options.settings.repeats)
     require_number("benchmark", "seconds", options.settings.seconds, minimum=0)
-    if options.output and options.output.exists() and not options.overwrite:
-        raise FileExistsError(
-            f"benchmark: expected {options.output} not to exist; --overwrite replaces it"
-        )
+    if options.output:
+        require_free(options.output, overwrite=options.overwrite)
     facts = machine()
     print(heading(facts))
     results = {}

@@ -11,9 +11,9 @@ whose B_crit, the batch at which both are twice their minimum, McCandlish et al.
 be about the gradient noise scale tr(Σ) / |G|², which is measured along one of the trainings.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from scipy.optimize import curve_fit
 import jaxnn as nn
 from experiments import style
 from experiments.command_line import parse_options, run_script
+from experiments.comparisons import report
 from experiments.config import DataConfig
-from experiments.files import write_file
 from jaxnn import statistics
 from jaxnn.validation import require_number, require_positive_integer
 
@@ -64,11 +64,13 @@ def main(arguments: list[str]) -> None:
     require_number("critical_batch_size", "target", options.target, minimum=0, open_minimum=True)
     for size in options.batch_sizes:
         require_positive_integer("critical_batch_size", "every batch size", size)
-    results = measure(options)
-    numbers, picture = (options.output / f"critical_batch_size.{end}" for end in ("json", "png"))
-    text = json.dumps(results, indent=1) + "\n"
-    write_file(numbers, lambda p: p.write_text(text), overwrite=options.overwrite)
-    print(style.save(draw(results), picture, overwrite=options.overwrite))
+    report(
+        "critical_batch_size",
+        options.output,
+        partial(measure, options),
+        draw,
+        overwrite=options.overwrite,
+    )
 
 
 def measure(options: Options) -> dict[str, Any]:

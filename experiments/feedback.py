@@ -7,7 +7,6 @@ Every rule trains the same network from the same initial weights with the same o
 same order of examples; only the weights that deltas travel back over are others.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +20,11 @@ from matplotlib.figure import Figure
 import jaxnn as nn
 from experiments import style
 from experiments.command_line import parse_options, run_script
+from experiments.comparisons import report, require_problems
 from experiments.config import DataConfig
-from experiments.files import write_file
 from jaxnn.feedback import alignment_angles
 from jaxnn.training import create_state, make_optimizer, make_schedule, steps_per_epoch, train
 from jaxnn.training.evaluation import task_of
-from jaxnn.validation import require_positive_integer, unknown_name
 
 PROBED = 1000
 """Of how many training examples the angles are."""
@@ -91,16 +89,12 @@ class Options:
 def main(arguments: list[str]) -> None:
     """Train, print and draw."""
     options = parse_options(Options, "feedback", arguments)
-    for name in options.problems:
-        if name not in PROBLEMS:
-            raise ValueError(unknown_name("problem", name, PROBLEMS))
-    if options.epochs is not None:
-        require_positive_integer("feedback", "epochs", options.epochs)
-    results = {name: compare(name, options.epochs) for name in options.problems}
-    numbers, picture = (options.output / f"feedback.{end}" for end in ("json", "png"))
-    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-    write_file(numbers, lambda p: p.write_text(text), overwrite=options.overwrite)
-    print(style.save(draw(results), picture, overwrite=options.overwrite))
+    require_problems("feedback", options.problems, PROBLEMS, options.epochs)
+
+    def compute() -> dict[str, Any]:
+        return {name: compare(name, options.epochs) for name in options.problems}
+
+    report("feedback", options.output, compute, draw, overwrite=options.overwrite)
 
 
 def compare(name: str, epochs: int | None = None) -> dict[str, Any]:

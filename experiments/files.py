@@ -6,6 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def require_free(*paths: Path, overwrite: bool = False) -> None:
+    """Raise FileExistsError if one of the paths exists, and ``overwrite`` is not set."""
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise FileExistsError(
+                f"expected {path} not to exist: choose another name or overwrite it"
+            )
+
+
 def write_file(path: Path, write: Callable[[Path], object], *, overwrite: bool = False) -> Path:
     """Call ``write`` with a temporary path, then give that file its name: nobody sees half a file.
 
@@ -13,8 +22,7 @@ def write_file(path: Path, write: Callable[[Path], object], *, overwrite: bool =
         FileExistsError: ``path`` exists, and ``overwrite`` is not set.
         OSError: the folder cannot be made or written; names ``path``.
     """
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"expected {path} not to exist: choose another name or overwrite it")
+    require_free(path, overwrite=overwrite)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,16 +8,16 @@ optimiser of the configuration named by --reference.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from experiments import style
 from experiments.command_line import Configured, parse_options, run_script, take_config
+from experiments.comparisons import report
 from experiments.config import Config, find_config, read_config, require_compatible
-from experiments.files import write_file
 from experiments.held_out import evaluate_on
 from experiments.runs import initial_state
 from jaxnn.data import Splits
@@ -53,22 +53,23 @@ def main(arguments: list[str]) -> None:
     require_accounting()
     splits = config.data.load()
     require_compatible(config, splits)
-    points = [_point(config, splits, noise) for noise in options.noise]
     other = read_config(find_config(options.reference))
     same = ("optimizer", "learning_rate", "schedule", "weight_decay", "epochs", "batch_size")
     plain = {name: getattr(other, name) for name in same}
-    reference = _accuracy(dataclasses.replace(config, gradient="manual", **plain), splits)
-    print(f"without privacy: {100 * reference:.2f} %")
-    results = {
-        "config": name,
-        "delta": config.privacy.delta,
-        "points": points,
-        "reference": reference,
-    }
-    text = json.dumps(results, indent=2) + "\n"
-    numbers, picture = (options.output / f"private.{end}" for end in ("json", "png"))
-    write_file(numbers, lambda p: p.write_text(text), overwrite=options.overwrite)
-    print(style.save(draw(results), picture, overwrite=options.overwrite))
+    without_privacy = dataclasses.replace(config, gradient="manual", **plain)
+
+    def compute() -> dict[str, Any]:
+        points = [_point(config, splits, noise) for noise in options.noise]
+        reference = _accuracy(without_privacy, splits)
+        print(f"without privacy: {100 * reference:.2f} %")
+        return {
+            "config": name,
+            "delta": config.privacy.delta,
+            "points": points,
+            "reference": reference,
+        }
+
+    report("private", options.output, compute, draw, overwrite=options.overwrite)
 
 
 def draw(results: dict) -> Figure:

@@ -7,7 +7,6 @@ K-FAC's dampings) the one with the smallest training loss at the end is drawn. C
 the times; what K-FAC needs beside the gradient, its factors and their inverses, is.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,11 +23,10 @@ from matplotlib.ticker import MaxNLocator
 import jaxnn as nn
 from experiments import style
 from experiments.command_line import parse_options, run_script
+from experiments.comparisons import report, require_problems
 from experiments.config import DataConfig
-from experiments.files import write_file
 from jaxnn.preconditioning import kfac
 from jaxnn.training import create_state, make_epoch, make_predict, make_step
-from jaxnn.validation import require_positive_integer, unknown_name
 
 
 class Problem(NamedTuple):
@@ -99,16 +97,12 @@ class Options:
 def main(arguments: list[str]) -> None:
     """Train, print and draw."""
     options = parse_options(Options, "second_order", arguments)
-    for name in options.problems:
-        if name not in PROBLEMS:
-            raise ValueError(unknown_name("problem", name, PROBLEMS))
-    if options.epochs is not None:
-        require_positive_integer("second_order", "epochs", options.epochs)
-    results = {name: compare(name, options.epochs) for name in options.problems}
-    numbers, picture = (options.output / f"second_order.{end}" for end in ("json", "png"))
-    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-    write_file(numbers, lambda p: p.write_text(text), overwrite=options.overwrite)
-    print(style.save(draw(results), picture, overwrite=options.overwrite))
+    require_problems("second_order", options.problems, PROBLEMS, options.epochs)
+
+    def compute() -> dict[str, Any]:
+        return {name: compare(name, options.epochs) for name in options.problems}
+
+    report("second_order", options.output, compute, draw, overwrite=options.overwrite)
 
 
 def compare(name: str, epochs: int | None = None) -> dict[str, Any]:

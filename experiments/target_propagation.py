@@ -9,7 +9,6 @@ et al., 2015). Every rule trains the same network from the same initial weights 
 optimiser and the same order of examples.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +25,8 @@ from matplotlib.ticker import MaxNLocator
 import jaxnn as nn
 from experiments import style
 from experiments.command_line import parse_options, run_script
+from experiments.comparisons import report, require_problems
 from experiments.config import DataConfig
-from experiments.files import write_file
 from jaxnn.feedback import angles_between
 from jaxnn.gradients import shares
 from jaxnn.statistics.trees import scaled
@@ -46,8 +45,6 @@ from jaxnn.training import (
 from jaxnn.validation import (
     require_key,
     require_number,
-    require_positive_integer,
-    unknown_name,
 )
 
 PROBED = 1000
@@ -180,16 +177,12 @@ def target_propagation(
 def main(arguments: list[str]) -> None:
     """Train, print and draw."""
     options = parse_options(Options, "target_propagation", arguments)
-    for name in options.problems:
-        if name not in PROBLEMS:
-            raise ValueError(unknown_name("problem", name, PROBLEMS))
-    if options.epochs is not None:
-        require_positive_integer("target_propagation", "epochs", options.epochs)
-    results = {name: compare(name, options) for name in options.problems}
-    numbers, picture = (options.output / f"target_propagation.{end}" for end in ("json", "png"))
-    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-    write_file(numbers, lambda p: p.write_text(text), overwrite=options.overwrite)
-    print(style.save(draw(results), picture, overwrite=options.overwrite))
+    require_problems("target_propagation", options.problems, PROBLEMS, options.epochs)
+
+    def compute() -> dict[str, Any]:
+        return {name: compare(name, options) for name in options.problems}
+
+    report("target_propagation", options.output, compute, draw, overwrite=options.overwrite)
 
 
 def compare(name: str, options: Options) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_the_script_writes_its_figures_and_refuses_to_replace_them(tmp_path, mon
     assert written["dense"]["tiny step"]["figures"]["NumPy"]["ratio"] == 1
     assert written["machine"]["versions"]["jax"]
     before = output.read_bytes()
-    with pytest.raises(FileExistsError, match="--overwrite"):
+    with pytest.raises(FileExistsError, match="overwrite"):
         benchmark.main(arguments)
     assert output.read_bytes() == before
     benchmark.main([*arguments, "--overwrite"])

@@ -27,8 +27,8 @@ from experiments.benchmarks.measuring import (
     Contender,
     Settings,
     inspect_program,
+    measure,
     table,
-    take_turns,
 )
 from jaxnn.attention import blocks, plain
 
@@ -207,7 +207,7 @@ def torch_transformer(
 def in_torch(make: Callable[[Any], Callable[[], object]]) -> dict[str, Contender]:
     """PyTorch's way with one thread and with all, where it is installed."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         print("torch: left out, not installed")
         return {}
@@ -239,14 +239,4 @@ WORKLOADS: dict[str, Callable[[], dict[str, Contender]]] = {
 
 def run(settings: Settings) -> dict[str, Any]:
     """Measure all workloads and print a table for each."""
-    results = {}
-    for name, make in WORKLOADS.items():
-        if not settings.wants(name):
-            continue
-        contenders = make()
-        settings.require_contenders(contenders)
-        chosen = {n: contender for n, contender in contenders.items() if settings.takes(n)}
-        figures = take_turns(chosen, settings.repeats, settings.seconds)
-        results[name] = {"figures": figures}
-        print(table(f"\n{name}", figures), flush=True)
-    return results
+    return measure(WORKLOADS, settings, table)

@@ -30,8 +30,8 @@ from experiments.benchmarks.measuring import (
     Contender,
     Settings,
     inspect_program,
+    measure,
     table,
-    take_turns,
 )
 from jaxnn import interop
 
@@ -235,6 +235,23 @@ def _torch_variants(torch: Any, make: Callable[[Any], Contender]) -> dict[str, C
     return contenders
 
 
+def torch_network(torch: Any) -> Any:
+    """The network in PyTorch."""
+    layers = torch.nn
+    return layers.Sequential(
+        layers.Conv2d(1, 32, 3, padding=1),
+        layers.ReLU(),
+        layers.MaxPool2d(2),
+        layers.Conv2d(32, 64, 3, padding=1),
+        layers.ReLU(),
+        layers.MaxPool2d(2),
+        layers.Flatten(),
+        layers.Linear(64 * 49, 128),
+        layers.ReLU(),
+        layers.Linear(128, CLASSES),
+    )
+
+
 def _torch_steps(count: int) -> dict[str, Contender]:
     torch = _torch()
     if torch is None:
@@ -243,19 +260,7 @@ def _torch_steps(count: int) -> dict[str, Contender]:
     target = torch.tensor(np.array(labels)).long()
 
     def make(memory_format: Any) -> Contender:
-        layers = torch.nn
-        model = layers.Sequential(
-            layers.Conv2d(1, 32, 3, padding=1),
-            layers.ReLU(),
-            layers.MaxPool2d(2),
-            layers.Conv2d(32, 64, 3, padding=1),
-            layers.ReLU(),
-            layers.MaxPool2d(2),
-            layers.Flatten(),
-            layers.Linear(64 * 49, 128),
-            layers.ReLU(),
-            layers.Linear(128, CLASSES),
-        ).to(memory_format=memory_format)
+        model = torch_network(torch).to(memory_format=memory_format)
         images = torch.tensor(np.array(x)).permute(0, 3, 1, 2).contiguous()
         images = images.to(memory_format=memory_format)
         optimizer = torch.optim.Adam(model.parameters(), RATE, fused=True)
@@ -264,7 +269,7 @@ def _torch_steps(count: int) -> dict[str, Contender]:
             for start in range(0, len(images), BATCH):
                 optimizer.zero_grad(set_to_none=True)
                 logits = model(images[start : start + BATCH])
-                loss = layers.functional.cross_entropy(logits, target[start : start + BATCH])
+                loss = torch.nn.functional.cross_entropy(logits, target[start : start + BATCH])
                 loss.backward()
                 optimizer.step()
 
@@ -313,14 +318,4 @@ WORKLOADS: dict[str, Callable[[], dict[str, Contender]]] = {
 
 def run(settings: Settings) -> dict[str, Any]:
     """Measure all workloads and print a table for each."""
-    results = {}
-    for name, make in WORKLOADS.items():
-        if not settings.wants(name):
-            continue
-        contenders = make()
-        settings.require_contenders(contenders)
-        chosen = {n: contender for n, contender in contenders.items() if settings.takes(n)}
-        figures = take_turns(chosen, settings.repeats, settings.seconds)
-        results[name] = {"figures": figures}
-        print(table(f"\n{name}", figures), flush=True)
-    return results
+    return measure(WORKLOADS, settings, table)

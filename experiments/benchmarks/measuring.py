@@ -17,7 +17,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,24 +149,38 @@ def take_turns(
     }
 
 
-def sweep(
-    cases: Mapping[str, Callable[[], Mapping[str, Contender]]], settings: Settings
-) -> dict[str, Any]:
-    """Measure many small workloads, a line for each, then mean and worst case of the ratios.
+Workloads = Mapping[str, Callable[[], Mapping[str, Contender]]]
+"""By name, what makes the contenders of a workload; the ratios are those to the first."""
 
-    Args:
-        cases: By name, what makes the contenders; the ratios are those to the first.
-        settings: Of the benchmark; ``seconds`` are for one case.
-    """
+
+def figures_of(
+    workloads: Workloads, settings: Settings
+) -> Iterator[tuple[str, dict[str, Figures]]]:
+    """Measure the workloads that are wanted, one after the other: name and figures of each."""
+    for name, make in workloads.items():
+        if settings.wants(name):
+            contenders = make()
+            settings.require_contenders(contenders)
+            chosen = {n: contender for n, contender in contenders.items() if settings.takes(n)}
+            yield name, take_turns(chosen, settings.repeats, settings.seconds)
+
+
+def measure(
+    workloads: Workloads, settings: Settings, show: Callable[[str, dict[str, Figures]], str]
+) -> dict[str, Any]:
+    """Measure the workloads that are wanted, and print what ``show`` makes of each."""
+    results = {}
+    for name, figures in figures_of(workloads, settings):
+        print(show(f"\n{name}", figures), flush=True)
+        results[name] = {"figures": figures}
+    return results
+
+
+def sweep(workloads: Workloads, settings: Settings) -> dict[str, Any]:
+    """Measure many small workloads, a line for each, then mean and worst case of the ratios."""
     results: dict[str, Any] = {}
-    width = max(map(len, cases))
-    for name, make in cases.items():
-        if not settings.wants(name):
-            continue
-        contenders = make()
-        settings.require_contenders(contenders)
-        chosen = {n: contender for n, contender in contenders.items() if settings.takes(n)}
-        figures = take_turns(chosen, settings.repeats, settings.seconds)
+    width = max(map(len, workloads))
+    for name, figures in figures_of(workloads, settings):
         results[name] = {"figures": figures}
         cells = (
             f"{n} {in_seconds(f.minimum)} ({in_seconds(f.median)}) {f.ratio:.2f}"
@@ -189,6 +203,7 @@ def machine() -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": f"{jax.devices()[0].platform} {jax.devices()[0].device_kind}",
+        "devices": jax.device_count(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -201,8 +216,9 @@ def machine() -> dict[str, Any]:
 def heading(facts: Mapping[str, Any]) -> str:
     """The machine in two lines."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    devices = f"{facts['devices']} × {facts['device']}"
     load = "" if facts["load"] is None else f", load {facts['load']:.1f} at the start"
-    return f"{facts['processor']}, {facts['cores']} cores{load}; {facts['device']}\n{versions}"
+    return f"{facts['processor']}, {facts['cores']} cores{load}; {devices}\n{versions}"
 
 
 def table(title: str, figures: Mapping[str, Figures]) -> str:

@@ -30,8 +30,8 @@ from experiments.benchmarks.measuring import (
     Contender,
     Settings,
     inspect_program,
+    measure,
     table,
-    take_turns,
 )
 
 BATCH, SIZE, FEATURES, CHUNK = 64, 64, 128, 32
@@ -161,14 +161,4 @@ WORKLOADS: dict[str, Callable[[], dict[str, Contender]]] = {
 
 def run(settings: Settings) -> dict[str, Any]:
     """Measure all workloads and print a table for each."""
-    results = {}
-    for name, make in WORKLOADS.items():
-        if not settings.wants(name):
-            continue
-        contenders = make()
-        settings.require_contenders(contenders)
-        chosen = {n: contender for n, contender in contenders.items() if settings.takes(n)}
-        figures = take_turns(chosen, settings.repeats, settings.seconds)
-        results[name] = {"figures": figures, "devices": len(jax.devices())}
-        print(table(f"\n{name}, {len(jax.devices())} device(s)", figures), flush=True)
-    return results
+    return measure(WORKLOADS, settings, table)

@@ -33,7 +33,7 @@ from experiments.benchmarks.measuring import (
     align,
     in_seconds,
     inspect_program,
-    take_turns,
+    measure,
 )
 from jaxnn import statistics
 from jaxnn.privacy import private
@@ -128,28 +128,18 @@ def by_autodiff(network: nn.Layer) -> dict[str, Callable]:
 
 def torch_model(name: str) -> Any:
     """The network in PyTorch."""
-    from torch import nn as layers  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]
 
-    if name == "MLP":
-        return layers.Sequential(
-            layers.Flatten(),
-            layers.Linear(784, 512),
-            layers.ReLU(),
-            layers.Linear(512, 256),
-            layers.ReLU(),
-            layers.Linear(256, CLASSES),
-        )
+    if name == "CNN":
+        return cnn.torch_network(torch)
+    layers = torch.nn
     return layers.Sequential(
-        layers.Conv2d(1, 32, 3, padding=1),
-        layers.ReLU(),
-        layers.MaxPool2d(2),
-        layers.Conv2d(32, 64, 3, padding=1),
-        layers.ReLU(),
-        layers.MaxPool2d(2),
         layers.Flatten(),
-        layers.Linear(64 * 49, 128),
+        layers.Linear(784, 512),
         layers.ReLU(),
-        layers.Linear(128, CLASSES),
+        layers.Linear(512, 256),
+        layers.ReLU(),
+        layers.Linear(256, CLASSES),
     )
 
 
@@ -270,8 +260,8 @@ def contenders(name: str) -> dict[str, Contender]:
     return made
 
 
-def multiples(figures: dict[str, Figures]) -> str:
-    """Of every statistic the time, and the multiple of the way's own gradient."""
+def multiples(name: str, figures: dict[str, Figures]) -> str:
+    """Of every statistic the least time, and the multiple of the way's own gradient."""
     ways = list(dict.fromkeys(name.partition(", ")[0] for name in figures))
     rows = [("", *ways, "vmap / jaxnn", "")]
     for statistic in ("gradient", *STATISTICS):
@@ -287,23 +277,13 @@ def multiples(figures: dict[str, Figures]) -> str:
         if {"jaxnn", "vmap(jax.grad)"} <= by_way.keys():
             faster = f"{by_way['vmap(jax.grad)'] / by_way['jaxnn']:.1f}"
         rows.append((statistic, *cells, faster, ""))
-    return align(rows)
+    return f"{name}, batch {BATCH}: minimum, multiple of the way's own gradient\n{align(rows)}"
 
 
 def run(settings: Settings) -> dict[str, Any]:
     """Measure both networks, and print a table of times and multiples for each."""
-    results = {}
-    for name in NETWORKS:
-        if not settings.wants(name):
-            continue
-        made = contenders(name)
-        settings.require_contenders(made)
-        chosen = {n: contender for n, contender in made.items() if settings.takes(n)}
-        figures = take_turns(chosen, settings.repeats, settings.seconds)
-        results[name] = {"figures": figures}
-        print(f"\n{name}, batch {BATCH}: minimum, multiple of the way's own gradient")
-        print(multiples(figures), flush=True)
-    return results
+    workloads = {name: partial(contenders, name) for name in NETWORKS}
+    return measure(workloads, settings, multiples)
 
 
 def _finish(compiled: Callable, arguments: tuple) -> None:
