@@ -15,7 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.captures import EmbeddingCapture, StackedCapture, accumulator, flat_positions
+from jaxnn.sharding import sum_parts
 from jaxnn.statistics.choosing import gram_for_norms, gram_for_pairs, linear_form
+from jaxnn.statistics.chunked import map_examples
 from jaxnn.statistics.columns import ColumnsCapture, add_up, add_up_columns, over_columns
 
 
@@ -32,11 +34,12 @@ def squared_norms(capture: Any) -> dict[str, Array]:
     if isinstance(capture, StackedCapture):
         return _sum_first(jax.vmap(squared_norms)(capture.capture))
     if not gram_for_norms(capture):
-        # One example after the other: its gradient stays in the cache and is never kept.
-        def of_one(example: Any):
-            return jax.tree.map(lambda g: jnp.vdot(g, g), _wide_gradient_of_one(example))
 
-        return jax.lax.map(of_one, capture)
+        def of_examples(part: Any):
+            gradients = per_example(linear_form(part) or part)
+            return jax.tree.map(lambda g: _sum_squares(g, range(1, g.ndim)), gradients)
+
+        return map_examples(of_examples, capture)
     if isinstance(factors := _factors(capture), StackedCapture):
         return squared_norms(factors)
     weight = {"weight": jax.vmap(_product)(factors, factors)}
@@ -85,7 +88,7 @@ def sum_of_squares(capture: Any) -> dict[str, Array]:
     def squares(example: Any):
         return jax.tree.map(lambda g: g * g, _wide_gradient_of_one(example))
 
-    return add_up(squares, capture)
+    return sum_parts(lambda capture: add_up(squares, capture), capture)
 
 
 def _gradient_of_one(example: Any) -> dict[str, Array]:

@@ -18,6 +18,7 @@ from jax import Array
 from jaxnn.captures import StackedCapture, accumulator, map_captures
 from jaxnn.layer import Layer, Loss
 from jaxnn.statistics.choosing import linear_form
+from jaxnn.statistics.chunked import sum_examples
 from jaxnn.statistics.columns import ColumnsCapture, hessian_root_captures, over_columns
 from jaxnn.validation import unknown_name
 
@@ -72,20 +73,26 @@ def _factors(capture: Any, shares: Array, gather: Callable) -> dict[str, Array] 
         # The inputs are those of every column; of the deltas' factor, columns add up.
         mapped = over_columns(lambda inner: _factors(inner, shares, gather))(capture)
         return mapped and {"inputs": mapped["inputs"][0], "deltas": jnp.sum(mapped["deltas"], 0)}
-    linear = linear_form(capture)
-    if linear is None or isinstance(linear, StackedCapture):
-        return linear and _factors(linear, shares, gather)
-    root = jnp.sqrt(shares)[:, None, None].astype(accumulator(linear.deltas.dtype))
-    inputs, deltas = gather(*(a.astype(root.dtype) for a in (linear.inputs, linear.deltas)))
-    positions = max(inputs.shape[1], 1)
-    of_inputs, of_deltas = _self_product(root * inputs), _self_product(root * deltas)
-    of_inputs = of_inputs / positions
+    if jax.eval_shape(linear_form, capture) is None:
+        return None
+
+    def of_examples(part: Any, shares: Array) -> dict[str, Array]:
+        return _linear_factors(linear_form(part), shares, gather)
+
+    return sum_examples(of_examples, capture, shares)
+
+
+def _linear_factors(linear: Any, shares: Array, gather: Callable) -> dict[str, Array]:
+    if isinstance(linear, StackedCapture):
+        return jax.vmap(lambda inner: _linear_factors(inner, shares, gather))(linear.capture)
+    dtype = accumulator(linear.deltas.dtype)
+    inputs, deltas = gather(*(a.astype(dtype) for a in (linear.inputs, linear.deltas)))
     if linear.use_bias:
-        # The row and the column of the constant 1, which is the input of the bias.
-        mean = jnp.einsum("b,bti->i", root[:, 0, 0] ** 2, inputs)[:, None] / positions
-        one = jnp.sum(root**2, keepdims=True)[0]
-        of_inputs = jnp.block([[of_inputs, mean], [mean.T, one]])
-    return {"inputs": of_inputs, "deltas": of_deltas}
+        # The constant 1 is the input of the bias.
+        inputs = jnp.concatenate([inputs, jnp.ones((*inputs.shape[:-1], 1), dtype)], -1)
+    root = jnp.sqrt(shares)[:, None, None].astype(dtype)
+    per_position = root / max(inputs.shape[1], 1) ** 0.5
+    return {"inputs": _self_product(per_position * inputs), "deltas": _self_product(root * deltas)}
 
 
 def _expand(inputs: Array, deltas: Array) -> tuple[Array, Array]:
