@@ -72,12 +72,17 @@ def by_hand(network: nn.Layer) -> dict[str, Callable]:
 
         return compute
 
+    def norms_beside_gradient(*arguments):
+        # Captures of the mean loss give its gradient as they are, and norms up to the shares.
+        captures = run(*arguments, shares).captures
+        return nn.contract(captures), statistics.squared_norms_of(captures) / shares**2
+
     def with_gradient(statistic):
         return lambda *arguments: (plain(*arguments), statistic(*arguments))
 
     return {
         "gradient": plain,
-        "squared norms": beside_gradient(statistics.squared_norms_of),
+        "squared norms": norms_beside_gradient,
         "second moment": beside_gradient(lambda c: statistics.second_moment_of(c, shares)),
         "variance": beside_gradient(lambda c: statistics.variance_of(c, shares)),
         "GGN diagonal": with_gradient(statistics.diagonal_ggn(network, loss)),
