@@ -26,6 +26,7 @@ from jaxnn.dense import dense
 from jaxnn.layer import Layer, Loss
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.sequence_loss import read_target, sequence_loss, shares_of
+from jaxnn.sharding import map_parts, on_each_part
 from jaxnn.validation import require_array, require_positive_integer
 
 
@@ -95,8 +96,10 @@ def projected_cross_entropy(block: int = 256) -> Loss:
             x, labels = rows
             return _losses(_logits(x, weight, bias), labels)
 
-        losses = jax.lax.map(of_block, _cut(prediction, labels, block))
-        return _by_example(losses, shares)
+        def of_part(x: Array, labels: Array, shares: Array):
+            return _by_example(jax.lax.map(of_block, _cut(x, labels, block)), shares)
+
+        return map_parts(of_part, prediction.x, labels, shares)
 
     def gradient(prediction: Any, target: Any):
         if not isinstance(prediction, Factors):
@@ -127,14 +130,20 @@ def projected_cross_entropy(block: int = 256) -> Loss:
             total = (total[0] + dweight, total[1] + jnp.sum(dz, 0, dtype=wide))
             return total, (_losses(z, labels), dz @ weight.T)
 
-        start = (jnp.zeros(weight.shape, wide), jnp.zeros(weight.shape[1:], wide))
-        rows = (*_cut(prediction, all_labels, block), _blocks(weighted.reshape(-1), block))
-        (dweight, dbias), (losses, dx) = jax.lax.scan(body, start, rows)
-        dx = dx.reshape(-1, weight.shape[0])[: shares.size].reshape(prediction.x.shape)
+        def of_part(x: Array, labels: Array, shares: Array, weighted: Array):
+            start = (jnp.zeros(weight.shape, wide), jnp.zeros(weight.shape[1:], wide))
+            rows = (*_cut(x, labels, block), _blocks(weighted.reshape(-1), block))
+            total, (losses, dx) = jax.lax.scan(body, start, rows)
+            dx = dx.reshape(-1, weight.shape[0])[: shares.size].reshape(x.shape)
+            return (_by_example(losses, shares), dx), total
+
+        (losses, dx), (dweight, dbias) = on_each_part(
+            of_part, prediction.x, all_labels, shares, weighted
+        )
         gradients = {"weight": dweight.astype(weight.dtype)}
         if bias is not None:
             gradients["bias"] = dbias.astype(weight.dtype)
-        return _by_example(losses, shares), Factors(dx, gradients)
+        return losses, Factors(dx, gradients)
 
     return Loss(
         value,
@@ -157,9 +166,9 @@ def _losses(z: Array, labels: Array) -> Array:
     return jnp.where(known, jax.nn.logsumexp(z, -1) - at_label, 0)
 
 
-def _cut(prediction: Factors, target: Array, block: int) -> tuple[Array, Array]:
+def _cut(x: Array, target: Array, block: int) -> tuple[Array, Array]:
     """x [blocks, block, features] and labels [blocks, block]; added rows have the label −1."""
-    x = prediction.x.reshape(-1, prediction.x.shape[-1])
+    x = x.reshape(-1, x.shape[-1])
     return _blocks(x, block), _blocks(target.reshape(-1), block, -1)
 
 

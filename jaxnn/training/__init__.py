@@ -3,6 +3,7 @@
 from jaxnn.training.evaluation import make_predict, metrics_of, task_of
 from jaxnn.training.loop import Disagreement, Diverged, Epoch, train
 from jaxnn.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
+from jaxnn.training.placement import place
 from jaxnn.training.shuffling import shuffle
 from jaxnn.training.steps import (
     TrainState,

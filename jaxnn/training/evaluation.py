@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxnn.layer import Layer, Loss
+from jaxnn.sharding import mesh_of, on_mesh, split_batch, whole
 from jaxnn.validation import batch_size as batch_size_of
 
 
@@ -65,13 +66,23 @@ def task_of(loss: Loss, classes: int) -> Task:
 
 
 def make_predict(network: Layer, batch_size: int = 1000) -> Callable:
-    """(params, state, x) -> the predictions for all of x, computed batch by batch."""
-    predict = jax.jit(network.predict)
+    """(params, state, x) -> the predictions for all of x, computed batch by batch.
+
+    Those of parameters on a mesh are computed by all of its devices, and returned whole on the
+    first one of each process.
+    """
+
+    @jax.jit
+    def predict(params: Any, state: Any, x: Any):
+        return whole(network.predict(params, state, split_batch(x)))
 
     def run(params: Any, state: Any, x: Any):
+        mesh = mesh_of((params, state))
         starts = range(0, max(batch_size_of("predict", x), 1), batch_size)
         batches = (jax.tree.map(lambda a, i=i: a[i : i + batch_size], x) for i in starts)
-        parts = [predict(params, state, batch) for batch in batches]
+        parts = [on_mesh(mesh, predict)(params, state, batch) for batch in batches]
+        if mesh is not None:
+            parts = jax.tree.map(lambda y: y.addressable_data(0), parts)
         return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
 
     return run

@@ -13,7 +13,9 @@ from jaxnn.checking import Comparison, Report, parameter_names, relative_errors
 from jaxnn.gradients import autodiff, backprop
 from jaxnn.layer import Layer, Loss
 from jaxnn.privacy import Privacy, private
+from jaxnn.sharding import mesh_of, on_mesh, place_examples, require_divisible, take_examples
 from jaxnn.training.evaluation import Task, make_predict, metrics_of
+from jaxnn.training.placement import keep_layout
 from jaxnn.training.steps import (
     TrainState,
     epoch_order,
@@ -89,7 +91,9 @@ def train(
     """Train until ``epochs`` epochs have been seen, yielding after each.
 
     The data lie on the device, and an epoch is one compiled program. A train state that has seen
-    some epochs goes on with the next one, with the same numbers as if it had never stopped.
+    some epochs goes on with the next one, with the same numbers as if it had never stopped. One
+    that `jaxnn.training.place` has put on a mesh is trained on its devices, over which the data
+    are then split; an epoch's last step, if it cannot be split evenly, is taken on each of them.
 
     Args:
         network: The network.
@@ -137,7 +141,13 @@ def train(
     examples = batch_size_of("train", x)
     require_batch_fits(batch_size, examples)
 
-    x, target = jax.tree.map(jnp.asarray, (x, target))
+    mesh = mesh_of(train_state)
+    require_divisible("train", "batch_size", batch_size, mesh)
+    one = jax.tree.map(lambda a: jnp.asarray(a[:1]), (x, target))
+    if mesh is None:
+        x, target = jax.tree.map(jnp.asarray, (x, target))
+    else:
+        x, target = place_examples((x, target), mesh)
     if validation is not None:
         validation = (*jax.tree.map(jnp.asarray, validation[:2]), validation[2])
     seen = int(train_state.step) // steps_per_epoch(examples, batch_size)
@@ -153,19 +163,23 @@ def train(
         make_scanned = make_poisson_epoch
         gradient_function = _private(network, loss, privacy, batch_size)
         # What has no gradient for each example is refused now.
-        one = jax.tree.map(lambda a: a[:1], (x, target))
         params, state, _, key, _ = train_state
         jax.eval_shape(gradient_function, params, state, *one, key)
     step = make_step(gradient_function, optimizer)
-    scan_epoch = make_scanned(step, batch_size, donate=False)  # `before` is kept
+    if mesh is not None:
+        step = keep_layout(step, train_state)
+    # `before` is kept.
+    scan_epoch = make_scanned(step, batch_size, donate=False, examples=examples)
     if gradient == "crosscheck":
         check = _make_crosscheck(network, loss, crosscheck_tolerance)
-        run_epoch = _make_checked_epoch(step, batch_size, crosscheck_every, check)
+        run_epoch = _make_checked_epoch(step, batch_size, crosscheck_every, check, examples)
     else:
 
         def run_epoch(*arguments):
             return *scan_epoch(*arguments), None
 
+    run_epoch = on_mesh(mesh, run_epoch)
+    explain_divergence = on_mesh(mesh, _explain_divergence)
     predict = make_predict(network)
     are_finite = jax.jit(lambda params: jnp.array([f.all() for f in _finite(params)]).all())
 
@@ -179,8 +193,8 @@ def train(
             seconds = time.perf_counter() - start
             if not (np.isfinite(losses).all() and are_finite(train_state.params)):
                 if privacy is None:
-                    message = _explain_divergence(
-                        network, loss, step, before, x, target, batch_size
+                    message = explain_divergence(
+                        network, loss, step, before, x, target, batch_size, examples
                     )
                 else:
                     message = f"private training diverged in epoch {number}. {_ADVICE}"
@@ -212,20 +226,21 @@ def _private(network: Layer, loss: Loss, privacy: Privacy, batch_size: int) -> C
     )
 
 
-def _make_checked_epoch(step: Callable, batch_size: int, every: int, check: Callable) -> Callable:
+def _make_checked_epoch(
+    step: Callable, batch_size: int, every: int, check: Callable, examples: int
+) -> Callable:
     """An epoch in scans of at least ``every`` steps, where it has as many, with checks between.
 
     The comparison stands between the scans: autodiff of a convolution is many times slower inside
     one on CPU. An epoch too short to be divided runs as the one program that it is without checks.
     """
-    run_whole = make_epoch(step, batch_size, donate=False)
+    run_whole = make_epoch(step, batch_size, donate=False, examples=examples)
     run_batches = jax.jit(take_batches(step))
     order_of = jax.jit(epoch_order, static_argnums=(1, 2))
     steps_since_check = every
 
     def epoch(train_state: TrainState, x: Any, target: Any):
         nonlocal steps_since_check
-        examples = batch_size_of("train", x)
         parts, disagreement = max(examples // batch_size // every, 1), None
         if parts == 1:
             if steps_since_check >= every:
@@ -256,7 +271,7 @@ def _make_crosscheck(network: Layer, loss: Loss, tolerance: float) -> Callable:
     @jax.jit
     def errors_of(train_state: TrainState, x: Any, target: Any, batch: Any):
         key = jax.random.fold_in(train_state.key, train_state.step)
-        x, target = jax.tree.map(lambda a: a[batch], (x, target))
+        x, target = take_examples((x, target), batch)
         arguments = (train_state.params, train_state.state, x, target, key)
         gradients, reference = (g(network, loss)(*arguments)[1] for g in (backprop, autodiff))
         errors = relative_errors(jax.tree.leaves(gradients), jax.tree.leaves(reference))
@@ -289,22 +304,24 @@ def _explain_divergence(
     x: Any,
     target: Any,
     batch_size: int,
+    examples: int,
 ) -> str:
     """Take the epoch again step by step, to the first value that is not finite."""
     gradient = jax.jit(backprop(network, loss))
     one_step = jax.jit(step)
+    take = jax.jit(take_examples)
     names = parameter_names(network, train_state.params)
     first = int(train_state.step)
 
     def not_finite(tree: Any) -> list[str]:
         return [name for name, ok in zip(names, _finite(tree), strict=True) if not ok.all()]
 
-    order = epoch_order(train_state, batch_size_of("train", x), batch_size)
+    order = epoch_order(train_state, examples, batch_size)
     for batches in split_order(order, batch_size):
         for batch in batches:
             at = f"training diverged at step {int(train_state.step)}"
             key = jax.random.fold_in(train_state.key, train_state.step)
-            xs, targets = jax.tree.map(lambda a, b=batch: a[b], (x, target))
+            xs, targets = take((x, target), batch)
             params, state = train_state.params, train_state.state
             (value, _), gradients = gradient(params, state, xs, targets, key)
             bad = not_finite(gradients)

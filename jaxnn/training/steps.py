@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxnn.layer import Layer
 from jaxnn.privacy.sampling import poisson_batches
+from jaxnn.sharding import take_examples
 from jaxnn.training.shuffling import shuffle
 from jaxnn.validation import batch_size as batch_size_of
 from jaxnn.validation import require_positive_integer
@@ -85,7 +86,8 @@ def take_batches(step: Callable) -> Callable[..., tuple[TrainState, Array]]:
     """(train_state, x, target, batches, weights=None) -> (train_state, values): a step a row.
 
     ``batches`` [steps, batch_size] holds indices of examples, and ``weights`` what each counts; a
-    scan gathers the examples from x and target on the device.
+    scan gathers the examples from x and target on the device (under a mesh, on the devices: see
+    `jaxnn.sharding.take_examples`).
     """
 
     def run(
@@ -93,7 +95,7 @@ def take_batches(step: Callable) -> Callable[..., tuple[TrainState, Array]]:
     ):
         def body(train_state, row):
             batch, weights = row
-            examples = jax.tree.map(lambda a: a[batch], (x, target))
+            examples = take_examples((x, target), batch)
             return step(train_state, *examples, *(() if weights is None else (weights,)))
 
         return jax.lax.scan(body, train_state, (batches, weights))
@@ -102,13 +104,14 @@ def take_batches(step: Callable) -> Callable[..., tuple[TrainState, Array]]:
 
 
 def make_epoch(
-    step: Callable, batch_size: int, *, donate: bool = True
+    step: Callable, batch_size: int, *, donate: bool = True, examples: int | None = None
 ) -> Callable[..., tuple[TrainState, Array]]:
     """(train_state, x, target) -> (train_state, values): one epoch, compiled into one program.
 
     The examples are shuffled anew and each is used once; ``values`` holds the loss of every step.
     The last batch is smaller where ``batch_size`` does not divide the examples. With ``donate`` the
     memory of the given train state is used for the new one, and the given one is gone.
+    ``examples`` is their number where x holds more than are to be used.
 
     Raises:
         ValueError: ``batch_size`` is not positive or larger than the number of examples.
@@ -117,9 +120,9 @@ def make_epoch(
     run = take_batches(step)
 
     def epoch(train_state: TrainState, x: Any, target: Any):
-        examples = batch_size_of("epoch", x)
-        require_batch_fits(batch_size, examples)
-        full, rest = split_order(epoch_order(train_state, examples, batch_size), batch_size)
+        count = batch_size_of("epoch", x) if examples is None else examples
+        require_batch_fits(batch_size, count)
+        full, rest = split_order(epoch_order(train_state, count, batch_size), batch_size)
         train_state, values = run(train_state, x, target, full)
         if rest.size == 0:
             return train_state, values
@@ -130,7 +133,7 @@ def make_epoch(
 
 
 def make_poisson_epoch(
-    step: Callable, batch_size: int, *, donate: bool = True
+    step: Callable, batch_size: int, *, donate: bool = True, examples: int | None = None
 ) -> Callable[..., tuple[TrainState, Array]]:
     """An epoch as of `make_epoch`, each of whose steps takes a Poisson sample of the examples.
 
@@ -141,11 +144,11 @@ def make_poisson_epoch(
     run = take_batches(step)
 
     def epoch(train_state: TrainState, x: Any, target: Any):
-        examples = batch_size_of("epoch", x)
-        require_batch_fits(batch_size, examples)
-        key = _epoch_key(train_state, examples, batch_size)
-        steps = steps_per_epoch(examples, batch_size)
-        samples = poisson_batches(key, steps, examples, batch_size)
+        count = batch_size_of("epoch", x) if examples is None else examples
+        require_batch_fits(batch_size, count)
+        key = _epoch_key(train_state, count, batch_size)
+        steps = steps_per_epoch(count, batch_size)
+        samples = poisson_batches(key, steps, count, batch_size)
         return run(train_state, x, target, *samples)
 
     return jax.jit(epoch, donate_argnums=0 if donate else ())

@@ -1,0 +1,14 @@
+"""Many devices: meshes, layouts of parameters over them, and what the devices tell each other."""
+
+from jaxnn.sharding.batches import map_parts, on_each_part, split_batch, sum_parts, whole
+from jaxnn.sharding.communication import Collective, collectives, sent_bytes
+from jaxnn.sharding.examples import place_examples, take_examples
+from jaxnn.sharding.layouts import (
+    LAYOUTS,
+    Layout,
+    find_layout,
+    fully_sharded,
+    replicated,
+    tensor_parallel,
+)
+from jaxnn.sharding.mesh import DATA, MODEL, make_mesh, mesh_of, on_mesh, require_divisible

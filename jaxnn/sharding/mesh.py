@@ -1,0 +1,83 @@
+"""Meshes of devices: an axis over which batches are split, one over which parameters are."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from jaxnn.validation import require_positive_integer
+
+DATA = "data"
+"""The axis of a mesh over which the examples of a batch are split."""
+MODEL = "model"
+"""The axis over which single layers are split."""
+
+
+def make_mesh(
+    data: int | None = None, model: int = 1, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of data · model devices, with the axes "data" and "model".
+
+    Programs are written as for one device; the compiler splits them as the shardings of their
+    arguments say (axes of type ``AxisType.Auto``). Neighbouring devices share a layer.
+
+    Args:
+        data: Into how many parts a batch is split; as many as the devices allow unless given.
+        model: Into how many parts a layer is split.
+        devices: Those to use; all of all processes unless given.
+
+    Raises:
+        TypeError: ``data`` or ``model`` is no integer.
+        ValueError: They are not positive, or data · model is not the number of devices.
+    """
+    available = list(jax.devices() if devices is None else devices)
+    require_positive_integer("make_mesh", "model", model)
+    if data is None:
+        data = max(len(available) // model, 1)
+    require_positive_integer("make_mesh", "data", data)
+    if data * model != len(available):
+        platform = f" of platform {available[0].platform}" if available else ""
+        raise ValueError(
+            f"make_mesh: expected data · model to be the number of devices, {len(available)}"
+            f"{platform}, got {data} · {model} = {data * model}"
+        )
+    return jax.make_mesh((data, model), (DATA, MODEL), (AxisType.Auto,) * 2, devices=available)
+
+
+def mesh_of(tree: Any) -> Mesh | None:
+    """The mesh that the arrays of a tree are placed on; None where they are on single devices.
+
+    Raises:
+        ValueError: They are on several meshes.
+    """
+    shardings = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree))
+    meshes = {s.mesh for s in shardings if isinstance(s, NamedSharding)}
+    if len(meshes) > 1:
+        raise ValueError(f"sharding: expected arrays on one mesh, got {len(meshes)} meshes")
+    return next((mesh for mesh in meshes if isinstance(mesh, Mesh)), None)
+
+
+def on_mesh(mesh: Mesh | None, function: Callable) -> Callable:
+    """The same function, compiled and run under the mesh if there is one."""
+    if mesh is None:
+        return function
+
+    def run(*arguments: Any, **options: Any):
+        with jax.set_mesh(mesh):
+            return function(*arguments, **options)
+
+    return run
+
+
+def require_divisible(where: str, name: str, size: int, mesh: Mesh | None) -> None:
+    """Raise ValueError unless ``size`` examples can be split evenly over the data axis."""
+    parts = 1 if mesh is None else mesh.shape.get(DATA, 1)
+    if size % parts:
+        below, above = size // parts * parts, math.ceil(size / parts) * parts
+        near = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(
+            f"{where}: expected {name} to be a multiple of the {parts} devices over which a batch "
+            f"is split, such as {near}, got {size}"
+        )

@@ -1,0 +1,65 @@
+"""A train state on a mesh of devices, and the steps that keep it there.
+
+A train state that `place` has put on a mesh is trained on it by `jaxnn.training.train`, by the same
+programs as on one device: the compiler splits them. Batch norm has the mean of the whole batch,
+dropout draws the same noise, and the parameters are the same but for the order of sums.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxnn.layer import Layer
+from jaxnn.sharding import Layout, replicated, whole
+from jaxnn.training.steps import TrainState
+
+
+def place(
+    train_state: TrainState,
+    mesh: Mesh,
+    network: Layer,
+    optimizer: optax.GradientTransformation,
+    layout: Layout = replicated,
+) -> TrainState:
+    """The same train state, laid out over a mesh.
+
+    What the optimiser keeps for a parameter is split as the parameter is; all else is whole on
+    every device. In several processes each must be given the same train state.
+
+    Args:
+        train_state: From `create_state`, or one saved on any number of devices.
+        mesh: From `jaxnn.sharding.make_mesh`.
+        network: The network.
+        optimizer: The optimiser that the state is of.
+        layout: One of `jaxnn.sharding.LAYOUTS`, or one of your own.
+    """
+    of_params = layout(network, train_state.params, mesh)
+    own = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda leaf, spec: spec,
+        train_state.optimizer_state,
+        of_params,
+        transform_non_params=lambda leaf: P(),
+    )
+    specs = jax.tree.map(lambda leaf: P(), train_state)._replace(
+        params=of_params, optimizer_state=own
+    )
+    return jax.tree.map(
+        lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), train_state, specs
+    )
+
+
+def keep_layout(step: Callable, like: TrainState) -> Callable:
+    """The same step, whose train state is laid out as ``like``, and whose loss every device has."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+
+    def run(train_state: TrainState, *arguments: Any):
+        train_state, value = step(train_state, *arguments)
+        train_state = jax.lax.with_sharding_constraint(train_state, shardings)
+        return train_state, whole(value)
+
+    return run
