@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,6 +68,7 @@ def run_script(script: Callable[[list[str]], object]) -> None:
 
     An error that it expects becomes one readable message and exit status 1.
     """
+    warnings.formatwarning = lambda message, *where: f"warning: {message}\n"
     # Neither JAX's note about tracebacks nor orbax's log adds to the message of an error.
     jax.config.update("jax_traceback_filtering", "off")
     logging.getLogger("absl").setLevel(logging.CRITICAL)

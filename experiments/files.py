@@ -1,6 +1,7 @@
 """Writing result files: all at once, and never over another result unless told."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +29,22 @@ def write_file(path: Path, write: Callable[[Path], object], *, overwrite: bool =
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
+            sync(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """The temporary files that a process killed inside `write_file` has left in the folder."""
+    return [path for path in folder.glob(".*") if re.match(r"\.\d+-", path.name)]
+
+
+def sync(path: Path) -> None:
+    """Wait until the file's content is on the disk, where the machine's end cannot undo it."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager

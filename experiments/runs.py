@@ -3,9 +3,16 @@
 config.toml            the resolved configuration
 metrics.jsonl          one line for each epoch, then one for the test set
 checkpoints/           train states, the newest few
+tensorboard/           the metrics as event files, where they were asked for
 *.png                  learning curves, confusion matrix, mistakes
+.lock                  held by the process that trains
+
+A process may be killed at any moment. A file is there whole or not at all, but for the last line of
+the metrics and the last event; a checkpoint is written only after the metrics of its epochs; and
+what comes after the newest checkpoint is written again by the run that resumes.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,18 +20,21 @@ from typing import Any
 
 import jax
 import tomli_w
+from filelock import FileLock, Timeout
 
 from experiments.config import Config, read_config, to_table
-from experiments.files import write_file, writing
+from experiments.files import leftovers, sync, write_file, writing
+from experiments.tracking import Events
 from jaxnn.data import Splits
 from jaxnn.training import TrainState, create_state
 from jaxnn.training.checkpoints import Checkpoints
 
 RUNS = Path("runs")
+LOCK = ".lock"
 
 
 class Run:
-    """One run folder.
+    """One run folder; a context manager that unlocks it.
 
     Args:
         folder: Where it is; see `new_run` and `open_run`.
@@ -35,6 +45,33 @@ class Run:
         self.checkpoints = folder / "checkpoints"
         self._config = folder / "config.toml"
         self._metrics = folder / "metrics.jsonl"
+        self._tensorboard = folder / "tensorboard"
+        self._events: Events | None = None
+        self._lock = FileLock(folder / LOCK)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+    def lock(self) -> None:
+        """Keep other processes from training here, until the end of the ``with`` block or of this
+        process, however it ends.
+
+        Raises:
+            RuntimeError: Another process trains here.
+            OSError: The folder cannot be written.
+        """
+        with writing(self.folder / LOCK):
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise RuntimeError(
+                    f"expected {self.folder} to be free: another process is training in it"
+                ) from None
+        for path in leftovers(self.folder):
+            path.unlink()
 
     def read_config(self) -> Config:
         """The configuration that the run was started with."""
@@ -49,6 +86,14 @@ class Run:
         """The epoch and train state of the newest checkpoint; see `Checkpoints.restore`."""
         with Checkpoints(self.checkpoints, read_only=True) as checkpoints:
             return checkpoints.restore(like)
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether anything has been saved, be it damaged."""
+        if not self.checkpoints.is_dir():
+            return False
+        with Checkpoints(self.checkpoints, read_only=True) as checkpoints:
+            return checkpoints.latest is not None
 
     def epochs(self, until: int | None = None) -> list[dict[str, Any]]:
         """The metrics of every epoch from 1 to ``until``, or to the last.
@@ -81,37 +126,71 @@ class Run:
         """Add a line to the metrics."""
         with writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        if self._events is not None:
+            with writing(self._tensorboard):
+                self._events.write(record)
 
-    def write_epochs(self, records: Sequence[dict[str, Any]]) -> None:
-        """Make these the metrics: a resumed run does again what came after its checkpoint."""
+    def sync(self) -> None:
+        """Wait until the metrics are on the disk: a checkpoint must not be there before them."""
+        with writing(self._metrics):
+            sync(self._metrics)
+
+    def write_epochs(self, records: Sequence[dict[str, Any]], *, tensorboard: bool = False) -> None:
+        """Make these the metrics: a resumed run does again what came after its checkpoint.
+
+        Args:
+            records: One for each epoch.
+            tensorboard: Whether to write event files too; where there are some, they go on.
+        """
         text = "".join(json.dumps(record) + "\n" for record in records)
         write_file(self._metrics, lambda p: p.write_text(text, encoding="utf-8"), overwrite=True)
+        if tensorboard or self._tensorboard.exists():
+            with writing(self._tensorboard):
+                self._events = Events(self._tensorboard, records)
 
 
 def new_run(name: str, output: Path | None) -> Run:
-    """A new, empty run folder: ``output``, or a free name under runs/.
+    """A new, empty run folder, locked: ``output``, or a free name under runs/.
 
     Raises:
         FileExistsError: ``output`` exists and is not an empty folder.
+        RuntimeError: another process trains in it.
         OSError: it cannot be made or written.
     """
     if output is not None:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise FileExistsError(
-                f"expected output to be a new or empty folder, {output} is neither: choose "
-                f"another, or continue that run with --resume {output}"
-            )
-        folder = output
-    else:
-        folder, count = RUNS / name, 1
-        while folder.exists():
-            count += 1
-            folder = RUNS / f"{name}-{count}"
+        _require_empty(output)
     try:
+        folder = _make_free_folder(name) if output is None else output
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"expected output to be a folder that can be made: {error}") from error
-    return Run(folder)
+    run = Run(folder)
+    run.lock()
+    _require_empty(folder)  # another process may have been faster
+    return run
+
+
+def _make_free_folder(name: str) -> Path:
+    for count in itertools.count(1):
+        folder = RUNS / (name if count == 1 else f"{name}-{count}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("counting has no end")
+
+
+def _require_empty(output: Path) -> None:
+    """A run that was killed before it wrote anything counts as none."""
+    if not output.exists():
+        return
+    if output.is_dir() and {*output.iterdir()} <= {output / LOCK, *leftovers(output)}:
+        return
+    raise FileExistsError(
+        f"expected output to be a new or empty folder, {output} is neither: choose "
+        f"another, or continue that run with --resume {output}"
+    )
 
 
 def open_run(folder: Path) -> Run:

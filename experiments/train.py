@@ -3,12 +3,19 @@
 python -m experiments.train                                  # configs/digits_mlp.toml
 python -m experiments.train wine_mlp --epochs 50 --learning-rate 0.01
 python -m experiments.train --resume runs/digits_mlp --epochs 100
+
+SIGTERM and Ctrl-C let the epoch end, and save it; how to go on is printed, and the exit status is
+143 or 130.
 """
 
 import argparse
 import dataclasses
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +29,14 @@ from experiments.config import Config, require_compatible
 from experiments.held_out import describe, evaluate_on, save_mistakes
 from experiments.progress import Progress
 from experiments.runs import Run, initial_state, new_run, open_run
+from experiments.stopping import Stopping
 from jaxnn import fuse, summarize
 from jaxnn.data import Splits
 from jaxnn.feedback import alignment_angles
 from jaxnn.privacy import epsilon_spent, require_accounting
 from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, train
 from jaxnn.training.checkpoints import Checkpoints
+from jaxnn.validation import require_number
 
 PROBED = 1000
 """Of how many examples the angles are."""
@@ -49,14 +58,25 @@ class Options:
     degrees, on the first training examples; see jaxnn.feedback."""
     save_seconds: float = 30.0
     """Save a checkpoint when the last one is at least this old; the last epoch's always is."""
+    stop_seconds: float = 10.0
+    """How long SIGTERM and Ctrl-C wait for the epoch to end, and then as long for saving the one
+    before; a second signal does not wait."""
+    tensorboard: bool = False
+    """Write the metrics to TensorBoard's event files too; a resumed run goes on with them."""
 
 
 def main(arguments: list[str]) -> None:
     """Train, and leave a run folder behind."""
+    with ExitStack() as locked:
+        _run(arguments, locked)
+
+
+def _run(arguments: list[str], locked: ExitStack) -> None:
     program = "train [CONFIG]"
     folder = _resumed_folder(arguments)
     if folder is not None:
-        resumed = open_run(folder)
+        resumed = locked.enter_context(open_run(folder))
+        resumed.lock()
         before = resumed.read_config()
         options = parse_options(Options, program, arguments, config=before)
         _require_unchanged(before, options)
@@ -69,16 +89,17 @@ def main(arguments: list[str]) -> None:
             name = Path(options.config.data.name).stem
     config = options.config
 
+    require_number("train", "stop_seconds", options.stop_seconds, minimum=0)
     splits = config.data.load()
     require_compatible(config, splits)
     train_state, past = initial_state(config, splits), []
-    if resumed:
+    if resumed and resumed.has_checkpoint:
         epoch, train_state = resumed.restore(like=train_state)
         past = resumed.epochs(until=epoch)
     epochs = _start(config, splits, train_state, past)  # refuses what is wrong with the options
     if config.privacy_of_gradients:
         require_accounting()
-    run = resumed or new_run(name, options.output)
+    run = resumed or locked.enter_context(new_run(name, options.output))
     print(
         f"{name}: {config.data.name}, {len(splits.train.x)} training, "
         f"{len(splits.validation.x)} validation and {len(splits.test.x)} test examples\n"
@@ -86,15 +107,17 @@ def main(arguments: list[str]) -> None:
     print(f"{summarize(config.layers, splits.train.x[: config.batch_size])}\n")
 
     run.write_config(config)
-    run.write_epochs(past)
+    run.write_epochs(past, tensorboard=options.tensorboard)
     if resumed:
-        print(f"resumed after epoch {len(past)}")
+        without = ": it was stopped before its first checkpoint" * (not resumed.has_checkpoint)
+        print(f"resumed after epoch {len(past)}{without}")
         if config.epochs != before.epochs and config.schedule != "constant()":
             print(
                 f"schedule {config.schedule} now spans {config.epochs} epochs: the numbers are not "
                 f"those of a run that was to have {config.epochs} from the start"
             )
     with Checkpoints(run.checkpoints) as checkpoints:
+        checkpoints.discard_after(len(past))
         observe = _observer(options, splits)
         train_state = _follow(epochs, len(past), train_state, run, checkpoints, options, observe)
     _finish(config, splits, train_state, run)
@@ -160,8 +183,27 @@ def _follow(
     """Go through the epochs after ``number``: show, write metrics, save checkpoints."""
     total, first = options.config.epochs, number + 1
     saved, disagreements = time.monotonic(), []
+    seen, saving = (number, train_state), threading.Lock()
+    resume = f"python -m experiments.train --resume {run.folder}"
+
+    def save() -> None:
+        with saving:
+            run.sync()
+            checkpoints.save(*seen)
+
+    def give_up_on_the_epoch() -> None:
+        save()
+        checkpoints.wait()
+        print(
+            f"\nstopped in epoch {seen[0] + 1}, of which nothing is kept, and saved after epoch "
+            f"{seen[0]}; continue with: {resume}"
+        )
+
     try:
-        with Progress(number, total) as progress:
+        with (
+            Progress(number, total) as progress,
+            Stopping(options.stop_seconds, give_up_on_the_epoch) as stopping,
+        ):
             for epoch in epochs:
                 loss = float(np.mean(epoch.losses))
                 scores: dict[str, Any] = {
@@ -171,8 +213,8 @@ def _follow(
                 run.append(
                     {"epoch": epoch.number, "loss": loss, **scores, "seconds": epoch.seconds}
                 )
-                # After the metrics: what an interruption leaves has a line for every epoch.
-                number, train_state = epoch.number, epoch.train_state
+                # After the metrics: what is saved has a line for every epoch.
+                seen = number, train_state = epoch.number, epoch.train_state
                 disagreements += [] if epoch.disagreement is None else [epoch.disagreement]
                 validation = f", validation {describe(epoch.validation)}" * bool(epoch.validation)
                 validation += f", ε {scores['epsilon']:.2f}" if "epsilon" in scores else ""
@@ -182,21 +224,21 @@ def _follow(
                 # The time of the first epoch is mostly that of compilation.
                 speed = f", {epoch.examples_per_second:,.0f} examples/s" * (number > first)
                 progress.show(number, f"loss {loss:.4f}{validation}{speed}")
+                if stopping.requested:
+                    break
                 if time.monotonic() - saved > options.save_seconds:
-                    checkpoints.save(number, train_state)
+                    save()
                     saved = time.monotonic()
     except (Diverged, Disagreement) as error:
-        checkpoints.save(number, train_state)
+        save()
         error.add_note(f"the state after epoch {number} is kept in {run.checkpoints}")
         raise
-    except KeyboardInterrupt:
-        checkpoints.save(number, train_state)
-        print(
-            f"\ninterrupted and saved after epoch {number}; "
-            f"continue with: python -m experiments.train --resume {run.folder}"
-        )
-        raise
-    checkpoints.save(number, train_state)
+    save()
+    if stopping.requested:
+        checkpoints.wait()
+        name = signal.Signals(stopping.requested).name
+        print(f"\n{name}: stopped and saved after epoch {number}; continue with: {resume}")
+        sys.exit(128 + stopping.requested)
     if number < total:
         print(f"stopped early: {options.config.patience} epochs without a smaller validation loss")
     if disagreements:

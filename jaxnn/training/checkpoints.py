@@ -1,18 +1,26 @@
-"""Checkpoints of a train state, written by orbax: whole or not at all."""
+"""Checkpoints of a train state, written by orbax: whole or not at all, and checked when read."""
 
+import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
 
+from jaxnn.training.checksums import checksums
 from jaxnn.training.steps import TrainState
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of another network, or cannot be written."""
+
+
+class _Damaged(Exception):
+    pass
 
 
 class Checkpoints:
@@ -22,7 +30,9 @@ class Checkpoints:
             checkpoints.save(epoch, train_state)
             epoch, train_state = checkpoints.restore(like=train_state)
 
-    Saving goes on in the background; leaving the ``with`` block waits for it.
+    Saving goes on in the background; leaving the ``with`` block waits for it. A checkpoint has a
+    checksum for each of its arrays, so that restoring gives back every bit or notices. What a save
+    that was cut off has left is removed when the folder is opened, unless it is only read.
 
     Args:
         folder: Where they are; made if it does not exist, unless they are only read.
@@ -43,8 +53,11 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         if read_only and not self.folder.is_dir():
             raise CheckpointError(f"checkpoint: expected {self.folder} to be a folder, found none")
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=not read_only)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=not read_only, cleanup_tmp_directories=not read_only
+        )
+        with self._writing():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -69,34 +82,79 @@ class Checkpoints:
             return
         arguments = self._ocp.args.Composite(
             train_state=self._ocp.args.StandardSave(_plain(train_state)._asdict()),
-            shapes=self._ocp.args.JsonSave(_shapes(train_state)),
+            contents=self._ocp.args.JsonSave(_sealed(_contents(train_state))),
         )
         with self._writing():
+            # Where orbax cannot make a folder, its threads wait for it for minutes. One by this
+            # name it removes itself, should this process be killed before it does.
+            with TemporaryDirectory(suffix=".orbax-checkpoint-tmp", dir=self.folder):
+                pass
             self._manager.save(epoch, args=arguments)
+
+    def wait(self) -> None:
+        """Wait until what is being saved is on the disk.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def discard_after(self, epoch: int) -> None:
+        """Remove the checkpoints of later epochs, so that these can be trained and saved anew.
+
+        Raises:
+            CheckpointError: One cannot be removed.
+        """
+        with self._writing():
+            for later in self._manager.all_steps():
+                if later > epoch:
+                    self._manager.delete(later)
 
     def restore(self, like: TrainState) -> tuple[int, TrainState]:
         """The number of the newest checkpoint and its train state.
+
+        Where that is damaged, a warning says so, and the newest one that is not takes its place.
 
         Args:
             like: A train state with the shapes and dtypes that are expected.
 
         Raises:
-            CheckpointError: There is none, it cannot be read, or it has other shapes.
+            CheckpointError: There is none, all are damaged, or it has other shapes.
         """
-        epoch = self.latest
-        if epoch is None:
+        epochs = sorted(self._manager.all_steps(), reverse=True)
+        if not epochs:
             raise CheckpointError(f"checkpoint: expected one in {self.folder}, found none")
-        where = self.folder / str(epoch)
-        shapes = self._read(epoch, shapes=self._ocp.args.JsonRestore()).shapes
-        expected = json.loads(json.dumps(_shapes(like)))
-        if shapes != expected:
-            raise CheckpointError(_describe_difference(where, expected, shapes))
+        damages = []
+        for epoch in epochs:
+            try:
+                restored = self._restore(epoch, like)
+            except _Damaged as damage:
+                damages.append(
+                    f"{self.folder / str(epoch)} is damaged and cannot be read: {damage}"
+                )
+                continue
+            for damage in damages:
+                warnings.warn(f"checkpoint: {damage}; going back to {epoch}", stacklevel=2)
+            return epoch, restored
+        raise CheckpointError("checkpoint: " + "\nand ".join(damages))
+
+    def _restore(self, epoch: int, like: TrainState) -> TrainState:
+        contents = _unsealed(self._read(epoch, contents=self._ocp.args.JsonRestore()).contents)
+        expected = _shapes(like)
+        if contents["shapes"] != expected:
+            where = self.folder / str(epoch)
+            raise CheckpointError(_describe_difference(where, expected, contents["shapes"]))
         abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, _plain(like)._asdict())
         arguments = self._ocp.args.StandardRestore(abstract)
-        restored = self._read(epoch, train_state=arguments).train_state
-        return epoch, TrainState(**restored)._replace(
-            key=jax.random.wrap_key_data(restored["key"], impl=jax.random.key_impl(like.key))
+        restored = TrainState(**self._read(epoch, train_state=arguments).train_state)
+        restored = restored._replace(
+            key=jax.random.wrap_key_data(restored.key, impl=jax.random.key_impl(like.key))
         )
+        for name, checksum in _checksums(restored).items():
+            if checksum != contents["checksums"].get(name):
+                raise _Damaged(f"the checksum of {name} is not the one that it was saved with")
+        return restored
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -109,21 +167,49 @@ class Checkpoints:
         try:
             return self._manager.restore(epoch, args=self._ocp.args.Composite(**arguments))
         except Exception as error:  # orbax, tensorstore and json each have errors of their own
-            raise CheckpointError(
-                f"checkpoint: {self.folder / str(epoch)} is damaged and cannot be read: {error}"
-            ) from error
+            # tensorstore adds everything that it knows, a page of it, in brackets.
+            raise _Damaged(str(error).split(" [", 1)[0]) from error
 
 
 def _plain(train_state: TrainState) -> TrainState:
     return train_state._replace(key=jax.random.key_data(train_state.key))
 
 
+def _contents(train_state: TrainState) -> dict[str, Any]:
+    return {"shapes": _shapes(train_state), "checksums": _checksums(train_state)}
+
+
 def _shapes(train_state: TrainState) -> dict[str, str]:
-    leaves = jax.tree_util.tree_leaves_with_path(_plain(train_state))
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in leaves
+        name: f"{leaf.dtype}{list(leaf.shape)}"
+        for name, leaf in _named(_plain(train_state)).items()
     }
+
+
+def _checksums(train_state: TrainState) -> dict[str, int]:
+    leaves = _named(_plain(train_state))
+    return dict(zip(leaves, checksums(list(leaves.values())), strict=True))
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _sealed(contents: dict[str, Any]) -> dict[str, Any]:
+    return {"contents": contents, "sha256": _digest(contents)}
+
+
+def _unsealed(sealed: Any) -> dict[str, Any]:
+    if not isinstance(sealed, dict) or sealed.keys() != {"contents", "sha256"}:
+        raise _Damaged("its table of contents is not one of this library")
+    if sealed["sha256"] != _digest(sealed["contents"]):
+        raise _Damaged("its table of contents has another digest than it was saved with")
+    return sealed["contents"]
+
+
+def _digest(contents: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 def _describe_difference(where: Path, expected: dict, given: dict) -> str:
