@@ -4,6 +4,7 @@ Every layer has a forward pass and a backward pass written by hand, both pure fu
 hand-derived gradient can be checked against `jax.grad`.
 """
 
+from jaxnn.accumulation import accumulate
 from jaxnn.activations import (
     elu,
     gelu,
@@ -94,6 +95,7 @@ from jaxnn.normalization import batch_norm, group_norm, layer_norm, rms_norm
 from jaxnn.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
 from jaxnn.positions import positional_embedding
 from jaxnn.projection import projected_cross_entropy, projection
+from jaxnn.recompute import recompute
 from jaxnn.recurrent import bidirectional, gru, lstm, rnn
 from jaxnn.reshaping import flatten, reshape
 from jaxnn.resizing import pad, upsample

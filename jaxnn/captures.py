@@ -43,9 +43,19 @@ class Capture:
         raise NotImplementedError
 
 
+contract_at_once = jax.make_user_context(False)
+"""``with contract_at_once(True)``: of the captures nothing but gradients is wanted, so that a
+combinator may return them contracted (see `contracted`) where to hold deltas would cost memory."""
+
+
 def contract(captures: Any) -> Any:
     """Sum every capture over batch and positions: the gradients, in the tree of the parameters."""
     return map_captures(lambda capture: capture.gradient(), captures)
+
+
+def contracted(captures: Any) -> Any:
+    """The captures with their gradients in place of inputs and deltas."""
+    return map_captures(lambda capture: ContractedCapture(capture.gradient()), captures)
 
 
 def join(*captures: Any) -> Any:

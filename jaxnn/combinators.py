@@ -4,7 +4,7 @@ Params, state, residuals and captures of a combinator are tuples with one entry 
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, reduce
 from typing import Any
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import join, stack
+from jaxnn.captures import contract_at_once, contracted, join, stack
 from jaxnn.layer import Layer, Static, parameter_free
 from jaxnn.validation import (
     require_feature_axis,
@@ -26,12 +26,12 @@ from jaxnn.validation import (
 
 def serial(*layers: Layer) -> Layer:
     """y = fₙ(… f₂(f₁(x))): each layer is given what the one before it returned."""
-    _require_layers("serial", layers)
+    require_layers("serial", layers)
 
     def init(key: Array | None, x: Any):
         params, state = [], []
         for index, (layer, k) in enumerate(zip(layers, _split(key, len(layers)), strict=True)):
-            with _inside("serial", index, layer):
+            with inside("serial", index, layer):
                 p, s = layer.init(k, x)
                 x = jax.eval_shape(layer.predict, p, s, x)
             params.append(p)
@@ -40,14 +40,14 @@ def serial(*layers: Layer) -> Layer:
 
     def predict(params: Any, state: Any, x: Any):
         for index, layer in enumerate(layers):
-            with _inside("serial", index, layer):
+            with inside("serial", index, layer):
                 x = layer.predict(params[index], state[index], x)
         return x
 
     def forward(params: Any, state: Any, x: Any, key: Array | None):
         keys, new_state, residuals = _split(key, len(layers)), [], []
         for index, layer in enumerate(layers):
-            with _inside("serial", index, layer):
+            with inside("serial", index, layer):
                 x, s, r = layer.forward(params[index], state[index], x, keys[index])
             new_state.append(s)
             residuals.append(r)
@@ -56,7 +56,7 @@ def serial(*layers: Layer) -> Layer:
     def backward(params: Any, residuals: Any, dy: Any):
         captures = []
         for index, layer in reversed(list(enumerate(layers))):
-            with _inside("serial", index, layer):
+            with inside("serial", index, layer):
                 dy, capture = layer.backward(params[index], residuals[index], dy)
             captures.append(capture)
         return dy, tuple(reversed(captures))
@@ -66,7 +66,7 @@ def serial(*layers: Layer) -> Layer:
 
 def fork(*layers: Layer) -> Layer:
     """y = (f₁(x), …, fₙ(x)): one input given to several layers; dx is the sum of theirs."""
-    _require_layers("fork", layers)
+    require_layers("fork", layers)
 
     def spread(x: Any):
         return (x,) * len(layers)
@@ -79,7 +79,7 @@ def fork(*layers: Layer) -> Layer:
 
 def parallel(*layers: Layer) -> Layer:
     """y = (f₁(x₁), …, fₙ(xₙ)): each layer is given its own member of a tuple."""
-    _require_layers("parallel", layers)
+    require_layers("parallel", layers)
 
     def spread(x: Any):
         require_members("parallel", x, len(layers))
@@ -97,7 +97,7 @@ def _side_by_side(combinator: Callable, layers: tuple, spread: Callable, gather:
         pairs = []
         keys = _split(key, len(layers))
         for index, (layer, k, member) in enumerate(zip(layers, keys, spread(x), strict=True)):
-            with _inside(name, index, layer):
+            with inside(name, index, layer):
                 pairs.append(layer.init(k, member))
         params, state = zip(*pairs, strict=True)
         return params, state
@@ -105,14 +105,14 @@ def _side_by_side(combinator: Callable, layers: tuple, spread: Callable, gather:
     def predict(params: Any, state: Any, x: Any):
         y = []
         for index, (layer, member) in enumerate(zip(layers, spread(x), strict=True)):
-            with _inside(name, index, layer):
+            with inside(name, index, layer):
                 y.append(layer.predict(params[index], state[index], member))
         return tuple(y)
 
     def forward(params: Any, state: Any, x: Any, key: Array | None):
         keys, results = _split(key, len(layers)), []
         for index, (layer, member) in enumerate(zip(layers, spread(x), strict=True)):
-            with _inside(name, index, layer):
+            with inside(name, index, layer):
                 results.append(layer.forward(params[index], state[index], member, keys[index]))
         y, new_state, residuals = zip(*results, strict=True)
         return y, new_state, residuals
@@ -120,7 +120,7 @@ def _side_by_side(combinator: Callable, layers: tuple, spread: Callable, gather:
     def backward(params: Any, residuals: Any, dy: Any):
         results = []
         for index, layer in enumerate(layers):
-            with _inside(name, index, layer):
+            with inside(name, index, layer):
                 results.append(layer.backward(params[index], residuals[index], dy[index]))
         dx, captures = zip(*results, strict=True)
         return gather(dx), captures
@@ -176,7 +176,7 @@ def concatenate(axis: int = -1) -> Layer:
 
 def on(index: int, layer: Layer) -> Layer:
     """Apply ``layer`` to member ``index`` of a tuple and pass the other members through."""
-    _require_layers("on", (layer,))
+    require_layers("on", (layer,))
     if isinstance(index, bool) or not isinstance(index, int) or index < 0:
         raise ValueError(f"on: expected index to be an integer of at least 0, got {index!r}")
 
@@ -192,21 +192,21 @@ def on(index: int, layer: Layer) -> Layer:
         return x[index]
 
     def init(key: Array | None, x: Any):
-        with _inside("on", 0, layer):
+        with inside("on", 0, layer):
             params, state = layer.init(key, member_of(x))
         return (params,), (state,)
 
     def predict(params: Any, state: Any, x: Any):
-        with _inside("on", 0, layer):
+        with inside("on", 0, layer):
             return replaced(x, layer.predict(params[0], state[0], member_of(x)))
 
     def forward(params: Any, state: Any, x: Any, key: Array | None):
-        with _inside("on", 0, layer):
+        with inside("on", 0, layer):
             y, new_state, residuals = layer.forward(params[0], state[0], member_of(x), key)
         return replaced(x, y), (new_state,), (residuals,)
 
     def backward(params: Any, residuals: Any, dy: Any):
-        with _inside("on", 0, layer):
+        with inside("on", 0, layer):
             dx, captures = layer.backward(params[0], residuals[0], dy[index])
         return replaced(dy, dx), (captures,)
 
@@ -271,23 +271,23 @@ def share(layer: Layer) -> Layer:
     The parameters appear once; the captures of the uses are joined along positions. State passes
     from use to use.
     """
-    _require_layers("share", (layer,))
+    require_layers("share", (layer,))
 
     def init(key: Array | None, x: Any):
         require_members("share", x)
-        with _inside("share", 0, layer):
+        with inside("share", 0, layer):
             params, state = layer.init(key, x[0])
         return (params,), (state,)
 
     def predict(params: Any, state: Any, x: Any):
         require_members("share", x)
-        with _inside("share", 0, layer):
+        with inside("share", 0, layer):
             return tuple(layer.predict(params[0], state[0], member) for member in x)
 
     def forward(params: Any, state: Any, x: Any, key: Array | None):
         require_members("share", x)
         y, residuals, (passing,) = [], [], state
-        with _inside("share", 0, layer):
+        with inside("share", 0, layer):
             for member, k in zip(x, _split(key, len(x)), strict=True):
                 out, passing, kept = layer.forward(params[0], passing, member, k)
                 y.append(out)
@@ -295,7 +295,7 @@ def share(layer: Layer) -> Layer:
         return tuple(y), (passing,), (tuple(residuals),)
 
     def backward(params: Any, residuals: Any, dy: Any):
-        with _inside("share", 0, layer):
+        with inside("share", 0, layer):
             uses = [layer.backward(params[0], r, d) for r, d in zip(residuals[0], dy, strict=True)]
         dx, captures = zip(*uses, strict=True)
         return dx, (join(*captures),)
@@ -308,11 +308,11 @@ def repeat(layer: Layer, n: int) -> Layer:
 
     Compiled once whatever the depth. The output of ``layer`` must have the shape of its input.
     """
-    _require_layers("repeat", (layer,))
+    require_layers("repeat", (layer,))
     require_positive_integer("repeat", "n", n)
 
     def init(key: Array | None, x: Any):
-        with _inside("repeat", 0, layer):
+        with inside("repeat", 0, layer):
             one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
             if key is None:
                 params, state = layer.init(None, one)
@@ -335,7 +335,7 @@ def repeat(layer: Layer, n: int) -> Layer:
         def body(x, slices):
             return layer.predict(*slices, x), None
 
-        with _inside("repeat", 0, layer):
+        with inside("repeat", 0, layer):
             return jax.lax.scan(body, x, (params[0], state[0]), length=n)[0]
 
     def forward(params: Any, state: Any, x: Any, key: Array | None):
@@ -345,15 +345,17 @@ def repeat(layer: Layer, n: int) -> Layer:
             y, new_state, residuals = layer.forward(slices[0], slices[1], x, slices[2])
             return y, (new_state, residuals)
 
-        with _inside("repeat", 0, layer):
+        with inside("repeat", 0, layer):
             y, (new_state, residuals) = jax.lax.scan(body, x, (params[0], state[0], keys), length=n)
         return y, (new_state,), (residuals,)
 
     def backward(params: Any, residuals: Any, dy: Any):
         def body(dy, slices):
-            return layer.backward(*slices, dy)
+            dx, captures = layer.backward(*slices, dy)
+            # Contracted after the scan, the deltas of all copies would be held at once.
+            return dx, contracted(captures) if contract_at_once.value else captures
 
-        with _inside("repeat", 0, layer):
+        with inside("repeat", 0, layer):
             dx, captures = jax.lax.scan(body, dy, (params[0], residuals[0]), length=n, reverse=True)
         return dx, (stack(captures),)
 
@@ -373,7 +375,8 @@ def _split(key: Array | None, n: int) -> Any:
     return [None] * n if key is None else jax.random.split(key, n)
 
 
-def _require_layers(where: str, layers: tuple) -> None:
+def require_layers(where: str, layers: tuple) -> None:
+    """Raise unless there is at least one argument, and every one is a Layer."""
     if not layers:
         raise ValueError(f"{where}: expected at least one layer, got none")
     for index, layer in enumerate(layers):
@@ -385,7 +388,7 @@ def _require_layers(where: str, layers: tuple) -> None:
 
 
 @contextmanager
-def _inside(combinator: str, index: int, layer: Layer):
+def inside(combinator: str, index: int, layer: Layer) -> Iterator[None]:
     """Add to an error that passes through where in the network it came from."""
     try:
         yield

@@ -2,7 +2,7 @@
 
 from jaxnn.combinators import identity
 from jaxnn.convolution.pooled import conv_relu_max_pool
-from jaxnn.layer import Layer
+from jaxnn.layer import Layer, with_parts
 
 
 def fuse(network: Layer) -> Layer:
@@ -15,15 +15,13 @@ def fuse(network: Layer) -> Layer:
     """
     if not network.parts:
         return network
-    if network.rebuild is None:
-        raise ValueError(f"fuse: expected {network.name} to have rebuild beside its parts")
     parts = [fuse(part) for part in network.parts]
     if network.name == "serial":
         for index in range(len(parts) - 2):
             if _can_be_joined(*parts[index : index + 3]):
                 fused = conv_relu_max_pool(parts[index])
                 parts[index : index + 3] = [fused, identity(), identity()]
-    return network.rebuild(*parts)._replace(name=network.name)
+    return with_parts(network, parts)
 
 
 def _can_be_joined(first: Layer, second: Layer, third: Layer) -> bool:

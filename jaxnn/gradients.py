@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxnn.captures import contract
+from jaxnn.captures import contract, contract_at_once
 from jaxnn.layer import Layer, Loss
 from jaxnn.validation import require_floating, require_number
 
@@ -49,7 +49,8 @@ def backprop(network: Layer, loss: Loss) -> Callable:
     run = _backward_pass(network, loss, shares)
 
     def gradient(params, state, x, target, key=None, weights=None):
-        result = run(params, state, x, target, key, weights)
+        with contract_at_once(True):
+            result = run(params, state, x, target, key, weights)
         value = _weighted_mean(result.values, weights)
         return (value, result.state), contract(result.captures)
 

@@ -1,6 +1,6 @@
 """A layer is four pure functions; a loss is two. Everything else in jaxnn is made of these."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -153,12 +153,17 @@ def rewrite(layer: Layer, function: Callable[[str, Layer], Layer], path: str = "
     """The same network with every layer without parts replaced by ``function(path, layer)``."""
     if not layer.parts:
         return function(path, layer)
-    if layer.rebuild is None:
-        raise ValueError(f"rewrite: expected {label(path, layer)} to have rebuild beside its parts")
-    parts = (
+    parts = [
         rewrite(part, function, f"{path}.{index}" if path else str(index))
         for index, part in enumerate(layer.parts)
-    )
+    ]
+    return with_parts(layer, parts, path)
+
+
+def with_parts(layer: Layer, parts: Iterable[Layer], path: str = "") -> Layer:
+    """The same combinator around other parts; ``path`` is its place, for the error if it cannot."""
+    if layer.rebuild is None:
+        raise ValueError(f"rewrite: expected {label(path, layer)} to have rebuild beside its parts")
     return layer.rebuild(*parts)._replace(name=layer.name)
 
 

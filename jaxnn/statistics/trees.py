@@ -51,21 +51,34 @@ def require_examples_apart(where: str, captures: Any) -> Any:
     Raises:
         ValueError: a layer mixes the examples of a batch, or has contracted its gradient already.
     """
+    for place, part in _all_parts(captures):
+        if mixed_by := getattr(part, "mixed_by", None):
+            name, reason = mixed_by, "mixes the examples of a batch in training"
+            remedy = "; take in_inference_mode(network) in place of network"
+        elif isinstance(part, ContractedCapture):
+            name, reason, remedy = part.layer, "gives its gradient summed over the batch", ""
+        else:
+            continue
+        raise ValueError(
+            f"{where}: expected every example to have a gradient of its own, but "
+            f"{f'{place} {name}'.strip()} {reason}{remedy}"
+        )
+    return captures
+
+
+def mixing_layers(captures: Any) -> Iterator[str]:
+    """The layers, by place and name, that mix the examples of a batch, as their captures say."""
+    for place, part in _all_parts(captures):
+        if mixed_by := getattr(part, "mixed_by", None):
+            yield f"{place} {mixed_by}".strip()
+
+
+def _all_parts(captures: Any) -> Iterator[tuple[str, Capture]]:
+    """Every capture of the tree and those inside of it, with the place of the outer one."""
     for path, capture in jax.tree_util.tree_leaves_with_path(captures, is_leaf=_is_capture):
         place = jax.tree_util.keystr(path, simple=True, separator=".")
         for part in _parts(capture):
-            if mixed_by := getattr(part, "mixed_by", None):
-                name, reason = mixed_by, "mixes the examples of a batch in training"
-                remedy = "; take in_inference_mode(network) in place of network"
-            elif isinstance(part, ContractedCapture):
-                name, reason, remedy = part.layer, "gives its gradient summed over the batch", ""
-            else:
-                continue
-            raise ValueError(
-                f"{where}: expected every example to have a gradient of its own, but "
-                f"{f'{place} {name}'.strip()} {reason}{remedy}"
-            )
-    return captures
+            yield place, part
 
 
 def _parts(capture: Any) -> Iterator[Capture]:
