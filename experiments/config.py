@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import jaxnn
 import jaxnn.data
 from experiments.expressions import build, parse
 from jaxnn import Layer, Loss
+from jaxnn.precision import POLICIES, Policy, skip_overflow, with_precision
 from jaxnn.privacy import Privacy
 from jaxnn.training import (
     make_optimizer,
@@ -24,8 +25,11 @@ from jaxnn.training import (
     task_of,
 )
 from jaxnn.training.evaluation import Task
+from jaxnn.training.optimizers import assemble_optimizer
 from jaxnn.validation import require_positive_integer, unknown_name
 
+SETTINGS = ("learning_rate", "weight_decay", "clip_norm")
+"""The numbers of a configuration that one compiled program can be given many of."""
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -101,6 +105,10 @@ class Config:
     """How many examples a step uses."""
     gradient: str = "manual"
     """manual (hand-derived), autodiff, crosscheck (manual, compared with autodiff), or private."""
+    micro_batches: int = 1
+    """Into how many parts a batch is cut that go through the network one after the other."""
+    precision: str = "float32"
+    """float32, or bfloat16 or float16 for arithmetic with parameters and sums in float32."""
     crosscheck_every: int = 100
     """Steps between two comparisons."""
     crosscheck_tolerance: float = 1e-3
@@ -117,17 +125,52 @@ class Config:
     @cached_property
     def layers(self) -> Layer:
         """The network."""
+        return self._in_precision(self._plain_layers)
+
+    @cached_property
+    def fused_layers(self) -> Layer:
+        """The same network, computed faster by hand; see `jaxnn.fuse`."""
+        return self._in_precision(jaxnn.fuse(self._plain_layers))
+
+    @cached_property
+    def _plain_layers(self) -> Layer:
         if not self.network:
             raise ValueError("config: expected network to have at least one layer, got none")
         return jaxnn.serial(*(build(text, "layer", LAYERS) for text in self.network))
+
+    @property
+    def policy(self) -> Policy | None:
+        """The dtypes of the network; None for float32 throughout."""
+        if self.precision == "float32":
+            return None
+        if self.precision not in POLICIES:
+            raise ValueError(
+                f"config: {unknown_name('precision', self.precision, ['float32', *POLICIES])}"
+            )
+        if self.gradient != "manual":
+            raise ValueError(
+                f"config: expected gradient to be manual where precision is {self.precision}, got "
+                f"{self.gradient}: autodiff would not scale its deltas, and a comparison with it "
+                "would find nothing but rounding"
+            )
+        return POLICIES[self.precision]
+
+    def _in_precision(self, network: Layer) -> Layer:
+        return network if self.policy is None else with_precision(network, self.policy)
 
     @cached_property
     def loss_function(self) -> Loss:
         """The loss."""
         return build(self.loss, "loss", LOSSES)
 
-    def make_optimizer(self, examples: int) -> optax.GradientTransformation:
-        """The optimiser, for training on this many examples."""
+    def make_optimizer(
+        self, examples: int, settings: Mapping[str, Any] | None = None
+    ) -> optax.GradientTransformation:
+        """The optimiser, for training on this many examples.
+
+        ``settings``, if given, stand in for the learning rate, weight decay and clip norm of the
+        configuration; they may be traced numbers.
+        """
         require_positive_integer("config", "epochs", self.epochs)
         require_positive_integer("config", "batch_size", self.batch_size)
         schedule = parse(self.schedule, "schedule")
@@ -138,14 +181,21 @@ class Config:
                     f"config: expected options of {call.name} by name, got {call.arguments}"
                 )
         steps = self.epochs * steps_per_epoch(examples, self.batch_size)
-        rate = make_schedule(schedule.name, self.learning_rate, steps, schedule.options)
-        return make_optimizer(
-            optimizer.name,
-            rate,
-            optimizer.options,
-            weight_decay=self.weight_decay,
-            clip_norm=self.clip_norm,
-        )
+        numbers = {name: getattr(self, name) for name in SETTINGS}
+        if settings is None:
+            numbers["learning_rate"] = make_schedule(
+                schedule.name, self.learning_rate, steps, schedule.options
+            )
+            made = make_optimizer(optimizer.name, options=optimizer.options, **numbers)
+        else:
+            numbers |= settings
+            peak, unit = (
+                numbers["learning_rate"],
+                make_schedule(schedule.name, 1.0, steps, schedule.options),
+            )
+            numbers["learning_rate"] = lambda count: peak * unit(count)
+            made = assemble_optimizer(optimizer.name, options=optimizer.options, **numbers)
+        return skip_overflow(made) if self.policy and self.policy.scales else made
 
     @property
     def privacy_of_gradients(self) -> Privacy | None:

@@ -30,9 +30,10 @@ from experiments.held_out import describe, evaluate_on, save_mistakes
 from experiments.progress import Progress
 from experiments.runs import Run, initial_state, new_run, open_run
 from experiments.stopping import Stopping
-from jaxnn import fuse, summarize
+from jaxnn import summarize
 from jaxnn.data import Splits
 from jaxnn.feedback import alignment_angles
+from jaxnn.precision import skipped_steps
 from jaxnn.privacy import epsilon_spent, require_accounting
 from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, train
 from jaxnn.training.checkpoints import Checkpoints
@@ -104,7 +105,8 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
         f"{name}: {config.data.name}, {len(splits.train.x)} training, "
         f"{len(splits.validation.x)} validation and {len(splits.test.x)} test examples\n"
     )
-    print(f"{summarize(config.layers, splits.train.x[: config.batch_size])}\n")
+    held_at_once = -(-config.batch_size // config.micro_batches)
+    print(f"{summarize(config.layers, splits.train.x[:held_at_once])}\n")
 
     run.write_config(config)
     run.write_epochs(past, tensorboard=options.tensorboard)
@@ -132,7 +134,7 @@ def _start(
     if len(splits.validation.x):
         validation = splits.validation.x, task.prepare(splits.validation.target), task
     # Autodiff has nothing from fusing, which is about backward passes.
-    network = config.layers if config.gradient == "autodiff" else fuse(config.layers)
+    network = config.layers if config.gradient == "autodiff" else config.fused_layers
     return train(
         network,
         config.loss_function,
@@ -144,6 +146,7 @@ def _start(
         batch_size=config.batch_size,
         validation=validation,
         gradient=config.gradient,
+        micro_batches=config.micro_batches,
         crosscheck_every=config.crosscheck_every,
         crosscheck_tolerance=config.crosscheck_tolerance,
         privacy=config.privacy_of_gradients,
@@ -158,6 +161,8 @@ def _observer(options: Options, splits: Splits) -> Callable[[TrainState], dict[s
     if (privacy := config.privacy_of_gradients) is not None:
         sizes = {"examples": len(splits.train.x), "batch_size": config.batch_size}
         observers["epsilon"] = lambda s: epsilon_spent(privacy, steps=int(s.step), **sizes)
+    if config.policy and config.policy.scales:
+        observers["skipped_steps"] = lambda s: skipped_steps(s.optimizer_state)
     if options.angles:
         x, target = splits.train.x[:PROBED], config.task(splits).prepare(splits.train.target)
         angles = jax.jit(alignment_angles(config.layers, config.loss_function))

@@ -89,6 +89,11 @@ def make_predict(network: Layer, batch_size: int = 1000) -> Callable:
 
 
 def metrics_of(loss: Loss, task: Task, prediction: Array, target: Array) -> dict[str, float]:
+    """The numbers of `measures`."""
+    return {name: float(m) for name, m in measures(loss, task, prediction, target).items()}
+
+
+def measures(loss: Loss, task: Task, prediction: Array, target: Any) -> dict[str, Array]:
     """The mean ``loss``, and with it ``accuracy`` (classes) or ``r2`` and ``mae`` (regression).
 
     Args:
@@ -101,13 +106,13 @@ def metrics_of(loss: Loss, task: Task, prediction: Array, target: Array) -> dict
     mean of |t − y|, both over all examples and outputs.
     """
     target = jnp.asarray(target)
-    metrics = {"loss": float(jnp.mean(loss.value(prediction, target)))}
+    found = {"loss": jnp.mean(loss.value(prediction, target))}
     if task.decide is None:
         spread = jnp.sum((target - jnp.mean(target, 0)) ** 2)
-        metrics["r2"] = float(1 - jnp.sum((target - prediction) ** 2) / spread)
-        metrics["mae"] = float(jnp.mean(jnp.abs(target - prediction)))
+        found["r2"] = 1 - jnp.sum((target - prediction) ** 2) / spread
+        found["mae"] = jnp.mean(jnp.abs(target - prediction))
     else:
         is_labels = jnp.issubdtype(target.dtype, jnp.integer)
         labels = target if is_labels else task.decide(target)
-        metrics["accuracy"] = float(jnp.mean(task.decide(prediction) == labels))
-    return metrics
+        found["accuracy"] = jnp.mean(task.decide(prediction) == labels)
+    return found

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnn.accumulation import accumulate
 from jaxnn.checking import Comparison, Report, parameter_names, relative_errors
 from jaxnn.gradients import autodiff, backprop
 from jaxnn.layer import Layer, Loss
+from jaxnn.precision import adjust_scale
 from jaxnn.privacy import Privacy, private
 from jaxnn.sharding import mesh_of, on_mesh, place_examples, require_divisible, take_examples
 from jaxnn.training.evaluation import Task, make_predict, metrics_of
@@ -82,6 +84,7 @@ def train(
     batch_size: int,
     validation: tuple[Any, Any, Task] | None = None,
     gradient: str = "manual",
+    micro_batches: int = 1,
     crosscheck_every: int = 100,
     crosscheck_tolerance: float = 1e-3,
     privacy: Privacy | None = None,
@@ -110,6 +113,8 @@ def train(
             autodiff on the coming batch every ``crosscheck_every`` steps, or ``private``: manual,
             clipped and noisy, on Poisson samples of ``batch_size`` expected examples (see
             `jaxnn.privacy`; `jaxnn.privacy.epsilon_spent` says what it cost).
+        micro_batches: Into how many parts a batch is cut that go through the network one after the
+            other, in less memory (see `jaxnn.accumulate`); 1 where ``gradient`` is ``private``.
         crosscheck_every: See above.
         crosscheck_tolerance: The largest norm-wise relative error of a parameter's gradient.
         privacy: Clip norm, noise and δ, for ``private`` alone.
@@ -126,6 +131,7 @@ def train(
         raise ValueError(unknown_name("gradient mode", gradient, GRADIENTS))
     require_positive_integer("train", "epochs", epochs)
     require_positive_integer("train", "batch_size", batch_size)
+    require_positive_integer("train", "micro_batches", micro_batches)
     require_positive_integer("train", "crosscheck_every", crosscheck_every)
     require_number("train", "crosscheck_tolerance", crosscheck_tolerance, minimum=0)
     if patience is not None:
@@ -137,6 +143,11 @@ def train(
         raise ValueError(
             f"train: expected privacy to be given where gradient is 'private' and there alone, "
             f"got {given}"
+        )
+    if privacy is not None and micro_batches > 1:
+        raise ValueError(
+            "train: expected micro_batches to be 1 where gradient is 'private', whose noise is "
+            f"drawn once for a batch, got {micro_batches}"
         )
     examples = batch_size_of("train", x)
     require_batch_fits(batch_size, examples)
@@ -159,12 +170,15 @@ def train(
     if privacy is None:
         make_scanned = make_epoch
         gradient_function = (autodiff if gradient == "autodiff" else backprop)(network, loss)
+        if micro_batches > 1:
+            gradient_function = accumulate(gradient_function, micro_batches, network=network)
+        gradient_function = adjust_scale(gradient_function)
     else:
         make_scanned = make_poisson_epoch
         gradient_function = _private(network, loss, privacy, batch_size)
-        # What has no gradient for each example is refused now.
-        params, state, _, key, _ = train_state
-        jax.eval_shape(gradient_function, params, state, *one, key)
+    # What a gradient function refuses (layers that mix examples) is refused now.
+    params, state, _, key, _ = train_state
+    jax.eval_shape(gradient_function, params, state, *one, key)
     step = make_step(gradient_function, optimizer)
     if mesh is not None:
         step = keep_layout(step, train_state)

@@ -72,16 +72,12 @@ def make_optimizer(
     for option in options:
         if option not in valid:
             raise ValueError(unknown_name(f"option of optimizer {name}", option, valid))
-    parts = []
     if clip_norm is not None:
         require_number("optimizer", "clip_norm", clip_norm, minimum=0, open_minimum=True)
-        parts.append(optax.clip_by_global_norm(clip_norm))
-    if name in _DECOUPLED:
-        options |= {"weight_decay": weight_decay, "mask": only_weights}
-    elif weight_decay > 0:
-        parts.append(optax.add_decayed_weights(weight_decay, only_weights))
     try:
-        optimizer = optax.chain(*parts, factory(learning_rate=learning_rate, **options))
+        optimizer = assemble_optimizer(
+            name, learning_rate, options, weight_decay=weight_decay, clip_norm=clip_norm
+        )
         jax.eval_shape(partial(_step_once, optimizer), {"weight": jnp.zeros((1, 1))})
     except (TypeError, ValueError, AttributeError) as error:
         # optax looks at most options only when it computes with them.
@@ -89,6 +85,25 @@ def make_optimizer(
             f"optimizer {name}: cannot work with the options {options}: {error}"
         ) from error
     return optimizer
+
+
+def assemble_optimizer(
+    name: str,
+    learning_rate: Any,
+    options: Mapping[str, Any],
+    *,
+    weight_decay: Any = 0.0,
+    clip_norm: Any = None,
+) -> optax.GradientTransformation:
+    """As `make_optimizer`, of arguments that are valid: numbers may be traced ones."""
+    parts, options = [], dict(options)
+    if clip_norm is not None:
+        parts.append(optax.clip_by_global_norm(clip_norm))
+    if name in _DECOUPLED:
+        options |= {"weight_decay": weight_decay, "mask": only_weights}
+    elif isinstance(weight_decay, jax.Array) or weight_decay > 0:
+        parts.append(optax.add_decayed_weights(weight_decay, only_weights))
+    return optax.chain(*parts, OPTIMIZERS[name](learning_rate=learning_rate, **options))
 
 
 def _step_once(optimizer: optax.GradientTransformation, params: Any) -> Any:
