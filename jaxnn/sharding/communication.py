@@ -43,8 +43,11 @@ _FACTORS = {
 }
 _OPERATION = re.compile(rf"= (.*?) ({'|'.join(_FACTORS)})(-start)?\(")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
-# Either the groups in full, {{0,1},{2,3}}, or their number and size, [2,2]<=[4].
-_GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])")
+# The devices of a group: in full, {{0,1},{2,3}}; their number and size, [2,2]<=[4]; or the axes of a
+# mesh that it spans, mesh['a'=2,'b'=2] {'b'}, of which a part may be taken, {'b':(1)2}.
+_GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\]|mesh\[(.*?)\] \{(.*?)\})")
+_AXIS = re.compile(r"'([^']*)'=(\d+)")
+_SPANNED = re.compile(r"'([^']*)'(?::\(\d+\)(\d+))?")
 
 
 def collectives(compiled: Any) -> list[Collective]:
@@ -93,8 +96,15 @@ def _item_bytes(dtype: str) -> float:
 
 
 def _group_size(kind: str, line: str) -> int:
+    if kind == "collective-permute":
+        return 2
     groups = _GROUPS.search(line)
     if groups is None:
-        return 2 if kind == "collective-permute" else 1
-    members, size = groups.groups()
-    return int(size) if size else members.count(",") + 1
+        raise ValueError(f"collectives: expected groups of devices in {line.strip()[:200]}")
+    members, size, axes, spanned = groups.groups()
+    if members is not None:
+        return members.count(",") + 1
+    if size is not None:
+        return int(size)
+    sizes = {name: int(length) for name, length in _AXIS.findall(axes)}
+    return math.prod(int(part) if part else sizes[name] for name, part in _SPANNED.findall(spanned))

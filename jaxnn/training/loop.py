@@ -17,7 +17,7 @@ from jaxnn.precision import adjust_scale
 from jaxnn.privacy import Privacy, private
 from jaxnn.sharding import mesh_of, on_mesh, place_examples, require_divisible, take_examples
 from jaxnn.training.evaluation import Task, make_predict, metrics_of
-from jaxnn.training.placement import keep_layout
+from jaxnn.training.placement import gather_params, keep_layout
 from jaxnn.training.steps import (
     TrainState,
     epoch_order,
@@ -179,6 +179,8 @@ def train(
     # What a gradient function refuses (layers that mix examples) is refused now.
     params, state, _, key, _ = train_state
     jax.eval_shape(gradient_function, params, state, *one, key)
+    if mesh is not None:
+        gradient_function = gather_params(gradient_function, train_state)
     step = make_step(gradient_function, optimizer)
     if mesh is not None:
         step = keep_layout(step, train_state)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnn.layer import Layer
-from jaxnn.sharding import Layout, replicated, whole
+from jaxnn.sharding import DATA, Layout, replicated, whole
 from jaxnn.training.steps import TrainState
 
 
@@ -61,5 +61,24 @@ def keep_layout(step: Callable, like: TrainState) -> Callable:
         train_state, value = step(train_state, *arguments)
         train_state = jax.lax.with_sharding_constraint(train_state, shardings)
         return train_state, whole(value)
+
+    return run
+
+
+def gather_params(gradient_function: Callable, like: TrainState) -> Callable:
+    """The same gradient function; parameters split over the data axis are gathered before it.
+
+    Left to itself, the compiler may split the layers' work as their parameters are split, and bring
+    the examples together instead. The gradients are laid out as the parameters.
+    """
+    split = jax.tree.map(lambda leaf: leaf.sharding, like.params)
+    gathered = jax.tree.map(
+        lambda s: NamedSharding(s.mesh, P(*(None if a == DATA else a for a in s.spec))), split
+    )
+
+    def run(params: Any, *arguments: Any):
+        params = jax.lax.with_sharding_constraint(params, gathered)
+        result, gradients = gradient_function(params, *arguments)
+        return result, jax.lax.with_sharding_constraint(gradients, split)
 
     return run

@@ -1,0 +1,240 @@
+"""Run a script in several processes, on one machine or on many.
+
+python -m experiments.launch --processes 2 train digits_mlp       # start both on this machine
+python -m experiments.launch --processes 2 --process 0 --coordinator node0:8476 train digits_mlp
+srun python -m experiments.launch train digits_mlp                # Slurm, Open MPI, TPU pods
+
+Behind the script's name stands its own command line. Process 0 prints and writes; when a process
+fails, the others are stopped.
+"""
+
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+
+import jax
+
+from experiments.command_line import parse_options, run_script
+from experiments.processes import is_first, require_same_versions
+from jaxnn.validation import require_number, require_positive_integer, unknown_name
+
+SCRIPTS = ("train",)
+"""Those that know of several processes."""
+CTRL_C_SECONDS = 30.0
+"""How long processes have to save and end after Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Run a script, with its own command line behind its name, in several processes.
+
+    With --processes alone, all are started on this machine. With --process and --coordinator too,
+    this is one of them, and the others are started in the same way. With none of the three, the
+    cluster's own environment says who takes part: Slurm, Open MPI, Kubernetes or a TPU pod.
+    """
+
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """The number of this one, from 0."""
+    coordinator: str | None = None
+    """HOST:PORT, a free port of process 0's machine."""
+    cpu_devices: int = 1
+    """How many virtual devices each process makes of its processor, where it has no others."""
+    timeout: float = 60.0
+    """For how many seconds processes wait for each other at the start, and for a lost one later."""
+
+
+def main(arguments: list[str]) -> None:
+    """Start all processes, or be one of them."""
+    own, script, rest = _split(arguments)
+    options = parse_options(Options, "launch", own)
+    if script not in SCRIPTS:
+        raise ValueError(f"launch: {unknown_name('script', script, SCRIPTS)}")
+    _require_valid(options)
+    if options.processes is not None and options.process is None:
+        start_all(options, [script, *rest])
+    else:
+        join(options)
+        importlib.import_module(f"experiments.{script}").main(rest)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
+    """The options of this script, the other script's name, and what stands behind it."""
+    place = 0
+    while place < len(arguments) and arguments[place].startswith("-"):
+        place += 1 if "=" in arguments[place] or arguments[place] in ("-h", "--help") else 2
+    if place >= len(arguments):
+        return arguments, SCRIPTS[0], []
+    return arguments[:place], arguments[place], arguments[place + 1 :]
+
+
+def _require_valid(options: Options) -> None:
+    require_positive_integer("launch", "cpu_devices", options.cpu_devices)
+    require_number("launch", "timeout", options.timeout, minimum=0, open_minimum=True)
+    if options.processes is not None:
+        require_positive_integer("launch", "processes", options.processes)
+    if (options.process is None) != (options.coordinator is None) or (
+        options.process is not None and options.processes is None
+    ):
+        raise ValueError(
+            "launch: expected --processes alone, or --processes, --process and --coordinator, or "
+            "none of them in a cluster that tells them"
+        )
+    if options.process is not None and not 0 <= options.process < (options.processes or 0):
+        raise ValueError(
+            f"launch: expected process to lie in 0 … {(options.processes or 0) - 1}, "
+            f"got {options.process}"
+        )
+    if options.coordinator is not None:
+        _address(options.coordinator)
+
+
+def start_all(options: Options, command: Sequence[str]) -> None:
+    """Start every process on this machine, and wait for them; if one fails, stop the others.
+
+    Raises:
+        RuntimeError: A process failed; the message says which and how.
+    """
+    count = options.processes or 1
+    shared = ["--processes", str(count), "--coordinator", f"127.0.0.1:{_free_port()}"]
+    shared += ["--cpu-devices", str(options.cpu_devices), "--timeout", str(options.timeout)]
+    start = [sys.executable, "-m", "experiments.launch", *shared]
+    with ExitStack() as stack:
+        # Those of the others are shown if they are what the run fails for.
+        errors = [None, *(stack.enter_context(TemporaryFile()) for _ in range(1, count))]
+        children = [
+            subprocess.Popen([*start, "--process", str(number), *command], stderr=file)
+            for number, file in enumerate(errors)
+        ]
+        try:
+            number, status = _first_failure(children)
+        except KeyboardInterrupt:  # which the children have had too
+            deadline = time.monotonic() + CTRL_C_SECONDS
+            while time.monotonic() < deadline and any(child.poll() is None for child in children):
+                time.sleep(0.05)
+            raise
+        finally:
+            for child in children:
+                child.kill()
+                child.wait()
+        if status:
+            if (file := errors[number]) is not None:
+                file.seek(0)
+                sys.stderr.write(file.read().decode(errors="replace"))
+            others = "" if count == 1 else "; the others were stopped"
+            raise RuntimeError(f"launch: process {number} {_describe(status)}{others}")
+
+
+def _first_failure(children: Sequence[subprocess.Popen]) -> tuple[int, int]:
+    """The number and status of the first process that fails, or of the last that ends well."""
+    running = dict(enumerate(children))
+    while True:
+        for number, child in list(running.items()):
+            if child.poll() is not None:
+                del running[number]
+                if child.returncode or not running:
+                    return number, child.returncode
+        time.sleep(0.05)
+
+
+def _describe(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    return f"was ended by {signal.Signals(-status).name}"
+
+
+def join(options: Options) -> None:
+    """Make this process one of several, whose devices `jax.devices` then lists together.
+
+    Raises:
+        TimeoutError: The coordinator, or another process, was not there in time.
+        RuntimeError: The processes have different versions of packages.
+        ValueError: Nothing says which processes take part.
+    """
+    jax.config.update("jax_num_cpu_devices", options.cpu_devices)
+    if options.process:
+        _await_coordinator(options.coordinator or "", options.timeout)
+    seconds = max(round(options.timeout), 1)
+    try:
+        jax.distributed.initialize(
+            options.coordinator,
+            options.processes,
+            options.process,
+            initialization_timeout=seconds,
+            heartbeat_timeout_seconds=seconds,
+            shutdown_timeout_seconds=seconds,
+        )
+    except ValueError as error:
+        raise ValueError(
+            "launch: expected --processes, or a cluster that tells how many there are (Slurm, "
+            f"Open MPI, Kubernetes, a TPU pod): {error}"
+        ) from error
+    except RuntimeError as error:
+        raise TimeoutError(
+            f"launch: expected {options.processes or 'all'} processes to meet at "
+            f"{options.coordinator or 'the coordinator'} within {options.timeout:g} s: {error}"
+        ) from error
+    require_same_versions()
+    if not is_first():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, for good
+
+
+def run_as_process() -> None:
+    """Run this script; one of several processes that fails ends at once.
+
+    At a normal end the processes wait for each other, but the others cannot come to theirs when
+    this one fails: they are in the midst of a computation that it takes part in.
+    """
+    try:
+        run_script(main)
+    except BaseException as error:
+        if not jax.distributed.is_initialized():
+            raise
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1)
+
+
+def _await_coordinator(address: str, seconds: float) -> None:
+    """Wait until something listens there; JAX would wait without a word, then end the process."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(_address(address), timeout=max(seconds, 1)).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"launch: expected the coordinator at {address}, could not reach it within "
+                    f"{seconds:g} s: {error}"
+                ) from error
+        time.sleep(0.2)
+
+
+def _address(coordinator: str) -> tuple[str, int]:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"launch: expected coordinator to be HOST:PORT, got {coordinator!r}")
+    return host.strip("[]"), int(port)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    run_as_process()
