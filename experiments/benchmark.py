@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
 from experiments.benchmarks.measuring import Settings, heading, machine, save
@@ -17,7 +18,16 @@ from experiments.command_line import parse_options, run_script
 from experiments.files import require_free
 from jaxnn.validation import require_number, require_positive_integer, unknown_name
 
-SUITES = ("attention", "cnn", "convolution", "dense", "pooling", "recurrent", "statistics")
+SUITES = (
+    "attention",
+    "cnn",
+    "convolution",
+    "dense",
+    "pooling",
+    "recurrent",
+    "statistics",
+    "sweeps",
+)
 
 
 @dataclass(frozen=True)
@@ -25,13 +35,16 @@ class Options:
     """Measure suites of workloads and print a table for each workload.
 
     Times are for one step or one epoch. The ratio is to the first contender: how many times as long
-    the minimum is. The suites are attention, cnn, convolution, dense, pooling, recurrent and
-    statistics.
+    the minimum is. The suites are attention, cnn, convolution, dense, pooling, recurrent,
+    statistics and sweeps (for which as many devices as the processor has cores are worth having:
+    --devices).
     """
 
     suites: tyro.conf.Positional[tuple[str, ...]] = ("dense",)
     """Which suites."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+    devices: int | None = None
+    """How many virtual devices a processor is divided into."""
     output: Path | None = None
     """A JSON file for the figures."""
     overwrite: bool = False
@@ -48,6 +61,9 @@ def main(arguments: list[str]) -> None:
     require_number("benchmark", "seconds", options.settings.seconds, minimum=0)
     if options.output:
         require_free(options.output, overwrite=options.overwrite)
+    if options.devices is not None:
+        require_positive_integer("benchmark", "devices", options.devices)
+        jax.config.update("jax_num_cpu_devices", options.devices)
     facts = machine()
     print(heading(facts))
     results = {}

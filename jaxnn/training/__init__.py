@@ -15,4 +15,4 @@ from jaxnn.training.steps import (
     steps_per_epoch,
     take_batches,
 )
-from jaxnn.training.sweeping import Trials, train_many
+from jaxnn.training.sweeping import Trials, make_sweep

@@ -82,12 +82,13 @@ def _epoch_key(train_state: TrainState, examples: int, batch_size: int) -> Array
     return jax.random.fold_in(epochs_key, epoch)
 
 
-def take_batches(step: Callable) -> Callable[..., tuple[TrainState, Array]]:
+def take_batches(step: Callable, unroll: int = 1) -> Callable[..., tuple[TrainState, Array]]:
     """(train_state, x, target, batches, weights=None) -> (train_state, values): a step a row.
 
     ``batches`` [steps, batch_size] holds indices of examples, and ``weights`` what each counts; a
     scan gathers the examples from x and target on the device (under a mesh, on the devices: see
-    `jaxnn.sharding.take_examples`).
+    `jaxnn.sharding.take_examples`). ``unroll`` steps are compiled one after the other into the body
+    of its loop, which spares copies between them and takes longer to compile.
     """
 
     def run(
@@ -98,26 +99,32 @@ def take_batches(step: Callable) -> Callable[..., tuple[TrainState, Array]]:
             examples = take_examples((x, target), batch)
             return step(train_state, *examples, *(() if weights is None else (weights,)))
 
-        return jax.lax.scan(body, train_state, (batches, weights))
+        return jax.lax.scan(body, train_state, (batches, weights), unroll=unroll)
 
     return run
 
 
 def make_epoch(
-    step: Callable, batch_size: int, *, donate: bool = True, examples: int | None = None
+    step: Callable,
+    batch_size: int,
+    *,
+    donate: bool = True,
+    examples: int | None = None,
+    unroll: int = 1,
 ) -> Callable[..., tuple[TrainState, Array]]:
     """(train_state, x, target) -> (train_state, values): one epoch, compiled into one program.
 
     The examples are shuffled anew and each is used once; ``values`` holds the loss of every step.
     The last batch is smaller where ``batch_size`` does not divide the examples. With ``donate`` the
     memory of the given train state is used for the new one, and the given one is gone.
-    ``examples`` is their number where x holds more than are to be used.
+    ``examples`` is their number where x holds more than are to be used, ``unroll`` is that of
+    `take_batches`.
 
     Raises:
         ValueError: ``batch_size`` is not positive or larger than the number of examples.
     """
     require_positive_integer("make_epoch", "batch_size", batch_size)
-    run = take_batches(step)
+    run = take_batches(step, unroll)
 
     def epoch(train_state: TrainState, x: Any, target: Any):
         count = batch_size_of("epoch", x) if examples is None else examples

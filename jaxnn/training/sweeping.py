@@ -8,6 +8,7 @@ together: `TOGETHER` run side by side, the others after them, and every device h
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +26,8 @@ from jaxnn.training.steps import TrainState, create_state, make_epoch, make_step
 from jaxnn.validation import batch_size as batch_size_of
 from jaxnn.validation import require_integer, require_positive_integer
 
-TOGETHER = 8
+TOGETHER, UNROLL = 8, 4
+"""How many side by side, and how many steps in the body of a loop: measured for small networks."""
 
 
 class Trials(NamedTuple):
@@ -41,60 +43,51 @@ class Trials(NamedTuple):
     """[seeds, settings, epochs], what ``measure`` returned after every epoch."""
 
 
-def train_many(
+def make_sweep(
     network: Layer,
     loss: Loss,
     make_optimizer: Callable[[Mapping[str, Array]], optax.GradientTransformation],
     x: Any,
     target: Any,
     *,
-    seeds: Sequence[int],
-    settings: Mapping[str, Sequence[float]],
     epochs: int,
     batch_size: int,
     measure: Callable[[Any, Any], dict[str, Array]] = lambda params, state: {},
     devices: Sequence[jax.Device] | None = None,
-) -> Trials:
-    """Train by backprop once for every seed with every setting, all at once.
+) -> Callable[[Sequence[int], Mapping[str, Sequence[float]]], Trials]:
+    """(seeds, settings) -> `Trials`: training by backprop, once for every seed with every setting.
 
     A seed draws the initial parameters, the order of the examples and all noise, as it does for a
-    training by itself, whose result each of these is, to rounding.
+    training by itself, whose result each of these is, to rounding. ``settings`` has the numbers of
+    each setting by name, as many for every name: the first setting has the first number of each.
+    Other numbers, as many, take the same compiled program.
 
     Args:
         network: The network.
         loss: The loss.
-        make_optimizer: (settings of one training) -> the optimiser. The numbers are traced: what is
-            made of them must not ask for their values.
+        make_optimizer: (numbers of one setting by name) -> the optimiser. The numbers are traced:
+            what is made of them must not ask for their values.
         x: The training inputs, an array or a tuple of arrays, batch first.
         target: Their targets.
-        seeds: Those of the trainings.
-        settings: The numbers of each setting by name, as many for every name: the first setting has
-            the first number of each.
         epochs: How often every example is used.
         batch_size: Examples in a step; an epoch's last step takes what is left.
         measure: (params, state) -> numbers by name, after every epoch.
         devices: Among which the trainings are divided; all devices unless given.
 
     Raises:
-        ValueError, TypeError: an argument is not as described.
+        ValueError, TypeError: an argument is not as described; of the function itself also where
+            there are no seeds, no settings, or not as many numbers for each name.
     """
-    require_positive_integer("train_many", "epochs", epochs)
-    require_positive_integer("train_many", "batch_size", batch_size)
-    require_batch_fits(batch_size, batch_size_of("train_many", x))
-    for seed in seeds:
-        require_integer("train_many", "every seed", seed, 0)
-    counts = {name: len(values) for name, values in settings.items()}
-    if not seeds or len(set(counts.values())) != 1 or 0 in counts.values():
-        raise ValueError(
-            "train_many: expected at least one seed, and at least one number for each setting, as "
-            f"many for each, got {len(seeds)} seeds and {counts or 'no settings'}"
-        )
+    require_positive_integer("sweep", "epochs", epochs)
+    require_positive_integer("sweep", "batch_size", batch_size)
+    require_batch_fits(batch_size, batch_size_of("sweep", x))
     x, target = jax.tree.map(jnp.asarray, (x, target))
+    places = np.asarray(jax.devices() if devices is None else devices)
 
-    def train_one(seed: Array, chosen: Mapping[str, Array]) -> Trials:
-        optimizer = make_optimizer(chosen)
+    def train_one(seed: Array, setting: Mapping[str, Array]) -> Trials:
+        optimizer = make_optimizer(setting)
         step = make_step(adjust_scale(backprop(network, loss)), optimizer)
-        run_epoch = make_epoch(step, batch_size, donate=False)
+        run_epoch = make_epoch(step, batch_size, donate=False, unroll=UNROLL)
 
         def epoch(train_state: TrainState, _: None):
             train_state, losses = run_epoch(train_state, x, target)
@@ -106,38 +99,49 @@ def train_many(
         return Trials(train_state.params, train_state.state, *records)
 
     def train_all(seeds: Array, settings: Mapping[str, Array]) -> Trials:
-        side_by_side = max(TOGETHER // len(jax.tree.leaves(settings)[0]), 1)
+        side_by_side = max(TOGETHER // _count(settings), 1)
         of_seed = jax.vmap(train_one, in_axes=(None, 0))
         return jax.lax.map(lambda seed: of_seed(seed, settings), seeds, batch_size=side_by_side)
 
-    numbers = {name: np.asarray(values, np.float32) for name, values in settings.items()}
-    return _on_devices(train_all, np.asarray(seeds, np.uint32), numbers, devices or jax.devices())
-
-
-def _on_devices(run: Callable, seeds: Any, settings: Any, devices: Sequence[jax.Device]) -> Trials:
-    """``run``, with the seeds or the settings divided among the devices."""
-    sizes = len(seeds), len(jax.tree.leaves(settings)[0])
-    by_settings = _idle(sizes[1], len(devices)) < _idle(sizes[0], len(devices))
-    # What cannot be divided evenly is filled up with repetitions, which are cut off again.
-    padded = [
-        jax.tree.map(lambda a, missing=missing: np.pad(a, (0, missing), mode="edge"), tree)
-        for tree, missing in (
-            (seeds, 0 if by_settings else -len(seeds) % len(devices)),
-            (settings, -sizes[1] % len(devices) if by_settings else 0),
+    @partial(jax.jit, static_argnames="by_settings")
+    def on_devices(seeds: Array, settings: Mapping[str, Array], by_settings: bool) -> Trials:
+        over_seeds, over_settings = (None, "sweep") if by_settings else ("sweep", None)
+        divided = jax.shard_map(
+            train_all,
+            mesh=Mesh(places, ("sweep",)),
+            in_specs=(P(over_seeds), P(over_settings)),
+            out_specs=P(over_seeds, over_settings),
+            check_vma=False,
         )
-    ]
-    seed_axis, setting_axis = (None, "trials") if by_settings else ("trials", None)
-    divided = jax.shard_map(
-        run,
-        mesh=Mesh(np.asarray(devices), ("trials",)),
-        in_specs=(P(seed_axis), P(setting_axis)),
-        out_specs=P(seed_axis, setting_axis),
-        check_vma=False,
-    )
-    trials = jax.jit(divided)(*padded)
-    return jax.tree.map(lambda a: np.asarray(a)[: sizes[0], : sizes[1]], trials)
+        return divided(seeds, settings)
+
+    def run(seeds: Sequence[int], settings: Mapping[str, Sequence[float]]) -> Trials:
+        for seed in seeds:
+            require_integer("sweep", "every seed", seed, 0)
+        counts = {name: len(values) for name, values in settings.items()}
+        if not seeds or len(set(counts.values())) != 1 or 0 in counts.values():
+            raise ValueError(
+                "sweep: expected at least one seed, and at least one number for each setting, as "
+                f"many for each, got {len(seeds)} seeds and {counts or 'no settings'}"
+            )
+        numbers = {name: np.asarray(values, np.float32) for name, values in settings.items()}
+        sizes = len(seeds), _count(numbers)
+        idle_seeds, idle_settings = (-size % len(places) for size in sizes)
+        by_settings = idle_settings / sizes[1] < idle_seeds / sizes[0]
+        trials = on_devices(
+            _fill(np.asarray(seeds, np.uint32), 0 if by_settings else idle_seeds),
+            _fill(numbers, idle_settings if by_settings else 0),
+            by_settings,
+        )
+        return jax.tree.map(lambda a: a[: sizes[0], : sizes[1]], trials)
+
+    return run
 
 
-def _idle(count: int, devices: int) -> float:
-    """The share of the devices' time that padding takes."""
-    return -count % devices / count
+def _count(settings: Mapping[str, Any]) -> int:
+    return len(next(iter(settings.values())))
+
+
+def _fill(tree: Any, count: int) -> Any:
+    """So many repetitions of the last more: what devices do that would be idle otherwise."""
+    return jax.tree.map(lambda a: np.pad(a, (0, count), mode="edge"), tree)
