@@ -15,6 +15,7 @@ import random
 import re
 import shutil
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from experiments import train
 from experiments.command_line import parse_options, run_script
@@ -34,11 +36,11 @@ from jaxnn.validation import require_positive_integer
 # last batch, a schedule, patience.
 TRAINING = (
     "wine_mlp",
-    *("--network", "dense(8)", "batch_norm()", "relu()", "dropout(0.2)", "dense(3)"),
+    *("--network", "batch_norm()", "dropout(0.2)", "dense(3)"),
     *("--schedule", "cosine()", "--data.validation-fraction", "0.1", "--patience", "100"),
     *("--save-seconds", "0", "--tensorboard"),
 )
-PRELOADED = ["experiments.crash", "orbax.checkpoint", "tensorboardX", "sklearn.datasets"]
+PRELOADED = ["experiments.train", "orbax.checkpoint", "tensorboardX", "sklearn.datasets"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Options:
 
     kills: int = 300
     """How many."""
-    epochs: int = 8
+    epochs: int = 12
     """Of each training; a checkpoint is saved after every one."""
     seed: int = 0
     """Draws the moments."""
@@ -160,6 +162,7 @@ def _train(arguments: list[str], log: Path, cache: Path) -> None:
         os.dup2(file.fileno(), sys.stderr.fileno())
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    tqdm.set_lock(threading.RLock())  # its own one is a semaphore, which a killed process leaks
     sys.argv[1:] = arguments
     run_script(train.main)
 

@@ -12,9 +12,10 @@ the metrics and the last event; a checkpoint is written only after the metrics o
 what comes after the newest checkpoint is written again by the run that resumes.
 """
 
+import functools
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from experiments.config import Config, read_config, to_table
 from experiments.files import leftovers, sync, write_file, writing
+from experiments.processes import is_first, text_of_first
 from experiments.tracking import Events
 from jaxnn.data import Splits
 from jaxnn.training import TrainState, create_state
@@ -33,8 +35,18 @@ RUNS = Path("runs")
 LOCK = ".lock"
 
 
+def _by_the_first(method: Callable) -> Callable:
+    """The same method, which of several processes only the first one carries out."""
+
+    @functools.wraps(method)
+    def run(*arguments: Any, **options: Any):
+        return method(*arguments, **options) if is_first() else None
+
+    return run
+
+
 class Run:
-    """One run folder; a context manager that unlocks it.
+    """One run folder; a context manager that unlocks it. Of several processes the first writes.
 
     Args:
         folder: Where it is; see `new_run` and `open_run`.
@@ -55,6 +67,7 @@ class Run:
     def __exit__(self, *exception: object) -> None:
         self._lock.release()
 
+    @_by_the_first
     def lock(self) -> None:
         """Keep other processes from training here, until the end of the ``with`` block or of this
         process, however it ends.
@@ -77,6 +90,7 @@ class Run:
         """The configuration that the run was started with."""
         return read_config(self._config)
 
+    @_by_the_first
     def write_config(self, config: Config) -> None:
         """Write the resolved configuration."""
         text = tomli_w.dumps(to_table(config), multiline_strings=False)
@@ -102,6 +116,19 @@ class Run:
             ValueError: A line is no JSON object (the last one may be cut off by a crash), or an
                 epoch is missing.
         """
+        records = [record for record in self._records() if "epoch" in record][:until]
+        expected = range(1, (len(records) if until is None else until) + 1)
+        if [record["epoch"] for record in records] != list(expected):
+            raise ValueError(
+                f"expected {self._metrics} to have the epochs 1 to {len(expected)}, one a line"
+            )
+        return records
+
+    def test(self) -> dict[str, float]:
+        """The metrics on the test set; empty before the end of the training."""
+        return next((record["test"] for record in self._records() if "test" in record), {})
+
+    def _records(self) -> list[dict[str, Any]]:
         if not self._metrics.exists():
             return []
         lines = self._metrics.read_text(encoding="utf-8").splitlines()
@@ -114,14 +141,9 @@ class Run:
                     raise ValueError(
                         f"expected line {number} of {self._metrics} to be JSON, got {line[:60]!r}"
                     ) from None
-        records = [record for record in records if "epoch" in record][:until]
-        expected = range(1, (len(records) if until is None else until) + 1)
-        if [record["epoch"] for record in records] != list(expected):
-            raise ValueError(
-                f"expected {self._metrics} to have the epochs 1 to {len(expected)}, one a line"
-            )
         return records
 
+    @_by_the_first
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the metrics."""
         with writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
@@ -130,11 +152,13 @@ class Run:
             with writing(self._tensorboard):
                 self._events.write(record)
 
+    @_by_the_first
     def sync(self) -> None:
         """Wait until the metrics are on the disk: a checkpoint must not be there before them."""
         with writing(self._metrics):
             sync(self._metrics)
 
+    @_by_the_first
     def write_epochs(self, records: Sequence[dict[str, Any]], *, tensorboard: bool = False) -> None:
         """Make these the metrics: a resumed run does again what came after its checkpoint.
 
@@ -157,6 +181,8 @@ def new_run(name: str, output: Path | None) -> Run:
         RuntimeError: another process trains in it.
         OSError: it cannot be made or written.
     """
+    if not is_first():
+        return Run(Path(text_of_first("")))
     if output is not None:
         _require_empty(output)
     try:
@@ -167,6 +193,7 @@ def new_run(name: str, output: Path | None) -> Run:
     run = Run(folder)
     run.lock()
     _require_empty(folder)  # another process may have been faster
+    text_of_first(str(folder))
     return run
 
 

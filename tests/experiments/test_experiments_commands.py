@@ -65,6 +65,7 @@ def wine_table(path, rows=5, target=False):
 
 def test_a_run_folder_holds_configuration_metrics_pictures_and_checkpoints(wine):
     assert {path.name for path in wine.iterdir()} == {
+        ".lock",
         "checkpoints",
         "config.toml",
         "confusion_matrix.png",
@@ -79,30 +80,6 @@ def test_a_run_folder_holds_configuration_metrics_pictures_and_checkpoints(wine)
     assert set(test["test"]) == {"loss", "accuracy"}
     assert Run(wine).read_config().schedule == "cosine()"
     assert (wine / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_an_interrupted_run_is_saved_and_resumed_with_the_numbers_of_one_that_was_not(
-    wine, tmp_path, monkeypatch, capsys
-):
-    arguments = [*WINE, "--epochs", "4", "--output", str(tmp_path / "run")]
-    shown = train.Progress.show
-
-    def interrupt(progress, number, text):
-        shown(progress, number, text)
-        if number == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Progress, "show", interrupt)
-        patch.setattr(sys, "argv", ["train", *arguments])
-        with pytest.raises(SystemExit) as info:
-            run_script(train.main)
-    assert info.value.code == 130
-    out = capsys.readouterr().out
-    assert "interrupted and saved after epoch 2" in out
-    assert f"python -m experiments.train --resume {tmp_path / 'run'}" in out
-    train.main(["--resume", str(tmp_path / "run")])
-    assert metrics(tmp_path / "run") == metrics(wine)
 
 
 def test_a_run_killed_after_a_checkpoint_does_its_last_epochs_again(wine, tmp_path):
