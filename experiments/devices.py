@@ -4,10 +4,10 @@ import contextlib
 from dataclasses import dataclass
 
 import jax
-import optax
 from jax.sharding import Mesh
 
 from experiments.config import Config
+from jaxnn.data import Splits
 from jaxnn.sharding import find_layout, make_mesh
 from jaxnn.training import TrainState, place
 from jaxnn.validation import require_positive_integer
@@ -60,12 +60,10 @@ class DeviceOptions:
         )
 
     def place(
-        self, config: Config, train_state: TrainState, optimizer: optax.GradientTransformation
+        self, train_state: TrainState, mesh: Mesh, config: Config, splits: Splits
     ) -> TrainState:
-        """The train state on the mesh, if there is one."""
-        mesh = self.make_mesh()
-        if mesh is None:
-            return train_state
+        """The train state of a configuration, on the mesh."""
+        optimizer = config.make_optimizer(len(splits.train.x))
         return place(train_state, mesh, config.layers, optimizer, find_layout(self.layout))
 
     def _available(self) -> list[jax.Device]:

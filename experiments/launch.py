@@ -32,6 +32,9 @@ SCRIPTS = ("train",)
 CTRL_C_SECONDS = 30.0
 """How long processes have to save and end after Ctrl-C."""
 
+OTHERS_SECONDS = 1.0
+"""How long the others have to fail by themselves when one has."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -65,7 +68,12 @@ def main(arguments: list[str]) -> None:
         start_all(options, [script, *rest])
     else:
         join(options)
-        importlib.import_module(f"experiments.{script}").main(rest)
+        module = importlib.import_module(f"experiments.{script}")
+        try:
+            module.main(rest)
+        except jax.errors.JaxRuntimeError as error:
+            error.add_note("if another process has ended, its own messages say why")
+            raise
 
 
 def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
@@ -117,7 +125,7 @@ def start_all(options: Options, command: Sequence[str]) -> None:
             for number, file in enumerate(errors)
         ]
         try:
-            number, status = _first_failure(children)
+            failed = _failures(children)
         except KeyboardInterrupt:  # which the children have had too
             deadline = time.monotonic() + CTRL_C_SECONDS
             while time.monotonic() < deadline and any(child.poll() is None for child in children):
@@ -127,23 +135,29 @@ def start_all(options: Options, command: Sequence[str]) -> None:
             for child in children:
                 child.kill()
                 child.wait()
-        if status:
+        for number in failed:
             if (file := errors[number]) is not None:
                 file.seek(0)
                 sys.stderr.write(file.read().decode(errors="replace"))
-            others = "" if count == 1 else "; the others were stopped"
-            raise RuntimeError(f"launch: process {number} {_describe(status)}{others}")
+    if failed:
+        how = ", ".join(
+            f"process {number} {_describe(status)}" for number, status in failed.items()
+        )
+        raise RuntimeError(f"launch: {how}{'; the others were stopped' * (len(failed) < count)}")
 
 
-def _first_failure(children: Sequence[subprocess.Popen]) -> tuple[int, int]:
-    """The number and status of the first process that fails, or of the last that ends well."""
-    running = dict(enumerate(children))
+def _failures(children: Sequence[subprocess.Popen]) -> dict[int, int]:
+    """Wait for the end of all or the failure of one: number and status of those that failed.
+
+    Some may fail because another did: those that do so at once are listed too.
+    """
     while True:
-        for number, child in list(running.items()):
-            if child.poll() is not None:
-                del running[number]
-                if child.returncode or not running:
-                    return number, child.returncode
+        statuses = [child.poll() for child in children]
+        if any(statuses):
+            time.sleep(OTHERS_SECONDS)
+            return {number: s for number, child in enumerate(children) if (s := child.poll())}
+        if None not in statuses:
+            return {}
         time.sleep(0.05)
 
 

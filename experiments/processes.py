@@ -14,12 +14,12 @@ PACKAGES = ("jaxnn", "jax", "jaxlib", "optax", "numpy", "orbax-checkpoint")
 
 def is_first() -> bool:
     """Whether this process is the one that prints and writes."""
-    return jax.process_index() == 0
+    return _count() == 1 or jax.process_index() == 0
 
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is set in any process; all must ask at the same place."""
-    if jax.process_count() == 1:
+    if _count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
@@ -31,7 +31,7 @@ def text_of_first(text: str) -> str:
 
 def texts_of_all(text: str) -> list[str]:
     """What each process gave, up to 1024 bytes of UTF-8; all must ask at the same place."""
-    if jax.process_count() == 1:
+    if _count() == 1:
         return [text]
     data = text.encode()[:TEXT_BYTES]
     padded = np.zeros(TEXT_BYTES, np.uint8)
@@ -54,6 +54,11 @@ def require_same_versions() -> None:
                     "launch: expected the same versions of all packages in all processes, got "
                     f"{name} {expected} in process 0 and {there.get(name)} in process {number}"
                 )
+
+
+def _count() -> int:
+    """How many processes there are; by itself, JAX would start its devices to say so."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def _version(package: str) -> str:

@@ -4,6 +4,8 @@ import sys
 
 from tqdm import tqdm
 
+from experiments.processes import is_first
+
 LINES = 10
 """About how many plain lines a run prints."""
 
@@ -19,7 +21,7 @@ class Progress:
     def __init__(self, seen: int, total: int):
         self._first, self._total = seen + 1, total
         self._every = -(-(total - seen) // LINES)
-        is_terminal = sys.stderr.isatty()
+        is_terminal = sys.stderr.isatty() and is_first()
         self._bar = tqdm(initial=seen, total=total, unit="epoch", disable=not is_terminal)
 
     def __enter__(self) -> "Progress":

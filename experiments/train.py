@@ -18,15 +18,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+import tyro
 
 from experiments import figures, style
 from experiments.command_line import Configured, parse_options, run_script, take_config
 from experiments.config import Config, require_compatible
+from experiments.devices import DeviceOptions
 from experiments.held_out import describe, evaluate_on, save_mistakes
+from experiments.processes import any_process, is_first
 from experiments.progress import Progress
 from experiments.runs import Run, initial_state, new_run, open_run
 from experiments.stopping import Stopping
@@ -64,6 +67,10 @@ class Options:
     before; a second signal does not wait."""
     tensorboard: bool = False
     """Write the metrics to TensorBoard's event files too; a resumed run goes on with them."""
+    on: Annotated[DeviceOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=DeviceOptions
+    )
+    """On which devices."""
 
 
 def main(arguments: list[str]) -> None:
@@ -90,10 +97,13 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
             name = Path(options.config.data.name).stem
     config = options.config
 
+    mesh = options.on.make_mesh()  # before anything else runs on a device
     require_number("train", "stop_seconds", options.stop_seconds, minimum=0)
     splits = config.data.load()
     require_compatible(config, splits)
     train_state, past = initial_state(config, splits), []
+    if mesh is not None:
+        train_state = options.on.place(train_state, mesh, config, splits)
     if resumed and resumed.has_checkpoint:
         epoch, train_state = resumed.restore(like=train_state)
         past = resumed.epochs(until=epoch)
@@ -186,7 +196,7 @@ def _follow(
     observe: Callable[[TrainState], dict[str, Any]],
 ) -> TrainState:
     """Go through the epochs after ``number``: show, write metrics, save checkpoints."""
-    total, first = options.config.epochs, number + 1
+    total, first, stopped = options.config.epochs, number + 1, False
     saved, disagreements = time.monotonic(), []
     seen, saving = (number, train_state), threading.Lock()
     resume = f"python -m experiments.train --resume {run.folder}"
@@ -229,9 +239,9 @@ def _follow(
                 # The time of the first epoch is mostly that of compilation.
                 speed = f", {epoch.examples_per_second:,.0f} examples/s" * (number > first)
                 progress.show(number, f"loss {loss:.4f}{validation}{speed}")
-                if stopping.requested:
+                if stopped := any_process(stopping.requested is not None):
                     break
-                if time.monotonic() - saved > options.save_seconds:
+                if any_process(time.monotonic() - saved > options.save_seconds):
                     save()
                     saved = time.monotonic()
     except (Diverged, Disagreement) as error:
@@ -239,11 +249,11 @@ def _follow(
         error.add_note(f"the state after epoch {number} is kept in {run.checkpoints}")
         raise
     save()
-    if stopping.requested:
+    if stopped:
         checkpoints.wait()
-        name = signal.Signals(stopping.requested).name
-        print(f"\n{name}: stopped and saved after epoch {number}; continue with: {resume}")
-        sys.exit(128 + stopping.requested)
+        received = signal.Signals(stopping.requested or signal.SIGTERM)  # or by another process
+        print(f"\n{received.name}: stopped and saved after epoch {number}; continue with: {resume}")
+        sys.exit(128 + received)
     if number < total:
         print(f"stopped early: {options.config.patience} epochs without a smaller validation loss")
     if disagreements:
@@ -259,6 +269,8 @@ def _finish(config: Config, splits: Splits, train_state: TrainState, run: Run) -
     metrics, prediction = evaluate_on(config, splits, train_state, splits.test)
     run.append({"test": metrics})
     print(f"test: {describe(metrics)}")
+    if not is_first():
+        return
     metric = "accuracy" if "accuracy" in metrics else "r2"
     curves = figures.learning_curves(run.epochs(), metric)
     pictures = [style.save(curves, run.folder / "learning_curves.png", overwrite=True)]

@@ -19,6 +19,9 @@ if jax.__version_info__ < (0, 11):
         ]
     )
 
+# Virtual devices, for what is split over several; everything else runs on the first.
+jax.config.update("jax_num_cpu_devices", 4)
+
 hypothesis.settings.register_profile(
     "jaxnn",
     max_examples=8,

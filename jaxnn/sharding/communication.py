@@ -43,8 +43,8 @@ _FACTORS = {
 }
 _OPERATION = re.compile(rf"= (.*?) ({'|'.join(_FACTORS)})(-start)?\(")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
-# The devices of a group: in full, {{0,1},{2,3}}; their number and size, [2,2]<=[4]; or the axes of a
-# mesh that it spans, mesh['a'=2,'b'=2] {'b'}, of which a part may be taken, {'b':(1)2}.
+# The devices of a group: in full, {{0,1},{2,3}}; their number and size, [2,2]<=[4]; or the axes of
+# a mesh that it spans, mesh['a'=2,'b'=2] {'b'}, of which a part may be taken, {'b':(1)2}.
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\]|mesh\[(.*?)\] \{(.*?)\})")
 _AXIS = re.compile(r"'([^']*)'=(\d+)")
 _SPANNED = re.compile(r"'([^']*)'(?::\(\d+\)(\d+))?")
@@ -84,15 +84,15 @@ def sent_bytes(compiled: Any) -> float:
 
 def _bytes_of(arrays: Iterable[tuple[str, str]]) -> list[int]:
     return [
-        math.prod(int(n) for n in shape.split(",") if n) * _item_bytes(dtype)
+        -(-math.prod(int(n) for n in shape.split(",") if n) * _bits(dtype) // 8)
         for dtype, shape in arrays
     ]
 
 
-def _item_bytes(dtype: str) -> float:
-    """Of "pred", "bf16", "f32", "s4", "f8e4m3fn": the first number is that of bits."""
+def _bits(dtype: str) -> int:
+    """Of an element of "pred", "bf16", "f32", "s4", "f8e4m3fn": the first number says it."""
     bits = re.search(r"\d+", dtype)
-    return 1 if bits is None else int(bits.group()) / 8
+    return 8 if bits is None else int(bits.group())
 
 
 def _group_size(kind: str, line: str) -> int:
