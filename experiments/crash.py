@@ -3,9 +3,9 @@
 python -m experiments.crash --kills 300
 
 A small network is trained once without a break. Then the same training is started again and again
-and killed (SIGKILL, so that nothing of it can react) at moments drawn uniformly from the time that
-it took, and resumed until it is finished; then the next one is started, until there were enough
-kills. Every run must end with the files of the first one, the same parameters, optimiser state and
+and killed (SIGKILL, so that nothing of it can react) at random moments, drawn uniformly from the
+shortest time that a start took to its end, and resumed until it is finished; then the next one is
+started, until there were enough kills. Every run must end with the files of the first one, the same parameters, optimiser state and
 metrics bit for bit, and no checkpoint that was there after a kill may be gone after the next.
 """
 
@@ -70,10 +70,7 @@ def main(arguments: list[str]) -> None:
         )
     for moment, count in found.moments.most_common():
         print(f"  {count} {moment}")
-    print(
-        f"{found.moments.total()} kills in {found.runs} runs and {found.starts} starts: "
-        f"{len(found.lost)} lost, {len(found.different)} different"
-    )
+    print(found)
     for problem in found.lost + found.different:
         print(f"  {problem}")
     if found.lost or found.different:
@@ -95,6 +92,12 @@ class Found:
     starts: int = 0
     """Processes, those that were not killed included."""
 
+    def __str__(self) -> str:
+        return (
+            f"{self.moments.total()} kills in {self.runs} runs and {self.starts} starts: "
+            f"{len(self.lost)} lost, {len(self.different)} different"
+        )
+
 
 def crash(kills: int, epochs: int, seed: int, folder: Path) -> Found:
     """Kill runs in ``folder``, until there were as many kills, each run to its end."""
@@ -113,11 +116,13 @@ def crash(kills: int, epochs: int, seed: int, folder: Path) -> Found:
         while True:
             found.starts += 1
             limit = draw.uniform(0, seconds) if found.moments.total() < kills else None
+            began = time.monotonic()
             status = start(run, limit)
             before, saved = saved, _newest(run)
             if before is not None and (saved is None or saved < before):
                 found.lost.append(f"{run}: its newest checkpoint was {before}, then {saved}")
             if status is not None:
+                seconds = min(seconds, time.monotonic() - began)
                 break
             found.moments[_moment(run)] += 1
         if status != 0:
@@ -126,6 +131,7 @@ def crash(kills: int, epochs: int, seed: int, folder: Path) -> Found:
             found.different.append(f"{run}: {difference}")
         else:
             shutil.rmtree(run)
+        print(found, flush=True)
     return found
 
 

@@ -24,7 +24,7 @@ class Events:
     def __init__(self, folder: Path, records: Sequence[dict[str, Any]]):
         try:
             from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto.event_pb2 import Event
+            from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
             from tensorboardX.summary import scalar
         except ImportError as error:
             raise ImportError(
