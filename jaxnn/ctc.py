@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 from jaxnn.captures import accumulator
 from jaxnn.layer import Loss
 from jaxnn.validation import (
+    check_traced,
     known_values,
     require_array,
     require_floating,
@@ -44,7 +45,8 @@ def ctc(blank: int = 0) -> Loss:
     A target that no path of its length can read, one that has more labels (and one blank more for
     every two equal neighbours) than there are times, is refused where its values are known. Inside
     `jax.jit` they are not: there such an example has the loss ∞ and the gradient 0, and so has one
-    with a label that is no class, or the blank.
+    with a label that is no class, or the blank; functions wrapped in
+    `jax.experimental.checkify.checkify` report it.
 
     Args:
         blank: The class that stands for nothing.
@@ -188,6 +190,8 @@ def _impossible(log_p: Array) -> Array:
 
 
 def _loss(log_p: Array) -> Array:
+    expected = "ctc: expected targets that a path of their length reads, which have log P above −∞"
+    check_traced(log_p, lambda log_p: ~_impossible(log_p), expected)
     return jnp.where(_impossible(log_p), jnp.inf, -log_p)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from jaxnn.captures import EmbeddingCapture
 from jaxnn.initializers import Initializer, initializer
 from jaxnn.layer import Layer
-from jaxnn.validation import known_values, require_positive_integer, require_rank
+from jaxnn.validation import require_positive_integer, require_range, require_rank
 
 
 def embedding(
@@ -28,7 +28,8 @@ def embedding(
 
     Ids outside of the vocabulary, negative ones among them, are refused where their values are
     known. Inside `jax.jit` they are not: there such an id gives a vector of NaN, which shows in the
-    loss, and adds nothing to the gradient of ``weight``.
+    loss, and adds nothing to the gradient of ``weight``; functions wrapped in
+    `jax.experimental.checkify.checkify` report it.
 
     Args:
         vocabulary: The number of ids.
@@ -71,11 +72,4 @@ def _require_ids(x: Any, vocabulary: int) -> None:
         given = getattr(x, "dtype", type(x).__name__)
         raise TypeError(f"embedding: expected x to be an array of integer ids, got {given}")
     require_rank("embedding", "x", x, 1)
-    ids = known_values(x)
-    if ids is None or ids.size == 0:
-        return
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= vocabulary:
-        raise ValueError(
-            f"embedding: expected ids to lie in 0 … {vocabulary - 1}, got {low} … {high}"
-        )
+    require_range("embedding", "ids", x, 0, vocabulary - 1)

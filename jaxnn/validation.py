@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -140,8 +140,8 @@ def require_lengths(where: str, lengths: Any, batch: int, time: int) -> None:
     """Raise unless ``lengths`` holds one integer in 0 … time for each example of the batch.
 
     Inside `jax.jit` the values are not known; there the positions of a sequence are compared with
-    its length, so that a negative length counts as 0 and one beyond the sequence as all of it. A
-    function wrapped in `jax.experimental.checkify.checkify` reports such lengths also there.
+    its length, so that a negative length counts as 0 and one beyond the sequence as all of it; see
+    also `check_traced`.
     """
     require_array(where, "lengths", lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
@@ -151,18 +151,30 @@ def require_lengths(where: str, lengths: Any, batch: int, time: int) -> None:
             f"{where}: expected lengths to have shape ({batch},), one for each example, "
             f"got {tuple(lengths.shape)}"
         )
-    values = known_values(lengths)
-    if isinstance(lengths, Tracer):
-        checkify.debug_check(
-            jnp.all((lengths >= 0) & (lengths <= time)),
-            f"{where}: expected lengths to lie in 0 … {time}, got {{lengths}}",
-            lengths=lengths,
-        )
-    if values is not None and values.size and not 0 <= values.min() <= values.max() <= time:
-        raise ValueError(
-            f"{where}: expected lengths to lie in 0 … {time}, the positions of the sequence, "
-            f"got {values.min()} … {values.max()}"
-        )
+    require_range(where, "lengths", lengths, 0, time, ", the positions of the sequence")
+
+
+def require_range(where: str, name: str, x: Any, low: int, high: int, meaning: str = "") -> None:
+    """Raise ValueError unless every number of ``x`` lies in low … high.
+
+    Where the values are not known, inside `jax.jit`, see `check_traced`.
+    """
+    expected = f"{where}: expected {name} to lie in {low} … {high}{meaning}"
+    values = known_values(x)
+    if values is None:
+        check_traced(x, lambda x: (x >= low) & (x <= high), expected)
+    elif values.size and not low <= values.min() <= values.max() <= high:
+        raise ValueError(f"{expected}, got {values.min()} … {values.max()}")
+
+
+def check_traced(x: Any, holds: Callable, expected: str) -> None:
+    """A check that costs nothing unless it is switched on, for values that are not known yet.
+
+    It is compiled into functions wrapped in `jax.experimental.checkify.checkify`, which then report
+    an ``x`` of which ``holds`` is not true everywhere.
+    """
+    if isinstance(x, Tracer):
+        checkify.debug_check(jnp.all(holds(x)), f"{expected}, got {{given}}", given=x)
 
 
 def unknown_name(kind: str, name: Any, valid: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ import pytest
 from chex import assert_trees_all_close, assert_trees_all_equal
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.experimental import checkify
 
 import jaxnn as nn
 
@@ -150,3 +151,13 @@ def test_sizes_and_dtype_are_validated():
         nn.embedding(3, 2, dtype=jnp.int32)
     params, _ = nn.embedding(3, 2, dtype=jnp.float16).init(jax.random.key(0), jnp.array([0]))
     assert params["weight"].dtype == jnp.float16
+
+
+def test_runtime_checks_report_an_id_outside_of_the_vocabulary():
+    layer = nn.embedding(3, 2)
+    params, state = layer.init(jax.random.key(0), jnp.zeros((1,), int))
+    checked = jax.jit(checkify.checkify(layer.predict, errors=checkify.user_checks))
+    assert "ids to lie in 0 … 2, got [ 1 -1]" in str(
+        checked(params, state, jnp.array([1, -1]))[0].get()
+    )
+    assert checked(params, state, jnp.array([0, 2]))[0].get() is None

@@ -8,6 +8,7 @@ import pytest
 from helpers import assert_agree, differences, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental import checkify
 
 import jaxnn as nn
 from jaxnn.ctc import best_path
@@ -114,6 +115,15 @@ def test_under_jit_a_target_that_cannot_be_read_has_no_gradient_and_an_infinite_
     assert not delta[0].any()
     assert np.isfinite(values[1])
     assert delta[1].any()
+
+
+def test_runtime_checks_report_a_target_that_cannot_be_read():
+    logits = normal(0, (1, 3, 4), jnp.float32)
+    checked = jax.jit(checkify.checkify(nn.ctc().value, errors=checkify.user_checks))
+    assert "ctc: expected targets that a path" in str(
+        checked(logits, jnp.array([[1, 1, 2]]))[0].get()
+    )
+    assert checked(logits, jnp.array([[1, 1, -1]]))[0].get() is None
 
 
 def test_logits_that_are_nan_show_in_loss_and_gradient():
