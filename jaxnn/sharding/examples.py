@@ -39,8 +39,7 @@ def place_examples(tree: Any, mesh: Mesh) -> Any:
             start, stop, _ = index[0].indices(length)
             found = np.asarray(a[start:stop], dtype)
             missing = stop - start - len(found)
-            filling = np.broadcast_to(np.asarray(a[-1:], dtype), (missing, *a.shape[1:]))
-            return np.concatenate([found, filling]) if missing else found
+            return np.concatenate([found, np.repeat(a[-1:], missing, 0)]) if missing else found
 
         shape = (length, *a.shape[1:])
         return jax.make_array_from_callback(shape, NamedSharding(mesh, P(DATA)), rows, dtype=dtype)

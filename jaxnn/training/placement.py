@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -48,9 +50,19 @@ def place(
     specs = jax.tree.map(lambda leaf: P(), train_state)._replace(
         params=of_params, optimizer_state=own
     )
-    return jax.tree.map(
-        lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), train_state, specs
+    placed = jax.tree.map(
+        lambda leaf, spec: _put(leaf, NamedSharding(mesh, spec)),
+        train_state._replace(key=jax.random.key_data(train_state.key)),
+        specs,
     )
+    impl = jax.random.key_impl(train_state.key)
+    return placed._replace(key=jax.random.wrap_key_data(placed.key, impl=impl))
+
+
+def _put(leaf: Array, sharding: NamedSharding) -> Array:
+    """The array with this sharding, of which each process fills the parts of its own devices."""
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
 def keep_layout(step: Callable, like: TrainState) -> Callable:

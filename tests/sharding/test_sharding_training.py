@@ -70,7 +70,8 @@ def test_a_network_worked_off_in_chunks_has_the_parameters_of_one_device(layout,
 
 
 def test_crosscheck_compares_on_several_devices(x64):
-    epoch, found = run(dense_network(), (8,), make_mesh(), gradient="crosscheck")
+    options = {"gradient": "crosscheck", "crosscheck_every": 1}
+    epoch, found = run(dense_network(), (8,), make_mesh(), **options)
     assert 0 < epoch.disagreement < 1e-10
     assert_agree(found, run(dense_network(), (8,))[1], 1e-10)
 
