@@ -38,7 +38,8 @@ class DataConfig:
     """Which data, and how they are split; see jaxnn.data.load."""
 
     name: str = "digits"
-    """A name such as digits, wine, fashion_mnist, or the path of a .csv or .npz file."""
+    """A name such as digits, wine, fashion_mnist, or the path of a .csv or .npz file or of a folder
+    of .npy files."""
     folder: str | None = None
     """Where the files of mnist or fashion_mnist are."""
     target: str | None = None
@@ -113,6 +114,9 @@ class Config:
     """Steps between two comparisons."""
     crosscheck_tolerance: float = 1e-3
     """The largest relative error of a parameter's gradient."""
+    stream: bool = False
+    """Whether batches are read from the arrays of the data as they are needed, so that those of a
+    folder of .npy files stay on disk."""
     patience: int | None = None
     """Stop after this many epochs without a smaller validation loss."""
     seed: int = 0

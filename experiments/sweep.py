@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import tyro
@@ -81,11 +82,11 @@ def main(arguments: list[str]) -> None:
     chosen = {key: getattr(options.config, key) for key in SETTINGS}
     config = dataclasses.replace(config, **_shared(options.config), **_first(chosen))
     settings = combinations(chosen)
+    _require_sweepable(config)
+    devices = _devices(options.devices)  # before JAX starts
     splits = config.data.load()
     require_compatible(config, splits)
     config.make_optimizer(len(splits.train.x))  # refuses what is wrong with its options
-    devices = _devices(options.devices)
-
     seeds = range(config.seed, config.seed + options.seeds)
     count = options.seeds * len(settings)
     print(
@@ -139,7 +140,7 @@ def train(
     """Every seed with every setting, measured on the validation set after every epoch."""
     task, network, loss = config.task(splits), config.fused_layers, config.loss_function
     examples = len(splits.train.x)
-    held_out = splits.validation.x, task.prepare(splits.validation.target)
+    held_out = jnp.asarray(splits.validation.x), task.prepare(splits.validation.target)
 
     def measure(params: Any, state: Any) -> dict[str, jax.Array]:
         prediction = network.predict(params, state, held_out[0])
@@ -163,9 +164,10 @@ def train(
 def tested(config: Config, splits: Splits, trials: Trials) -> dict[str, np.ndarray]:
     """[seeds, settings], the metrics of every network on the test set."""
     task, target = config.task(splits), splits.test.target
+    x = jnp.asarray(splits.test.x)
 
     def of_one(trained: tuple) -> dict[str, jax.Array]:
-        prediction = config.layers.predict(*trained, splits.test.x)
+        prediction = config.layers.predict(*trained, x)
         return measures(config.loss_function, task, prediction, task.prepare(target))
 
     flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (trials.params, trials.state))
@@ -261,6 +263,17 @@ def _shared(swept: Swept) -> dict[str, Any]:
 
 def _first(chosen: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {key: values[0] for key, values in chosen.items() if values}
+
+
+def _require_sweepable(config: Config) -> None:
+    for name, values in (
+        ("gradient", ("manual", "crosscheck")),  # by backprop, which nothing is compared with here
+        ("micro_batches", (1,)),
+        ("patience", (None,)),
+    ):
+        if (given := getattr(config, name)) not in values:
+            expected = " or ".join(map(str, values))
+            raise ValueError(f"sweep: expected {name} to be {expected}, got {given}")
 
 
 def _devices(count: int | None) -> Sequence[jax.Device]:

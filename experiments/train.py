@@ -44,7 +44,14 @@ from jaxnn.validation import require_number
 
 PROBED = 1000
 """Of how many examples the angles are."""
-MAY_CHANGE = ("epochs", "gradient", "crosscheck_every", "crosscheck_tolerance", "patience")
+MAY_CHANGE = (
+    "epochs",
+    "gradient",
+    "crosscheck_every",
+    "crosscheck_tolerance",
+    "patience",
+    "stream",
+)
 """What a resumed run may be given anew: nothing that its numbers so far depend on."""
 
 
@@ -157,6 +164,7 @@ def _start(
         validation=validation,
         gradient=config.gradient,
         micro_batches=config.micro_batches,
+        stream=config.stream,
         crosscheck_every=config.crosscheck_every,
         crosscheck_tolerance=config.crosscheck_tolerance,
         privacy=config.privacy_of_gradients,
@@ -207,12 +215,11 @@ def _follow(
             checkpoints.save(*seen)
 
     def give_up_on_the_epoch() -> None:
+        number = seen[0]
+        print(f"\nstopped in epoch {number + 1}; continue with: {resume}", flush=True)
         save()
         checkpoints.wait()
-        print(
-            f"\nstopped in epoch {seen[0] + 1}, of which nothing is kept, and saved after epoch "
-            f"{seen[0]}; continue with: {resume}"
-        )
+        print(f"saved after epoch {number}")
 
     try:
         with (

@@ -10,4 +10,5 @@ where they are used: ``pip install "jaxnn[experiments]"``.
 from jaxnn.data.dataset import Dataset, validate_labels
 from jaxnn.data.idx import read_idx
 from jaxnn.data.loading import NAMES, load, read_features
+from jaxnn.data.mapped import map_splits, write_mapped
 from jaxnn.data.splitting import Splits, Standardization

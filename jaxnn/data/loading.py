@@ -12,6 +12,7 @@ from jaxnn.data.bundled import BUNDLED, read_bundled
 from jaxnn.data.dataset import Dataset
 from jaxnn.data.files import SUFFIXES, read_file, read_inputs
 from jaxnn.data.generated import GENERATED
+from jaxnn.data.mapped import map_splits
 from jaxnn.data.mnist import MNIST, read_mnist
 from jaxnn.data.splitting import Splits, split_off, take
 from jaxnn.validation import require_boolean, require_integer, require_number, unknown_name
@@ -49,19 +50,22 @@ def load(
     fashion_mnist       70,000      28 × 28 × 1 in [0, 1]   10 classes
     ``FILE.npz``        your own    array ``inputs``        array ``target``
     ``FILE.csv``        your own    columns ``inputs``      column ``target``
+    ``FOLDER``          your own    train_x.npy, …          train_target.npy, …
     ==================  ==========  ======================  ==========================
 
     mnist and fashion_mnist have a test split of their own (10,000 examples): ``test_fraction`` is
     ignored for them. All other splits are drawn by ``seed``, and stratified: the classes keep their
     proportions. The test split does not depend on ``validation_fraction``.
 
+    A folder has its splits as files (see `map_splits`); its training examples are mapped, not read.
+
     x becomes float32, labels int32, regression targets float32 [examples, outputs].
 
     Args:
-        name: A name of the table, or the path of a file. An .npz holds arrays of numbers (labels 0
-            to classes − 1) and, if you like, the string arrays feature_names and class_names. A
-            .csv has a header row and numeric features; what is read is kept in the cache folder
-            ($JAXNN_CACHE or the platform's).
+        name: A name of the table, or the path of a file or folder. An .npz holds arrays of numbers
+            (labels 0 to classes − 1) and, if you like, the string arrays feature_names and
+            class_names. A .csv has a header row and numeric features; what is read is kept in the
+            cache folder ($JAXNN_CACHE or the platform's).
         folder: Where the files of mnist or fashion_mnist are; unless given, the folder
             $JAXNN_DATA, then where Debian's dataset-fashion-mnist puts them, then a download.
         target: For files: the target's array ("target" unless given) or column.
@@ -92,6 +96,16 @@ def load(
     require_boolean("load", "standardize_target", standardize_target)
     require_boolean("load", "flatten", flatten)
     splitting.require_standardization("load", standardize)
+    if name not in NAMES and Path(name).expanduser().is_dir():
+        _refuse(name, folder=folder, target=target, inputs=inputs, task=task)
+        _refuse(
+            name,
+            validation_fraction=validation_fraction or None,
+            standardize=None if standardize == "none" else standardize,
+            standardize_target=standardize_target or None,
+        )
+        splits = map_splits(name)
+        return _flatten_splits(splits) if flatten else splits
     examples, test = _read(name, folder, target, inputs, task)
     if standardize_target and examples.class_names:
         raise ValueError("load: expected standardize_target only for a regression, got classes")
@@ -106,11 +120,9 @@ def load(
         train, validation = split_off(
             "load", examples, validation_count, seed, "validation_fraction"
         )
-    if flatten:
-        train, validation, test = (
-            part._replace(x=_flatten(part.x)) for part in (train, validation, test)
-        )
     splits = Splits(train, validation, test, splitting.IDENTITY, splitting.IDENTITY)
+    if flatten:
+        splits = _flatten_splits(splits)
     return splitting.standardize(splits, standardize, standardize_target)
 
 
@@ -176,6 +188,11 @@ def _require_options(test_fraction: float, validation_fraction: float, seed: int
     require_number("load", "validation_fraction", validation_fraction, **bounds)
     require_integer("load", "seed", seed, 0)
     require_number("load", "seed", seed, maximum=2**32 - 1)
+
+
+def _flatten_splits(splits: Splits) -> Splits:
+    train, validation, test = (part._replace(x=_flatten(part.x)) for part in splits[:3])
+    return splits._replace(train=train, validation=validation, test=test)
 
 
 def _flatten(x: np.ndarray) -> np.ndarray:

@@ -15,4 +15,5 @@ from jaxnn.training.steps import (
     steps_per_epoch,
     take_batches,
 )
+from jaxnn.training.streaming import make_streamed_epoch
 from jaxnn.training.sweeping import Trials, make_sweep

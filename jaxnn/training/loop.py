@@ -29,6 +29,7 @@ from jaxnn.training.steps import (
     steps_per_epoch,
     take_batches,
 )
+from jaxnn.training.streaming import make_streamed_epoch
 from jaxnn.validation import batch_size as batch_size_of
 from jaxnn.validation import require_number, require_positive_integer, unknown_name
 
@@ -90,6 +91,7 @@ def train(
     privacy: Privacy | None = None,
     patience: int | None = None,
     past_validation_losses: Sequence[float] = (),
+    stream: bool = False,
 ) -> Iterator[Epoch]:
     """Train until ``epochs`` epochs have been seen, yielding after each.
 
@@ -120,6 +122,10 @@ def train(
         privacy: Clip norm, noise and δ, for ``private`` alone.
         patience: Stop after this many epochs in a row without a smaller validation loss.
         past_validation_losses: Those of the epochs that the train state has seen, for ``patience``.
+        stream: Whether x and target stay where they are, arrays on disk for one, and batches are
+            read as they are needed, with the same numbers (see `make_streamed_epoch`); for
+            ``manual`` and ``autodiff`` on one device. The train state may then be from the middle
+            of an epoch.
 
     Raises:
         Diverged: The loss or a parameter became NaN or infinite; names the step and the layer.
@@ -155,13 +161,24 @@ def train(
     mesh = mesh_of(train_state)
     require_divisible("train", "batch_size", batch_size, mesh)
     one = jax.tree.map(lambda a: jnp.asarray(a[:1]), (x, target))
-    if mesh is None:
+    if stream:
+        if mesh is not None or gradient not in ("manual", "autodiff"):
+            raise ValueError(
+                "train: expected gradient manual or autodiff on one device where data are "
+                f"streamed, got {gradient} on {1 if mesh is None else mesh.size}"
+            )
+    elif mesh is None:
         x, target = jax.tree.map(jnp.asarray, (x, target))
     else:
         x, target = place_examples((x, target), mesh)
     if validation is not None:
         validation = (*jax.tree.map(jnp.asarray, validation[:2]), validation[2])
     seen = int(train_state.step) // steps_per_epoch(examples, batch_size)
+    if not stream and int(train_state.step) % steps_per_epoch(examples, batch_size):
+        raise ValueError(
+            "train: expected a train state from the end of an epoch, got one from the middle of "
+            f"epoch {seen + 1}; where data are streamed it can go on there"
+        )
     if seen > epochs:
         raise ValueError(
             f"train: expected epochs to be at least the {seen} that train_state has seen, "
@@ -184,8 +201,11 @@ def train(
     step = make_step(gradient_function, optimizer)
     if mesh is not None:
         step = keep_layout(step, train_state)
-    # `before` is kept.
-    scan_epoch = make_scanned(step, batch_size, donate=False, examples=examples)
+    if stream:
+        scan_epoch = make_streamed_epoch(step, batch_size)
+    else:
+        # `before` is kept.
+        scan_epoch = make_scanned(step, batch_size, donate=False, examples=examples)
     if gradient == "crosscheck":
         check = _make_crosscheck(network, loss, crosscheck_tolerance)
         run_epoch = _make_checked_epoch(step, batch_size, crosscheck_every, check, examples)
@@ -208,12 +228,13 @@ def train(
             losses = np.asarray(losses)
             seconds = time.perf_counter() - start
             if not (np.isfinite(losses).all() and are_finite(train_state.params)):
-                if privacy is None:
+                if privacy is None and not stream:
                     message = explain_divergence(
                         network, loss, step, before, x, target, batch_size, examples
                     )
                 else:
-                    message = f"private training diverged in epoch {number}. {_ADVICE}"
+                    kind = "training" if privacy is None else "private training"
+                    message = f"{kind} diverged in epoch {number}. {_ADVICE}"
                 raise Diverged(message, before)
             scores = {}
             if validation is not None:

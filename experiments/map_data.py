@@ -1,0 +1,40 @@
+"""Write a data set as a folder of .npy files, from which training can read batch by batch.
+
+python -m experiments.map_data fashion_cnn --output fashion
+python -m experiments.train fashion_cnn --data.name fashion --data.validation-fraction 0 --stream
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments.command_line import Configured, parse_options, run_script, take_config
+from jaxnn.data import write_mapped
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write the data of a configuration, split and standardised, as a folder of .npy files.
+
+    They are what the configuration's data.* options make of them; of the folder these are then to
+    be left out.
+    """
+
+    config: Configured
+    output: Path = field(kw_only=True)
+    """The folder, which must not exist or be empty."""
+
+
+def main(arguments: list[str]) -> None:
+    """Load, and write."""
+    _, config, arguments = take_config(arguments)
+    options = parse_options(
+        Options, "map_data [CONFIG]", arguments, config=config, output=Path("data")
+    )
+    splits = options.config.data.load()
+    folder = write_mapped(splits, options.output)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"{folder}: {len(splits.train.x)} training examples, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    run_script(main)

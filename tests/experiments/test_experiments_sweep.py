@@ -1,0 +1,68 @@
+import csv
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.sweep import combinations, interval, main
+
+COMMON = ["wine_mlp", "--epochs", "2", "--seeds", "3", "--devices", "1", "--output", "out"]
+
+
+def test_a_sweep_leaves_one_tidy_file_and_a_picture(tmp_path, capsys):
+    options = ["--learning-rate", "0.001", "0.01", "--data.validation-fraction", "0.1"]
+    main([*COMMON, *options])
+    with (tmp_path / "out" / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["metric"] for row in rows} == {
+        "loss",
+        "validation_loss",
+        "validation_accuracy",
+        "test_loss",
+        "test_accuracy",
+    }
+    # Three seeds with two rates, three metrics after each of two epochs and two at the end.
+    assert len(rows) == 3 * 2 * (3 * 2 + 2)
+    places = {tuple(v for k, v in row.items() if k != "value") for row in rows}
+    assert len(places) == len(rows)
+    assert (tmp_path / "out" / "sweep.png").stat().st_size > 0
+    printed = capsys.readouterr().out
+    assert "3 seeds × 2 settings = 6 networks" in printed
+    last = [float(r["value"]) for r in rows if (r["metric"], r["epoch"]) == ("loss", "2")]
+    first_setting = last[::2]
+    assert f"{np.mean(first_setting):.4f} ±" in printed
+    with pytest.raises(FileExistsError, match=r"expected out/sweep\.csv not to exist"):
+        main(COMMON)
+
+
+def test_an_interval_is_that_of_the_t_distribution_over_finite_values():
+    values = np.array([1.0, 2.0, 4.0, np.nan])
+    mean, half = interval(values)
+    low, high = stats.ttest_1samp(values[:3], 0).confidence_interval(0.95)
+    np.testing.assert_allclose((mean - half, mean + half), (low, high))
+    assert interval(np.array([3.0]))[0] == 3.0
+    assert np.isnan(interval(np.array([3.0]))[1])
+
+
+def test_every_combination_is_taken():
+    chosen = {"learning_rate": (0.1, 0.2), "weight_decay": (0.0, 1.0), "clip_norm": ()}
+    assert combinations(chosen) == [
+        {"learning_rate": rate, "weight_decay": decay} for rate in (0.1, 0.2) for decay in (0.0, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--learning-rate", "0.1", "0.1"], "expected every learning_rate once"),
+        (["--learning-rate", "0"], r"expected learning_rate to lie in \(0, inf\)"),
+        (["--weight-decay", "-1"], "expected weight_decay to lie in"),
+        (["--seeds", "0"], "expected seeds to be at least 1"),
+        (["--gradient", "private"], "expected gradient to be manual or crosscheck, got private"),
+        (["--devices", "1000"], "expected at most"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        main([*COMMON, *options])
+    assert not (tmp_path / "out").exists()
