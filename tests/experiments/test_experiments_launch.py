@@ -1,0 +1,123 @@
+"""Runs of several processes, each started as a user would."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import launch, processes, train
+
+ROOT = Path(__file__).parent.parent.parent
+TRAIN = ["train", "wine_mlp", "--epochs", "2", "--batch-size", "16", "--gradient", "manual"]
+
+
+def start(*arguments, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "experiments.launch", *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True, **options
+    )
+
+
+def losses(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record["loss"] for line in lines if "loss" in (record := json.loads(line))]
+
+
+@pytest.fixture(scope="module")
+def run_of_two(tmp_path_factory):
+    """The folder and the output of a run of two processes with two devices each."""
+    folder = tmp_path_factory.mktemp("two")
+    process = start("--processes", 2, "--cpu-devices", 2, *TRAIN, "--output", "run", cwd=folder)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder / "run", output
+
+
+def test_two_processes_have_the_losses_of_one_and_only_the_first_prints(run_of_two, tmp_path):
+    folder, output = run_of_two
+    train.main([*TRAIN[1:], "--output", "alone"])
+    assert losses(folder) == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
+    assert output.count("epoch 2/2") == output.count("test: ") == 1
+    assert (folder / "confusion_matrix.png").exists()
+
+
+def test_a_run_of_two_processes_goes_on_in_one_with_other_devices(run_of_two, capsys):
+    folder, _ = run_of_two
+    options = ["--devices", "2", "--layout", "fully_sharded", "--epochs", "3"]
+    train.main(["--resume", str(folder), *options])
+    assert "resumed after epoch 2" in capsys.readouterr().out
+    assert len(losses(folder)) == 3
+
+
+def test_a_process_that_is_lost_ends_the_others_with_a_message(tmp_path):
+    process = start("--processes", 2, *TRAIN[:2], "--epochs", 10**6, cwd=tmp_path)
+    while not list(tmp_path.glob("runs/*/metrics.jsonl")) and process.poll() is None:
+        time.sleep(0.1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        process.kill()
+        pytest.skip("this system does not list the children of a process")
+    os.kill(int(children.read_text().split()[1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(r"error: launch: .*process 1 was ended by SIGKILL", errors)
+
+
+def test_a_coordinator_that_cannot_be_reached_is_named(capsys):
+    options = launch.Options(processes=2, process=1, coordinator="127.0.0.1:9", timeout=0.3)
+    with pytest.raises(TimeoutError, match=r"coordinator at 127\.0\.0\.1:9.* within 0\.3 s"):
+        launch._await_coordinator(options.coordinator, options.timeout)
+
+
+def test_other_versions_of_a_package_are_refused(monkeypatch):
+    there = "python 3.12.1\njax 0.9"
+    monkeypatch.setattr(processes, "texts_of_all", lambda text: [text, there])
+    with pytest.raises(RuntimeError, match=r"same versions .* in process 0 and .* in process 1"):
+        processes.require_same_versions()
+    monkeypatch.setattr(processes, "texts_of_all", lambda text: [text, text])
+    processes.require_same_versions()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--processes", "0", "train"], "expected processes to be at least 1, got 0"),
+        (["--processes", "2", "trian"], "unknown script 'trian': did you mean 'train'"),
+        (["--processes", "2", "--process", "1", "train"], "--processes alone, or"),
+        (
+            ["--processes", "2", "--process", "2", "--coordinator", "a:1", "train"],
+            "process to lie in 0 … 1, got 2",
+        ),
+        (
+            ["--processes", "2", "--process", "1", "--coordinator", "here", "train"],
+            "coordinator to be HOST:PORT, got 'here'",
+        ),
+        (["--timeout", "0", "train"], r"timeout to lie in \(0, ∞|timeout to lie in \(0, inf"),
+    ],
+)
+def test_wrong_options_of_launch_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        launch.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--devices", "5"], "expected devices to be at most 4 .* got 5"),
+        (["--devices", "0"], "expected devices to be at least 1, got 0"),
+        (["--devices", "3"], "batch_size to be a multiple of the 3 devices"),
+        (["--layout", "split"], "unknown layout 'split'"),
+        (["--layout", "tensor_parallel"], "model_devices to be more than 1 for .* got 1"),
+        (["--devices", "2", "--model-devices", "2"], "for that alone, got 2 for replicated"),
+    ],
+)
+def test_wrong_options_of_devices_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        train.main([*TRAIN[1:], *arguments])
