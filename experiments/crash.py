@@ -3,10 +3,12 @@
 python -m experiments.crash --kills 300
 
 A small network is trained once without a break. Then the same training is started again and again
-and killed (SIGKILL, so that nothing of it can react) at random moments, drawn uniformly from the
-shortest time that a start took to its end, and resumed until it is finished; then the next one is
-started, until there were enough kills. Every run must end with the files of the first one, the same parameters, optimiser state and
-metrics bit for bit, and no checkpoint that was there after a kill may be gone after the next.
+and killed (SIGKILL, so that nothing of it can react) at random moments, and resumed until it is
+finished; then the next one is started, until there were enough kills. The moments are drawn
+uniformly from the time that the last start needed to its end, longer by a tenth for each kill since
+then that found no new checkpoint, so that a machine that has become slow gets on, too. Every run must end with the files of the first one, the same
+parameters, optimiser state and metrics bit for bit, and no checkpoint that was there after a kill
+may be gone after the next.
 """
 
 import multiprocessing
@@ -122,8 +124,9 @@ def crash(kills: int, epochs: int, seed: int, folder: Path) -> Found:
             if before is not None and (saved is None or saved < before):
                 found.lost.append(f"{run}: its newest checkpoint was {before}, then {saved}")
             if status is not None:
-                seconds = min(seconds, time.monotonic() - began)
+                seconds = time.monotonic() - began
                 break
+            seconds *= 1.1 if saved == before else 1.0
             found.moments[_moment(run)] += 1
         if status != 0:
             found.lost.append(f"{run}: cannot be resumed: {start.log.read_text()[-500:]}")

@@ -246,11 +246,12 @@ def test_where_there_is_no_room_the_last_checkpoint_stays(
     assert metrics(folder) == metrics(whole)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
 def test_a_read_only_folder_is_named(run, monkeypatch, capsys):
     before = contents(run)
     run.chmod(0o500)
     try:
+        if os.access(run, os.W_OK):
+            pytest.skip("nothing is read-only for this user")
         error = error_of(["--resume", run], monkeypatch, capsys)
         assert f"cannot write {run}" in error
         error = error_of(["wine_mlp", "--output", run / "new"], monkeypatch, capsys)
