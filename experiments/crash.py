@@ -4,11 +4,13 @@ python -m experiments.crash --kills 300
 
 A small network is trained once without a break. Then the same training is started again and again
 and killed (SIGKILL, so that nothing of it can react) at random moments, and resumed until it is
-finished; then the next one is started, until there were enough kills. The moments are drawn
-uniformly from the time that the last start needed to its end, longer by a tenth for each kill since
-then that found no new checkpoint, so that a machine that has become slow gets on, too. Every run must end with the files of the first one, the same
-parameters, optimiser state and metrics bit for bit, and no checkpoint that was there after a kill
-may be gone after the next.
+finished; then the next one is started, until there were enough kills. Every run must end with the
+files of the first one, the same parameters, optimiser state and metrics bit for bit, and no
+checkpoint that was there after a kill may be gone after the next.
+
+The moments are drawn uniformly from the time that the last start needed to its end, longer by a
+tenth for each kill since then that found no new checkpoint, so that a machine that has become slow
+gets on, too.
 """
 
 import multiprocessing
