@@ -25,6 +25,7 @@ SUITES = (
     "dense",
     "pooling",
     "recurrent",
+    "scaling",
     "statistics",
     "sweeps",
 )
@@ -35,7 +36,7 @@ class Options:
     """Measure suites of workloads and print a table for each workload.
 
     Times are for one step or one epoch. The ratio is to the first contender: how many times as long
-    the minimum is. The suites are attention, cnn, convolution, dense, pooling, recurrent,
+    the minimum is. The suites are attention, cnn, convolution, dense, pooling, recurrent, scaling,
     statistics and sweeps (for which as many devices as the processor has cores are worth having:
     --devices).
     """

@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -66,7 +67,7 @@ class DeviceOptions:
         optimizer = config.make_optimizer(len(splits.train.x))
         return place(train_state, mesh, config.layers, optimizer, find_layout(self.layout))
 
-    def _available(self) -> list[jax.Device]:
+    def _available(self) -> list[Any]:
         if self.devices is not None and not jax.distributed.is_initialized():
             with contextlib.suppress(RuntimeError):  # JAX runs already, with what devices it has
                 jax.config.update("jax_num_cpu_devices", self.devices)

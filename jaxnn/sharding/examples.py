@@ -35,7 +35,7 @@ def place_examples(tree: Any, mesh: Mesh) -> Any:
         dtype = jax.dtypes.canonicalize_dtype(a.dtype)
         length = -(-len(a) // parts) * parts
 
-        def rows(index: tuple):
+        def rows(index: Any):
             start, stop, _ = index[0].indices(length)
             found = np.asarray(a[start:stop], dtype)
             missing = stop - start - len(found)

@@ -16,7 +16,7 @@ MODEL = "model"
 
 
 def make_mesh(
-    data: int | None = None, model: int = 1, *, devices: Sequence[jax.Device] | None = None
+    data: int | None = None, model: int = 1, *, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """A mesh of data · model devices, with the axes "data" and "model".
 
