@@ -1,7 +1,7 @@
 """Write a data set as a folder of .npy files, from which training can read batch by batch.
 
 python -m experiments.map_data fashion_cnn --output fashion
-python -m experiments.train fashion_cnn --data.name fashion --data.validation-fraction 0 --stream
+python -m experiments.train fashion_cnn --data.name fashion --stream
 """
 
 from dataclasses import dataclass, field

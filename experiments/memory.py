@@ -47,10 +47,11 @@ def main(arguments: list[str]) -> None:
     print(f"batches of {config.batch_size} from {config.data.name}\n")
     ways = list(rows(config, splits, options.parts, options.blocks))
     _, first_kept, first_compiled = ways[0]
-    table = [("", "foretold", "compiled", "saved: foretold", "compiled", "")]
+    table: list[tuple[str, ...]] = [("", "foretold", "compiled", "saved: foretold", "compiled", "")]
     for name, kept, compiled in ways:
         saved = first_kept - kept, first_compiled - compiled
-        table.append((name, *(f"{n / 1e6:.2f} MB" for n in (kept, compiled, *saved)), ""))
+        cells = (f"{n / 1e6:.2f} MB" for n in (kept, compiled, *saved))
+        table.append((name, *cells, ""))
     print(align(table))
 
 

@@ -71,8 +71,8 @@ class Options:
 def main(arguments: list[str]) -> None:
     """Train all, print a table, write the numbers and their picture."""
     name, config, arguments = take_config(arguments)
-    several = {key: _several(getattr(config, key)) for key in SETTINGS}
-    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
+    several: dict[str, Any] = {key: _several(getattr(config, key)) for key in SETTINGS}
+    fields: dict[str, Any] = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
     options = parse_options(
         Options, "sweep [CONFIG]", arguments, config=Swept(**fields | several), output=Path()
     )
@@ -135,7 +135,7 @@ def train(
     splits: Splits,
     seeds: Sequence[int],
     settings: Sequence[Mapping[str, float]],
-    devices: Sequence[jax.Device],
+    devices: Sequence[Any],
 ) -> Trials:
     """Every seed with every setting, measured on the validation set after every epoch."""
     task, network, loss = config.task(splits), config.fused_layers, config.loss_function
@@ -175,11 +175,12 @@ def tested(config: Config, splits: Splits, trials: Trials) -> dict[str, np.ndarr
     return {key: np.reshape(values, trials.losses.shape[:2]) for key, values in found.items()}
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
+def interval(values: Any) -> tuple[float, float]:
     """The mean of those that are finite, and half the width of its confidence interval.
 
     Of Student's t distribution; NaN of fewer than two values.
     """
+    values = np.asarray(values)
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return (float(values[0]) if len(values) else float("nan")), float("nan")
@@ -276,7 +277,7 @@ def _require_sweepable(config: Config) -> None:
             raise ValueError(f"sweep: expected {name} to be {expected}, got {given}")
 
 
-def _devices(count: int | None) -> Sequence[jax.Device]:
+def _devices(count: int | None) -> Sequence[Any]:
     if count is not None:
         require_positive_integer("sweep", "devices", count)
     with contextlib.suppress(RuntimeError):  # JAX runs already, with what devices it has

@@ -54,7 +54,7 @@ def in_one_program() -> dict[str, Contender]:
     def serially(seeds: jax.Array, rates: jax.Array, unroll: int) -> jax.Array:
         return jax.lax.map(lambda pair: train_one(unroll, *pair), (seeds, rates))
 
-    def sweep(devices: list[jax.Device]):
+    def sweep(devices: list[Any]):
         run = make_sweep(
             network,
             loss,

@@ -104,7 +104,7 @@ def load(
             standardize=None if standardize == "none" else standardize,
             standardize_target=standardize_target or None,
         )
-        splits = map_splits(name)
+        splits = map_splits(Path(name))
         return _flatten_splits(splits) if flatten else splits
     examples, test = _read(name, folder, target, inputs, task)
     if standardize_target and examples.class_names:

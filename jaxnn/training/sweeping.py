@@ -53,7 +53,7 @@ def make_sweep(
     epochs: int,
     batch_size: int,
     measure: Callable[[Any, Any], dict[str, Array]] = lambda params, state: {},
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Callable[[Sequence[int], Mapping[str, Sequence[float]]], Trials]:
     """(seeds, settings) -> `Trials`: training by backprop, once for every seed with every setting.
 
