@@ -113,8 +113,9 @@ def figures_on(devices: int, repeats: int) -> dict[str, Any]:
         mesh = make_mesh(devices)
         contender = _contender(*step_on(name, mesh), mesh)
         seconds = take_turns({name: contender}, repeats)[name].minimum
-        sent = {layout: communication(name, layout, devices) for layout in LAYOUTS}
-        results[name] = {"seconds": seconds, "communication": sent if devices > 1 else {}}
+        layouts = LAYOUTS if devices > 1 else ()
+        sent = {layout: communication(name, layout, devices) for layout in layouts}
+        results[name] = {"seconds": seconds, "communication": sent}
     return results
 
 
@@ -127,6 +128,9 @@ def communication(name: str, layout: str, devices: int) -> dict[str, float]:
     - fully sharded: (n − 1)/n P more, to gather the parameters;
     - tensor parallel on d · 2 devices: 2 (d − 1)/d of the bytes of a device's own parameters, and
       2 (2 − 1)/2 of the features that a pair of split layers adds up, of the examples of a device.
+
+    Winograd's convolution adds up 16 products over the devices, not the 9 elements of a kernel that
+    are computed of them, and so sends more than the formula.
     """
     model = 2 if layout == "tensor_parallel" else 1
     mesh = make_mesh(devices // model, model)
