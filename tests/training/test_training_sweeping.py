@@ -82,3 +82,11 @@ def test_wrong_arguments_are_refused(seeds, settings, message):
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ValueError, match="expected batch_size to be at most"):
         make_sweep(network(), LOSS, optimizer, *data(), epochs=1, batch_size=1000)
+
+
+def test_the_devices_do_not_change_the_networks():
+    seeds, settings = (3, 0, 5), {name: values[:1] for name, values in SETTINGS.items()}
+    several, one = (
+        sweep(epochs=1, devices=jax.devices()[:count])(seeds, settings) for count in (2, 1)
+    )
+    assert_agree(jax.device_get(several), jax.device_get(one), 1e-4)
