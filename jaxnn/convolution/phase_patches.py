@@ -8,9 +8,7 @@ the outputs of a single convolution with stride 2 and four times the features: 1
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -28,39 +26,46 @@ def transformed_kernel(weight: Array) -> Array:
 
 def output_phases(x: Array, kernel: Array, geometry: Geometry) -> Grid:
     """The phases of y, which has even sizes here."""
-    first, second, third, fourth = jnp.split(
-        patches.forward(x, kernel, _of_windows(geometry)), 4, axis=-1
-    )
+    return as_grid(patches.forward(x, kernel, _of_windows(geometry)))
+
+
+def placed_deltas(dy: Array, winner: Array) -> Array:
+    """[batch, rows, columns, 4 · out], in each phase the deltas of the windows where it won.
+
+    In one comparison of floating-point numbers: one of 8-bit integers XLA's CPU compiler makes into
+    scalar code.
+    """
+    phase = jnp.arange(4, dtype=dy.dtype)[:, None]
+    placed = jnp.where(winner.astype(dy.dtype)[..., None, :] == phase, dy[..., None, :], 0)
+    return placed.reshape(*dy.shape[:-1], 4 * dy.shape[-1])
+
+
+def as_grid(side_by_side: Array) -> Grid:
+    """The four phases that lie side by side along the last axis."""
+    first, second, third, fourth = jnp.split(side_by_side, 4, axis=-1)
     return [[first, second], [third, fourth]]
 
 
-def weight_products(x: Array, dy: Grid, geometry: Geometry) -> Any:
-    """patchesᵀ · dy of every phase, [taps + …, out], summed over batch and windows."""
+def weight_products(x: Array, deltas: Array, geometry: Geometry) -> Array:
+    """patchesᵀ · deltas, [taps · in, 4 · out], summed over batch and windows."""
     rows = patches.unfold(x, _of_windows(geometry))
     rows = rows.reshape(-1, rows.shape[-2] * rows.shape[-1])
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-
-    def product(deltas: Array):
-        deltas = deltas.reshape(-1, deltas.shape[-1])
-        return jnp.matmul(deltas.T, rows, preferred_element_type=dtype).T
-
-    return [[product(deltas) for deltas in row] for row in dy]
+    deltas = deltas.reshape(-1, deltas.shape[-1])
+    return jnp.matmul(
+        rows.T, deltas, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32)
+    )
 
 
-def weight_of_products(products: Grid, geometry: Geometry) -> Array:
+def weight_of_products(products: Array, geometry: Geometry) -> Array:
     """∂L/∂weight: from each phase the taps that its kernel has in the window, added up."""
     height, width = geometry.kernel_size
-
-    def own_taps(i: int, j: int):
-        product = products[i][j].reshape(height + 1, width + 1, -1, products[i][j].shape[-1])
-        return product[i : i + height, j : j + width]
-
-    return functools.reduce(jnp.add, itertools.starmap(own_taps, _places()))
+    grid = as_grid(products.reshape(height + 1, width + 1, -1, products.shape[-1]))
+    own_taps = (grid[i][j][i : i + height, j : j + width] for i, j in _places())
+    return functools.reduce(jnp.add, own_taps)
 
 
-def input_parts(dy: Grid, kernel: Array, geometry: Geometry) -> Array:
+def input_parts(deltas: Array, kernel: Array, geometry: Geometry) -> Array:
     """dx, of a single part."""
-    deltas = jnp.concatenate([deltas for row in dy for deltas in row], axis=-1)
     return patches.input_gradient(deltas, kernel, _of_windows(geometry))
 
 

@@ -113,7 +113,7 @@ class PooledConvCapture(Capture):
 
     def unpooled(self) -> ConvCapture:
         """The capture of the convolution alone."""
-        deltas = interleave(_place(self.deltas, self.winner), self.geometry.output_size)
+        deltas = _whole_deltas(self.deltas, self.winner, self.geometry)
         return ConvCapture(self.inputs, deltas, self.geometry, use_bias=self.use_bias)
 
     def unfolded(self) -> Capture:
@@ -169,9 +169,10 @@ def _pool(grid: Grid, bias: Array | None) -> tuple[Array, Array]:
     return y, winner
 
 
-def _place(dy: Array, winner: Array) -> Grid:
-    """The phases of the deltas: dy where that phase won, 0 elsewhere."""
-    return [[jnp.where(winner == 2 * i + j, dy, 0) for j in range(2)] for i in range(2)]
+def _whole_deltas(dy: Array, winner: Array, geometry: Geometry) -> Array:
+    """The deltas of the convolution's output."""
+    placed = phase_patches.placed_deltas(dy, winner)
+    return interleave(phase_patches.as_grid(placed), geometry.output_size)
 
 
 def _forward(x: Array, params: dict, geometry: Geometry, algorithm: str) -> tuple[Array, Array]:
@@ -194,18 +195,19 @@ def _weight_gradient(
     x: Array, winner: Array, dy: Array, geometry: Geometry, algorithm: str
 ) -> Array:
     def on_cpu(x: Array, winner: Array, dy: Array):
-        products, weight_of = (
+        placed, products, weight_of = (
+            ALGORITHMS[algorithm].placed_deltas,
             ALGORITHMS[algorithm].weight_products,
             ALGORITHMS[algorithm].weight_of_products,
         )
         count = _chunks(geometry, x, dy.shape[-1])
         total = sum_chunks(
-            lambda x, winner, dy: products(x, _place(dy, winner), geometry), count, x, winner, dy
+            lambda x, winner, dy: products(x, placed(dy, winner), geometry), count, x, winner, dy
         )
         return weight_of(total, geometry).astype(dy.dtype)
 
     def elsewhere(x: Array, winner: Array, dy: Array):
-        deltas = interleave(_place(dy, winner), geometry.output_size)
+        deltas = _whole_deltas(dy, winner, geometry)
         return direct.weight_gradient(x, deltas, geometry)
 
     return lax.platform_dependent(x, winner, dy, cpu=on_cpu, default=elsewhere)
@@ -215,16 +217,20 @@ def _input_gradient(
     dy: Array, winner: Array, weight: Any, geometry: Geometry, algorithm: str
 ) -> Array:
     def on_cpu(dy: Array, winner: Array, weight: Array):
-        parts_of, whole = ALGORITHMS[algorithm].input_parts, ALGORITHMS[algorithm].input_of_parts
+        placed, parts_of, whole = (
+            ALGORITHMS[algorithm].placed_deltas,
+            ALGORITHMS[algorithm].input_parts,
+            ALGORITHMS[algorithm].input_of_parts,
+        )
         kernels = ALGORITHMS[algorithm].transformed_kernel(weight)
         count = _chunks(geometry, dy, weight.shape[-2])
         parts = map_chunks(
-            lambda dy, winner: parts_of(_place(dy, winner), kernels, geometry), count, dy, winner
+            lambda dy, winner: parts_of(placed(dy, winner), kernels, geometry), count, dy, winner
         )
         return whole(parts, geometry)
 
     def elsewhere(dy: Array, winner: Array, weight: Array):
-        deltas = interleave(_place(dy, winner), geometry.output_size)
+        deltas = _whole_deltas(dy, winner, geometry)
         return direct.input_gradient(deltas, weight, geometry)
 
     return lax.platform_dependent(dy, winner, weight, cpu=on_cpu, default=elsewhere)

@@ -69,7 +69,7 @@ def weight_gradient(x: Array, dy: Array, geometry: Geometry) -> Array:
     def run(x, dy):
         sizes = zip(_tile_counts(geometry), geometry.output_size, strict=True)
         padded = pad(dy, tuple((0, 2 * n - size) for n, size in sizes))
-        return weight_products(x, phases(padded), geometry)
+        return weight_products(x, _sandwich(_A, phases(padded)), geometry)
 
     channels = x.shape[-1] + dy.shape[-1]
     chunks = _chunk_count(geometry, x.shape[0], channels, x.dtype.itemsize)
@@ -87,9 +87,25 @@ def output_phases(x: Array, kernels: Grid, geometry: Geometry) -> Grid:
     return _sandwich(_transpose(_A), products)
 
 
-def weight_products(x: Array, dy: Grid, geometry: Geometry) -> Grid:
-    """Vᵀ dM, a 4×4 grid of [in, out] summed over all tiles, from the `phases` dy of the deltas."""
-    return _each(_contract_tiles, _transformed_tiles(x, geometry), _sandwich(_A, dy))
+def placed_deltas(dy: Array, winner: Array) -> Grid:
+    """dM = A dy Aᵀ of deltas that reach one output of each tile: dy that of index ``winner``.
+
+    With ρ and γ the unit vectors of its row and column, dM = dy (A ρ)(A γ)ᵀ: every element is a
+    product, where a general dy has sums of up to four.
+    """
+    index = winner.astype(dy.dtype)
+    row = jnp.floor(index / 2)
+    column = index - 2 * row
+    placed = dy * jnp.minimum(4 - index, 1)
+    of_rows, of_columns = (
+        [_combine(factors, (1 - place, place)) for factors in _A] for place in (row, column)
+    )
+    return [[placed * (r * c) for c in of_columns] for r in of_rows]
+
+
+def weight_products(x: Array, deltas: Grid, geometry: Geometry) -> Grid:
+    """Vᵀ dM, a 4×4 grid of [in, out] summed over all tiles."""
+    return _each(_contract_tiles, _transformed_tiles(x, geometry), deltas)
 
 
 def weight_of_products(products: Grid, geometry: Geometry) -> Array:
@@ -97,14 +113,14 @@ def weight_of_products(products: Grid, geometry: Geometry) -> Array:
     return jnp.stack([jnp.stack(row) for row in _sandwich(_transpose(_G), products)])
 
 
-def input_parts(dy: Grid, kernels: Grid, geometry: Geometry) -> Grid:
+def input_parts(deltas: Grid, kernels: Grid, geometry: Geometry) -> Grid:
     """B (dM Uᵀ) Bᵀ, every tile added to its neighbours: the `phases` of the padded input's dx.
 
-    The same input gradient as above, for deltas that are given as `phases`: the tiles of dy do not
-    overlap, those of dx do. They reach one row and one column of phases further.
+    The same input gradient as above, from the deltas' dM: the tiles of dy do not overlap, those of
+    dx do. They reach one row and one column of phases further.
     """
     transposed = [[kernel.T for kernel in row] for row in kernels]
-    tiles = _sandwich(_B, _each(operator.matmul, _sandwich(_A, dy), transposed))
+    tiles = _sandwich(_B, _each(operator.matmul, deltas, transposed))
     columns = [[_overlap(row[j], row[j + 2], axis=2) for j in range(2)] for row in tiles]
     return [
         [_overlap(columns[i][j], columns[i + 2][j], axis=1) for j in range(2)] for i in range(2)
