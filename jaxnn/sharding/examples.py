@@ -47,6 +47,36 @@ def place_examples(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
+def own_columns(batch: int, mesh: Mesh | None) -> np.ndarray:
+    """Which examples of every batch of this size the devices of this process work on."""
+    columns = np.arange(batch)
+    if mesh is None:
+        return columns
+    parts = _sharding_of_batches(batch, mesh).addressable_devices_indices_map((1, batch))
+    own = [columns[index[1]] for index in parts.values() if index is not None]
+    return np.unique(np.concatenate(own))
+
+
+def join_columns(tree: Any, batch: int, mesh: Mesh | None) -> Any:
+    """Arrays [steps, batch, …] on the mesh, of which each process gives its `own_columns`.
+
+    Batches that cannot be split evenly are whole on every device.
+    """
+    if mesh is None:
+        return tree
+    sharding = _sharding_of_batches(batch, mesh)
+
+    def join(a: np.ndarray):
+        shape = (a.shape[0], batch, *a.shape[2:])
+        return jax.make_array_from_process_local_data(sharding, a, shape)
+
+    return jax.tree.map(join, tree)
+
+
+def _sharding_of_batches(batch: int, mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P() if batch % mesh.shape[DATA] else P(None, DATA))
+
+
 def take_examples(tree: Any, batch: Array) -> Any:
     """The examples with these indices [batch] of each array, inside of a compiled program.
 

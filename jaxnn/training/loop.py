@@ -124,8 +124,7 @@ def train(
         past_validation_losses: Those of the epochs that the train state has seen, for ``patience``.
         stream: Whether x and target stay where they are, arrays on disk for one, and batches are
             read as they are needed, with the same numbers (see `make_streamed_epoch`); for
-            ``manual`` and ``autodiff`` on one device. The train state may then be from the middle
-            of an epoch.
+            ``manual`` and ``autodiff``. The train state may then be from the middle of an epoch.
 
     Raises:
         Diverged: The loss or a parameter became NaN or infinite; names the step and the layer.
@@ -162,10 +161,10 @@ def train(
     require_divisible("train", "batch_size", batch_size, mesh)
     one = jax.tree.map(lambda a: jnp.asarray(a[:1]), (x, target))
     if stream:
-        if mesh is not None or gradient not in ("manual", "autodiff"):
+        if gradient not in ("manual", "autodiff"):
             raise ValueError(
-                "train: expected gradient manual or autodiff on one device where data are "
-                f"streamed, got {gradient} on {1 if mesh is None else mesh.size}"
+                "train: expected gradient manual or autodiff where data are streamed, "
+                f"got {gradient}"
             )
     elif mesh is None:
         x, target = jax.tree.map(jnp.asarray, (x, target))
@@ -202,7 +201,7 @@ def train(
     if mesh is not None:
         step = keep_layout(step, train_state)
     if stream:
-        scan_epoch = make_streamed_epoch(step, batch_size)
+        scan_epoch = make_streamed_epoch(step, batch_size, mesh=mesh)
     else:
         # `before` is kept.
         scan_epoch = make_scanned(step, batch_size, donate=False, examples=examples)

@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxnn.data.optional import require_library
+from jaxnn.sharding import join_columns, own_columns
 from jaxnn.training.steps import (
     TrainState,
     epoch_order,
@@ -30,6 +32,7 @@ def make_streamed_epoch(
     steps_at_once: int = 32,
     read_ahead: int = 2,
     after_steps: Callable[[TrainState], object] = lambda train_state: None,
+    mesh: Mesh | None = None,
 ) -> Callable[..., tuple[TrainState, jax.Array]]:
     """(train_state, x, target) -> (train_state, values): as `make_epoch`, of arrays on disk.
 
@@ -44,6 +47,7 @@ def make_streamed_epoch(
         steps_at_once: Of how many steps a compiled program is that batches are sent to.
         read_ahead: How many times as many batches are read before they are asked for.
         after_steps: Called with every train state between two programs, such as to save it.
+        mesh: Over whose devices batches are split; each process reads the examples of its own.
 
     Raises:
         ImportError: grain is missing: ``pip install "jaxnn[experiments]"``.
@@ -74,9 +78,11 @@ def make_streamed_epoch(
         order = np.asarray(order_of(train_state, examples, batch_size))
         full, rest = split_order(order, batch_size)
         parts = [full[i : i + steps_at_once] for i in range(taken, len(full), steps_at_once)]
+        parts += [rest] if rest.size else []
+        own_parts = [part[:, own_columns(part.shape[1], mesh)] for part in parts]
         values = []
-        for batches in read((x, target), [*parts, *([rest] if rest.size else [])]):
-            train_state, losses = run(train_state, batches)
+        for part, own in zip(parts, read((x, target), own_parts), strict=True):
+            train_state, losses = run(train_state, join_columns(own, part.shape[1], mesh))
             values.append(losses)
             after_steps(train_state)
         return train_state, jnp.concatenate(values)

@@ -83,6 +83,11 @@ def test_private_training_has_the_noise_of_one_device(x64):
     assert_agree(run(network, (8,), make_mesh(), **options)[1], expected, 1e-10)
 
 
+def test_streamed_batches_have_the_parameters_of_one_device(x64):
+    expected = run(dense_network(), (8,))[1]
+    assert_agree(run(dense_network(), (8,), make_mesh(), stream=True)[1], expected, 1e-10)
+
+
 def test_micro_batches_have_the_gradient_of_one_device(x64):
     network = nn.serial(nn.dense(6), nn.relu(), nn.dense(CLASSES))
     expected = run(network, (8,), micro_batches=2)[1]
