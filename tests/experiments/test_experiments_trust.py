@@ -1,5 +1,6 @@
 """Nothing is lost: runs that are stopped, killed, damaged, run twice, or have no room."""
 
+import gc
 import json
 import os
 import resource
@@ -74,9 +75,9 @@ def run(whole, tmp_path):
 
 
 def test_killed_runs_end_bit_for_bit_as_one_that_was_not(capsys):
-    crash.main(["--kills", "5", "--epochs", "3"])
+    crash.main(["--kills", "4", "--epochs", "3"])
     out = capsys.readouterr().out
-    assert "5 kills in" in out
+    assert "4 kills in" in out
     assert "0 lost, 0 different" in out
 
 
@@ -241,6 +242,7 @@ def test_where_there_is_no_room_the_last_checkpoint_stays(
         full.__exit__(None, None, None)
     assert where.format(folder) in error
     assert "file too large" in error.lower()
+    gc.collect()  # orbax's coroutines are reported when they are freed: not in the midst of a parse
     train.main(["--resume", str(folder)])
     assert "resumed after epoch" in capsys.readouterr().out
     assert metrics(folder) == metrics(whole)
