@@ -184,55 +184,57 @@ def _check_layer_in(layer: Layer, x: Any, key: Array | None, dtype: np.dtype) ->
     noise = np.random.default_rng(0)
     params, state = jax.jit(layer.init)(init_key, x)
     params = jax.tree.map(lambda p, n: np.asarray(p) + n / 10, params, _noise_like(noise, params))
-    y, _, residuals = jax.jit(layer.forward)(params, state, x, key)
-
+    y, _, residuals = jax.eval_shape(layer.forward, params, state, x, key)
     dy, other_dy = _noise_like(noise, y), _noise_like(noise, y)
 
-    @jax.jit
-    def pull_back(dy):
+    def pull_back(params, residuals, dy):
         dx, captures = layer.backward(params, residuals, dy)
         return _only_floating(x, dx), contract(captures)
+
+    dx, gradients = jax.eval_shape(pull_back, params, residuals, dy)
+    comparisons = [
+        _same_structure(f"{dtype} dx", dx, _only_floating(x, x)),
+        _same_structure(f"{dtype} gradients", gradients, params),
+    ]
+    if not all(c.passed for c in comparisons):
+        return comparisons
 
     def differentiable(params, leaves):
         y = layer.forward(params, state, _put_floating(x, leaves), key)[0]
         return _only_floating(y, y)
 
-    (dx, gradients) = pull_back(dy)
-    comparisons = [_same_structure(f"{dtype} dx", dx, _only_floating(x, x))]
-    comparisons.append(_same_structure(f"{dtype} gradients", gradients, params))
-    if not all(c.passed for c in comparisons):
-        return comparisons
+    is_predict = not jax.tree.leaves(state) and not _draws_random_numbers(layer, params, state, x)
 
+    def compute_errors(params, state, x, key, dy, other_dy):
+        y, _, residuals = layer.forward(params, state, x, key)
+        _, vjp = jax.vjp(differentiable, params, _only_floating(x, x))
+        reference_gradients, reference_dx = vjp(jax.tree.leaves(dy))
+        combined_dy = jax.tree.map(lambda a, b: 2 * a - b, dy, other_dy)
+        cotangents = jax.tree.map(lambda *a: jnp.stack(a), dy, other_dy, combined_dy)
+        pulled_back = jax.lax.map(lambda dy: pull_back(params, residuals, dy), cotangents)
+        of_dy, of_other, of_combined = (
+            jax.tree.leaves(jax.tree.map(lambda a, i=i: a[i], pulled_back)) for i in range(3)
+        )
+        separate = [2 * a - b for a, b in zip(of_dy, of_other, strict=True)]
+        errors = {
+            "backward against jax.vjp": relative_errors(
+                of_dy, jax.tree.leaves((reference_dx, reference_gradients))
+            ),
+            "linearity in dy": relative_errors(of_combined, separate),
+        }
+        if is_predict:
+            predicted = jax.tree.leaves(layer.predict(params, state, x))
+            errors["predict against forward"] = relative_errors(predicted, jax.tree.leaves(y))
+        return errors
+
+    # All in one program: most of the time of a check is that of the compiler.
+    errors = jax.jit(compute_errors)(params, state, x, key, dy, other_dy)
     names = [f"{dtype} dx[{i}]" for i in range(len(dx))]
     names += [f"{dtype} {name}" for name in parameter_names(layer, params)]
-
-    def add_rows(methods, values, references):
-        errors = relative_errors(jax.tree.leaves(values), jax.tree.leaves(references))
-        rows = zip(names, errors, strict=True)
-        comparisons.extend(Comparison(n, methods, float(e), tolerance) for n, e in rows)
-
-    @jax.jit
-    def reference(dy):
-        _, vjp = jax.vjp(differentiable, params, _only_floating(x, x))
-        return vjp(jax.tree.leaves(dy))
-
-    reference_gradients, reference_dx = reference(dy)
-    add_rows("backward against jax.vjp", (dx, gradients), (reference_dx, reference_gradients))
-
-    combined = pull_back(jax.tree.map(lambda a, b: 2 * a - b, dy, other_dy))
-    separate = jax.tree.map(
-        lambda a, b: 2 * np.asarray(a) - np.asarray(b), (dx, gradients), pull_back(other_dy)
-    )
-    add_rows("linearity in dy", combined, separate)
-
-    if not jax.tree.leaves(state) and not _draws_random_numbers(layer, params, state, x):
-        errors = relative_errors(
-            jax.tree.leaves(jax.jit(layer.predict)(params, state, x)), jax.tree.leaves(y)
-        )
-        comparisons += [
-            Comparison(f"{dtype} y[{i}]", "predict against forward", float(error), tolerance)
-            for i, error in enumerate(errors)
-        ]
+    for methods, found in errors.items():
+        of_y = [f"{dtype} y[{i}]" for i in range(len(found))]
+        rows = zip(of_y if methods == "predict against forward" else names, found, strict=True)
+        comparisons += [Comparison(n, methods, float(e), tolerance) for n, e in rows]
     return comparisons
 
 
