@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -171,7 +172,8 @@ def join(options: Options) -> None:
     """Make this process one of several, whose devices `jax.devices` then lists together.
 
     Raises:
-        TimeoutError: The coordinator, or another process, was not there in time.
+        TimeoutError: The coordinator could not be reached in time. Where another process does not
+            come in time, this one ends with a message and status 1.
         RuntimeError: The processes have different versions of packages.
         ValueError: Nothing says which processes take part.
     """
@@ -179,12 +181,15 @@ def join(options: Options) -> None:
     if options.process:
         _await_coordinator(options.coordinator or "", options.timeout)
     seconds = max(round(options.timeout), 1)
+    # JAX's own timeout ends the process with a trace of its internals.
+    giving_up = threading.Timer(options.timeout, _give_up, [options])
+    giving_up.start()
     try:
         jax.distributed.initialize(
             options.coordinator,
             options.processes,
             options.process,
-            initialization_timeout=seconds,
+            initialization_timeout=seconds + 60,
             heartbeat_timeout_seconds=seconds,
             shutdown_timeout_seconds=seconds,
         )
@@ -193,14 +198,21 @@ def join(options: Options) -> None:
             "launch: expected --processes, or a cluster that tells how many there are (Slurm, "
             f"Open MPI, Kubernetes, a TPU pod): {error}"
         ) from error
-    except RuntimeError as error:
-        raise TimeoutError(
-            f"launch: expected {options.processes or 'all'} processes to meet at "
-            f"{options.coordinator or 'the coordinator'} within {options.timeout:g} s: {error}"
-        ) from error
+    finally:
+        giving_up.cancel()
     require_same_versions()
     if not is_first():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, for good
+
+
+def _give_up(options: Options) -> None:
+    print(
+        f"error: launch: expected {options.processes or 'all'} processes to meet at "
+        f"{options.coordinator or 'the coordinator'} within {options.timeout:g} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def run_as_process() -> None:

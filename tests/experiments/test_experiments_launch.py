@@ -76,6 +76,16 @@ def test_a_coordinator_that_cannot_be_reached_is_named(capsys):
         launch._await_coordinator(options.coordinator, options.timeout)
 
 
+def test_a_process_that_does_not_come_ends_the_wait_of_the_others():
+    address = f"127.0.0.1:{launch._free_port()}"
+    options = ["--processes", 2, "--process", 0, "--coordinator", address, "--timeout", 1]
+    process = start(*options, *TRAIN)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"expected 2 processes to meet at {address} within 1 s" in errors
+    assert "stack trace" not in errors
+
+
 def test_other_versions_of_a_package_are_refused(monkeypatch):
     there = "python 3.12.1\njax 0.9"
     monkeypatch.setattr(processes, "texts_of_all", lambda text: [text, there])
