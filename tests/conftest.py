@@ -24,7 +24,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 
 hypothesis.settings.register_profile(
     "jaxnn",
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     derandomize=True,
     # The fixture below only switches a mode on, the same for every example that is drawn.

@@ -5,7 +5,7 @@ from experiments.benchmarks.measuring import Settings
 
 
 def test_contenders_agree_and_stand_in_the_table(monkeypatch, capsys):
-    for name, value in {"BATCH": 2, "SIZE": 3, "FEATURES": 4, "CHUNK": 2}.items():
+    for name, value in {"BATCH": 4, "SIZE": 3, "FEATURES": 4, "CHUNK": 2}.items():
         monkeypatch.setattr(recurrent, name, value)
     workloads = {kind: lambda kind=kind: recurrent.passes(kind, 5) for kind in recurrent.CELLS}
     monkeypatch.setattr(recurrent, "WORKLOADS", workloads)

@@ -31,9 +31,8 @@ def gradients(layer, params, state, x, target):
     return backprop(params, state, x, target)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (19, 17)])
-def test_a_fused_network_has_the_values_and_gradients_of_the_network(x64, size):
-    x = jax.random.normal(jax.random.key(0), (5, *size, 1), jnp.float64)
+def test_a_fused_network_has_the_values_and_gradients_of_the_network(x64):
+    x = jax.random.normal(jax.random.key(0), (5, 19, 16, 1), jnp.float64)
     target = jnp.arange(5) % 3
     plain, fused = network(), nn.fuse(network())
     params, state = plain.init(jax.random.key(1), x)
@@ -70,7 +69,6 @@ def test_layers_of_another_kind_stay_as_they_are(layers):
     assert names(nn.fuse(nn.serial(*layers))) == [layer.name for layer in layers]
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize(
     ("channels", "conv"),
     [
@@ -79,8 +77,8 @@ def test_layers_of_another_kind_stay_as_they_are(layers):
         (32, nn.conv(32, (3, 3), padding=((0, 2), (1, 0)))),
     ],
 )
-def test_the_layer_keeps_the_laws(x64, dtype, channels, conv):
-    x = jax.random.normal(jax.random.key(0), (3, 7, 6, channels), dtype)
+def test_the_layer_keeps_the_laws(channels, conv):
+    x = jax.random.normal(jax.random.key(0), (3, 7, 6, channels))
     nn.check_layer(nn.conv_relu_max_pool(conv), x).require()
 
 
@@ -94,8 +92,8 @@ def test_the_layer_keeps_the_laws(x64, dtype, channels, conv):
         ((2, 8, 8, 1), nn.conv(4, (3, 3), algorithm="direct")),
     ],
 )
-def test_a_convolution_without_phases_is_computed_layer_by_layer(x64, shape, conv):
-    x = jax.random.normal(jax.random.key(0), shape, jnp.float64)
+def test_a_convolution_without_phases_is_computed_layer_by_layer(shape, conv):
+    x = jax.random.normal(jax.random.key(0), shape)
     nn.check_layer(nn.conv_relu_max_pool(conv), x).require()
 
 
@@ -103,8 +101,13 @@ def test_a_tie_goes_to_the_first_element_and_a_negative_window_to_none():
     layer = nn.conv_relu_max_pool(nn.conv(1, (3, 3), use_bias=False))
     weight = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
     x = jnp.array([[2.0, 2.0, -1.0, -2.0], [1.0, 2.0, 0.0, -3.0]]).reshape(1, 2, 4, 1)
-    y, _, residuals = layer.forward({"weight": weight}, (), x, None)
-    dx, _ = layer.backward({"weight": weight}, residuals, jnp.ones_like(y))
+
+    @jax.jit
+    def both(x):
+        y, _, residuals = layer.forward({"weight": weight}, (), x, None)
+        return y, layer.backward({"weight": weight}, residuals, jnp.ones_like(y))[0]
+
+    y, dx = both(x)
     chex.assert_trees_all_equal(y.ravel(), jnp.array([2.0, 0.0]))
     expected = jnp.zeros((2, 4)).at[0, 0].set(1.0)
     chex.assert_trees_all_equal(dx.reshape(2, 4), expected)
@@ -115,17 +118,17 @@ def test_statistics_of_a_fused_network_are_those_of_the_network(x64):
     target = jnp.arange(4) % 3
     params, state = network().init(jax.random.key(1), x)
     norms, fused_norms = (
-        statistics.per_example_squared_norms(layer, nn.softmax_cross_entropy())(
-            params, state, x, target, None
+        jax.jit(statistics.per_example_squared_norms(layer, nn.softmax_cross_entropy()))(
+            params, state, x, target
         )
         for layer in (network(), nn.fuse(network()))
     )
     chex.assert_trees_all_close(norms, fused_norms, rtol=1e-9)
 
 
-def test_a_batch_that_chunks_do_not_divide_has_the_same_gradient(x64, monkeypatch):
+def test_a_batch_that_chunks_do_not_divide_has_the_same_gradient(monkeypatch):
     monkeypatch.setattr("jaxnn.convolution.pooled.CHUNK_BYTES", 4096)
-    x = jax.random.normal(jax.random.key(0), (7, 6, 6, 1), jnp.float64)
+    x = jax.random.normal(jax.random.key(0), (7, 6, 6, 1))
     nn.check_layer(nn.conv_relu_max_pool(nn.conv(3, (3, 3))), x).require()
 
 

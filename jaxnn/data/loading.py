@@ -96,7 +96,7 @@ def load(
     require_boolean("load", "standardize_target", standardize_target)
     require_boolean("load", "flatten", flatten)
     splitting.require_standardization("load", standardize)
-    if name not in NAMES and Path(name).expanduser().is_dir():
+    if _is_mapped(name):
         _refuse(name, folder=folder, target=target, inputs=inputs, task=task)
         _refuse(
             name,
@@ -167,6 +167,12 @@ def _read(name, folder, target, inputs, task) -> tuple[Dataset, Dataset | None]:
         return read_mnist(name, folder)
     _refuse(name, folder=folder)
     return (GENERATED[name]() if name in GENERATED else read_bundled(name)), None
+
+
+def _is_mapped(name: str | os.PathLike[str]) -> bool:
+    """Whether this is the folder of a mapped data set, and not a file or a name."""
+    path = Path(name).expanduser()
+    return str(name) not in ("", *NAMES) and path.suffix.lower() not in SUFFIXES and path.is_dir()
 
 
 def _refuse(name, **options) -> None:

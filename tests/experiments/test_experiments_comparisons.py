@@ -32,7 +32,7 @@ def test_results_are_written_with_their_picture(tmp_path):
 
 
 def test_an_unknown_problem_and_a_wrong_number_of_epochs_are_named():
-    with pytest.raises(ValueError, match="digit, .*digits"):
+    with pytest.raises(ValueError, match=r"digit, .*digits"):
         require_problems("sizes", ["digit, MLP"], ["digits, MLP"], None)
     with pytest.raises(ValueError, match="epochs"):
         require_problems("sizes", ["digits, MLP"], ["digits, MLP"], 0)

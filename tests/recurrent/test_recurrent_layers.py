@@ -381,5 +381,6 @@ def test_runtime_checks_of_lengths_can_be_switched_on():
     outside, inside = jnp.array([-1, 4]), jnp.array([0, 3])
     np.testing.assert_array_equal(predict(outside), predict(inside))
     checked = checkify.checkify(predict, errors=checkify.user_checks)
-    assert "lengths to lie in 0 … 3, got [-1  4]" in str(checked(outside)[0].get())
+    message = "lengths to lie in 0 … 3, the positions of the sequence, got [-1  4]"
+    assert message in str(checked(outside)[0].get())
     assert checked(inside)[0].get() is None
