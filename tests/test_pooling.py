@@ -78,7 +78,7 @@ def run(layer, x, dy=None):
 
 
 @given(geometries(dilations=(1,)), st.integers(0, 2**16), st.booleans())
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_max_pool_agrees_with_vjp_of_reduce_window_ties_and_borders_included(drawn, seed, ties):
     shape, options = drawn
     with jax.enable_x64(True):
@@ -91,7 +91,7 @@ def test_max_pool_agrees_with_vjp_of_reduce_window_ties_and_borders_included(dra
 
 
 @given(geometries(), st.integers(0, 2**16))
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_dilated_max_pool_agrees_with_its_definition_window_by_window(drawn, seed):
     shape, options = drawn
     if isinstance(options["padding"], str):
@@ -107,7 +107,7 @@ def test_dilated_max_pool_agrees_with_its_definition_window_by_window(drawn, see
 
 
 @given(geometries(), st.integers(0, 2**16), st.booleans())
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_avg_pool_agrees_with_vjp_of_reduce_window(drawn, seed, count_include_pad):
     shape, options = drawn
     if options["padding"] == "SAME":

@@ -73,21 +73,21 @@ def require_agreement(algorithm, geometry, inputs, outputs, batch, dtype, tolera
 
 
 @given(drawn=geometries(), batch=st.integers(0, 3))
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 def test_direct_agrees_with_autodiff_of_the_library(drawn, batch):
     with jax.enable_x64(True):
         require_agreement(direct, *drawn, batch, jnp.float64, 1e-12)
 
 
 @given(drawn=geometries(), batch=st.integers(0, 3))
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 def test_patches_agree_with_autodiff_of_the_library(drawn, batch):
     with jax.enable_x64(True):
         require_agreement(patches, *drawn, batch, jnp.float64, 1e-12)
 
 
 @given(drawn=geometries(channels_of_a_group=st.just(1)), batch=st.integers(0, 3))
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 def test_elementwise_agrees_with_autodiff_of_the_library(drawn, batch):
     with jax.enable_x64(True):
         require_agreement(elementwise, *drawn, batch, jnp.float64, 1e-12)
