@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 import jaxnn as nn
+from experiments.benchmarks.cnn import make_network
 from experiments.benchmarks.measuring import (
     Contender,
     Settings,
@@ -59,13 +60,7 @@ NETWORKS = {
         256,
     ),
     "CNN": Workload(
-        nn.fuse(
-            nn.serial(
-                *(nn.conv(32, (3, 3)), nn.relu(), nn.max_pool(2)),
-                *(nn.conv(64, (3, 3)), nn.relu(), nn.max_pool(2)),
-                *(nn.flatten(), nn.dense(128), nn.relu(), nn.dense(10)),
-            )
-        ),
+        nn.fuse(make_network()),
         (28, 28, 1),
         10 + 3136,
     ),
