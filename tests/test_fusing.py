@@ -82,6 +82,30 @@ def test_the_layer_keeps_the_laws(channels, conv):
     nn.check_layer(nn.conv_relu_max_pool(conv), x).require()
 
 
+@pytest.mark.parametrize("batch", [0, 1])
+@pytest.mark.parametrize("channels", [1, 32])
+def test_a_batch_of_one_or_no_example_has_the_gradients_of_autodiff(channels, batch, x64):
+    conv = nn.conv(32, (3, 3))
+    fused, plain = nn.conv_relu_max_pool(conv), nn.serial(conv, nn.relu(), nn.max_pool(2))
+    params, _ = fused.init(jax.random.key(1), jnp.ones((1, 6, 4, channels)))
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (batch, 6, 4, channels), jnp.float64)
+    dy = jax.random.normal(keys[1], (batch, 3, 2, 32), jnp.float64)
+
+    @jax.jit
+    def by_hand(params, x):
+        y, _, residuals = fused.forward(params, (), x, None)
+        dx, capture = fused.backward(params, residuals, dy)
+        return y, (nn.contract(capture), dx)
+
+    @jax.jit
+    def by_autodiff(params, x):
+        y, vjp = jax.vjp(lambda p, x: plain.predict((p, (), ()), ((), (), ()), x), params, x)
+        return y, vjp(dy)
+
+    chex.assert_trees_all_close(by_hand(params, x), by_autodiff(params, x), rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("shape", "conv"),
     [

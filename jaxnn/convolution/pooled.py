@@ -177,12 +177,13 @@ def _whole_deltas(dy: Array, winner: Array, geometry: Geometry) -> Array:
 
 def _forward(x: Array, params: dict, geometry: Geometry, algorithm: str) -> tuple[Array, Array]:
     def on_cpu(x: Array, params: dict):
-        phases_of = ALGORITHMS[algorithm].output_phases
-        kernels = ALGORITHMS[algorithm].transformed_kernel(params["weight"])
-        count = _chunks(geometry, x, params["weight"].shape[-1])
-        return map_chunks(
-            lambda x: _pool(phases_of(x, kernels, geometry), params.get("bias")), count, x
-        )
+        way = ALGORITHMS[algorithm]
+        kernels = way.transformed_kernel(params["weight"])
+
+        def pooled(x: Array):
+            return _pool(way.output_phases(x, kernels, geometry), params.get("bias"))
+
+        return map_chunks(pooled, _chunks(geometry, x, params["weight"].shape[-1]), x)
 
     def elsewhere(x: Array, params: dict):
         y = direct.forward(x, params["weight"], geometry)
@@ -195,16 +196,13 @@ def _weight_gradient(
     x: Array, winner: Array, dy: Array, geometry: Geometry, algorithm: str
 ) -> Array:
     def on_cpu(x: Array, winner: Array, dy: Array):
-        placed, products, weight_of = (
-            ALGORITHMS[algorithm].placed_deltas,
-            ALGORITHMS[algorithm].weight_products,
-            ALGORITHMS[algorithm].weight_of_products,
-        )
-        count = _chunks(geometry, x, dy.shape[-1])
-        total = sum_chunks(
-            lambda x, winner, dy: products(x, placed(dy, winner), geometry), count, x, winner, dy
-        )
-        return weight_of(total, geometry).astype(dy.dtype)
+        way = ALGORITHMS[algorithm]
+
+        def products(x: Array, winner: Array, dy: Array):
+            return way.weight_products(x, way.placed_deltas(dy, winner), geometry)
+
+        total = sum_chunks(products, _chunks(geometry, x, dy.shape[-1]), x, winner, dy)
+        return way.weight_of_products(total, geometry).astype(dy.dtype)
 
     def elsewhere(x: Array, winner: Array, dy: Array):
         deltas = _whole_deltas(dy, winner, geometry)
@@ -217,17 +215,14 @@ def _input_gradient(
     dy: Array, winner: Array, weight: Any, geometry: Geometry, algorithm: str
 ) -> Array:
     def on_cpu(dy: Array, winner: Array, weight: Array):
-        placed, parts_of, whole = (
-            ALGORITHMS[algorithm].placed_deltas,
-            ALGORITHMS[algorithm].input_parts,
-            ALGORITHMS[algorithm].input_of_parts,
-        )
-        kernels = ALGORITHMS[algorithm].transformed_kernel(weight)
-        count = _chunks(geometry, dy, weight.shape[-2])
-        parts = map_chunks(
-            lambda dy, winner: parts_of(placed(dy, winner), kernels, geometry), count, dy, winner
-        )
-        return whole(parts, geometry)
+        way = ALGORITHMS[algorithm]
+        kernels = way.transformed_kernel(weight)
+
+        def parts_of(dy: Array, winner: Array):
+            return way.input_parts(way.placed_deltas(dy, winner), kernels, geometry)
+
+        parts = map_chunks(parts_of, _chunks(geometry, dy, weight.shape[-2]), dy, winner)
+        return way.input_of_parts(parts, geometry)
 
     def elsewhere(dy: Array, winner: Array, weight: Array):
         deltas = _whole_deltas(dy, winner, geometry)
