@@ -1,5 +1,7 @@
 """What several test files share."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,9 +56,28 @@ def masked():
     return nn.parameter_free("masked", forward, lambda mask, dy: (dy * mask, None))
 
 
+def initialized(layer, x, seed=0):
+    """The params and state of a layer, by one program rather than one for every operation."""
+    return jax.jit(layer.init)(jax.random.key(seed), x)
+
+
 def started(layer, x, seed=0):
     """The params and state of a layer, params moved away from their initial zeros and ones."""
-    params, state = layer.init(jax.random.key(seed), x)
+    params, state = initialized(layer, x, seed)
     leaves, treedef = jax.tree.flatten(params)
-    moved = [p + normal(seed + i, p.shape, p.dtype) / 10 for i, p in enumerate(leaves)]
+    moved = [
+        jnp.asarray(np.asarray(p) + np.asarray(normal(seed + i, p.shape, p.dtype)) / 10, p.dtype)
+        for i, p in enumerate(leaves)
+    ]
     return treedef.unflatten(moved), state
+
+
+@partial(jax.jit, static_argnums=0)
+def passes(layer, params, state, x, dy=None, key=None):
+    """(y, dx, gradients) of a forward and a backward pass in one program; dy of ones if not given.
+
+    `passes.__wrapped__` is the same without `jax.jit`.
+    """
+    y, _, residuals = layer.forward(params, state, x, key)
+    dx, captures = layer.backward(params, residuals, jnp.ones_like(y) if dy is None else dy)
+    return y, dx, nn.contract(captures)

@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import HALVES_AND_FLOATS, assert_agree, differences, normal
-from hypothesis import given
+from helpers import HALVES_AND_FLOATS, assert_agree, differences, normal, passes
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import jaxnn as nn
@@ -31,21 +31,32 @@ POINTS = np.array([-1e4, -90, -20, -3, -1, -0.1, -1e-7, 1e-300, 1e-7, 0.1, 1, 3,
 POINTWISE = [name for name in ACTIVATIONS if "softmax" not in name]
 
 
-def run(layer, x, dy):
-    y, _, residuals = layer.forward((), (), x, None)
-    return y, layer.backward((), residuals, dy)[0]
+def run(layer, x, dy=None):
+    return passes(layer, (), (), x, dy)[:2]
+
+
+def every(layer, inputs):
+    """`run` of several inputs in one program."""
+    return jax.jit(lambda inputs: [run(layer, x) for x in inputs])(inputs)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_values_and_derivatives_agree_with_jax(name, x64):
     layer, reference = ACTIVATIONS[name]
-    x = jnp.concatenate([jnp.asarray(POINTS), normal(0, (32,))])[None]
+    x = jnp.asarray(np.concatenate([POINTS, normal(0, (32,))])[None])
     dy = normal(1, x.shape)
-    expected, vjp = jax.vjp(reference, x)
-    y, dx = run(layer, x, dy)
-    assert_agree(y, expected, 1e-14)
-    assert_agree(dx, vjp(dy)[0], 1e-10)
-    assert_agree(layer.predict((), (), x), expected, 1e-14)
+
+    @jax.jit
+    def by_jax(x, dy):
+        expected, vjp = jax.vjp(reference, x)
+        return expected, *vjp(dy), layer.predict((), (), x)
+
+    expected, expected_dx, predicted = by_jax(x, dy)
+    assert_agree(predicted, expected, 1e-14)
+    for both in (passes, passes.__wrapped__):  # with jit and without
+        y, dx, _ = both(layer, (), (), x, dy)
+        assert_agree(y, expected, 1e-14)
+        assert_agree(dx, expected_dx, 1e-10)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -73,7 +84,7 @@ def test_values_and_derivatives_agree_with_pytorch(name, x64):
     torch = pytest.importorskip("torch", reason="PyTorch is an independent reference")
     # 0 is among the points: the derivatives at the kinks are PyTorch's too, but for elu and selu,
     # whose kinks are met by no other point.
-    points = np.concatenate([POINTS[1:-1], [0.0], np.random.default_rng(0).normal(size=16)])[None]
+    points = np.concatenate([POINTS[1:-1], [0.0], np.random.default_rng(0).normal(size=33)])[None]
     dy = np.random.default_rng(1).normal(size=points.shape)
     x = torch.tensor(points, requires_grad=True)
     expected = TORCH[name](torch)(x)
@@ -89,7 +100,7 @@ def test_backward_agrees_with_numerical_differentiation(name, x64):
     x = normal(0, (2, 3))
     dy = normal(1, x.shape)
     _, dx = run(layer, x, dy)
-    reference = differences(lambda x: jnp.sum(layer.predict((), (), x) * dy), x)
+    reference = differences(jax.jit(lambda x: jnp.sum(layer.predict((), (), x) * dy)), x)
     assert_agree(dx, reference, 1e-7)
 
 
@@ -110,33 +121,37 @@ def test_backward_agrees_with_numerical_differentiation(name, x64):
         ("softplus", np.log(2), 0.5),
     ],
 )
-@pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_the_derivative_at_zero_is_that_of_the_left_side(name, value, slope, zero, x64):
-    x = jnp.asarray([zero])
-    y, dx = run(ACTIVATIONS[name][0], x, jnp.ones(1))
-    np.testing.assert_allclose(y, value, rtol=1e-15)
-    np.testing.assert_allclose(dx, slope, rtol=1e-15)
-    autodiff = jax.grad(lambda x: ACTIVATIONS[name][0].predict((), (), x)[0])(x)
+def test_the_derivative_at_zero_is_that_of_the_left_side(name, value, slope, x64):
+    layer, _ = ACTIVATIONS[name]
+
+    @jax.jit
+    def with_autodiff(x):
+        return run(layer, x), jax.grad(lambda x: layer.predict((), (), x).sum())(x)
+
+    (y, dx), autodiff = with_autodiff(jnp.asarray([0.0, -0.0]))
+    np.testing.assert_allclose(y, [value] * 2, rtol=1e-15)
+    np.testing.assert_allclose(dx, [slope] * 2, rtol=1e-15)
     np.testing.assert_allclose(dx, autodiff, rtol=1e-15)
 
 
-@pytest.mark.parametrize("dtype", HALVES_AND_FLOATS)
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_no_input_of_any_dtype_changes_the_dtype_or_overflows(name, dtype, x64):
+def test_no_input_of_any_dtype_changes_the_dtype_or_overflows(name, x64):
     layer, reference = ACTIVATIONS[name]
-    x = jnp.asarray([[-1e4, -300, -20, -1, -0.0, 0, 1e-7, 1e-40, 1, 20, 300, 1e4]], dtype)
-    y, dx = run(layer, x, jnp.ones_like(x))
-    assert (y.dtype, dx.dtype) == (dtype, dtype)
-    assert np.all(np.isfinite(np.asarray(y, float)))
-    assert np.all(np.isfinite(np.asarray(dx, float)))
+    points = np.array([[-1e4, -300, -20, -1, -0.0, 0, 1e-7, 1e-40, 1, 20, 300, 1e4]])
+    inputs = [jnp.asarray(points, dtype) for dtype in HALVES_AND_FLOATS]
+    outputs = every(layer, inputs)
     # Against float64, to the precision of the dtype.
-    wide = np.asarray(reference(x.astype(float)))
-    assert_agree(y.astype(float), wide, 4 * float(jnp.finfo(dtype).eps))
+    expected = jax.jit(lambda inputs: [reference(x.astype(float)) for x in inputs])(inputs)
+    for dtype, (y, dx), wide in zip(HALVES_AND_FLOATS, outputs, expected, strict=True):
+        assert (y.dtype, dx.dtype) == (dtype, dtype)
+        assert np.all(np.isfinite(np.asarray(y, float)))
+        assert np.all(np.isfinite(np.asarray(dx, float)))
+        assert_agree(np.asarray(y, float), wide, 4 * float(jnp.finfo(dtype).eps))
 
 
 @pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "heaviside"])
 def test_nan_passes_through(name):
-    y, _, _ = ACTIVATIONS[name][0].forward((), (), jnp.asarray([[1.0, jnp.nan]]), None)
+    y, _ = run(ACTIVATIONS[name][0], jnp.asarray([[1.0, np.nan]]))
     assert np.isnan(y[0, 1])
 
 
@@ -153,7 +168,7 @@ def test_nan_passes_through(name):
     ],
 )
 def test_limits_at_infinity(name, low, high):
-    y, dx = run(ACTIVATIONS[name][0], jnp.asarray([[-jnp.inf, jnp.inf]]), jnp.ones((1, 2)))
+    y, dx = run(ACTIVATIONS[name][0], jnp.asarray([[-np.inf, np.inf]]))
     np.testing.assert_allclose(y, [[low, high]])
     assert np.all(np.isfinite(dx))
 
@@ -165,32 +180,35 @@ def test_limits_at_infinity(name, low, high):
 )
 def test_softmax_along_any_axis_agrees_with_vjp(shape, axis, seed):
     axis = axis if 0 < axis < len(shape) else -1
+    assume(shape[axis])  # the maximum of nothing has no definition
+
+    pairs = [(nn.softmax, jax.nn.softmax), (nn.log_softmax, jax.nn.log_softmax)]
+
+    def by_jax(function, x, dy):
+        expected, vjp = jax.vjp(lambda x: function(x, axis), x)
+        return expected, *vjp(dy)
+
+    @jax.jit
+    def both(x, dy):
+        return [(run(make(axis), x, dy), by_jax(function, x, dy)) for make, function in pairs]
+
     with jax.enable_x64(True):
-        x, dy = normal(seed, shape), normal(seed + 1, shape)
-        for layer, function in [
-            (nn.softmax(axis), jax.nn.softmax),
-            (nn.log_softmax(axis), jax.nn.log_softmax),
-        ]:
-            if shape[axis] == 0:
-                continue  # the maximum of nothing has no definition
-            expected, vjp = jax.vjp(lambda x: function(x, axis), x)  # noqa: B023
-            y, dx = run(layer, x, dy)
+        for (y, dx), (expected, expected_dx) in both(normal(seed, shape), normal(seed + 1, shape)):
             assert_agree(y, expected, 1e-14)
-            assert_agree(dx, vjp(dy)[0], 1e-10)
+            assert_agree(dx, expected_dx, 1e-10)
 
 
 def test_the_jacobian_of_softmax_is_diag_y_minus_y_y_transposed(x64):
     x = normal(0, (1, 5))
-    y, _, residuals = nn.softmax().forward((), (), x, None)
-    rows = jax.vmap(lambda dy: nn.softmax().backward((), residuals, dy[None])[0][0])(jnp.eye(5))
-    assert_agree(rows, jnp.diag(y[0]) - jnp.outer(y[0], y[0]), 1e-14)
+    rows = jax.jit(jax.vmap(lambda dy: run(nn.softmax(), x, dy[None])[1][0]))(np.eye(5))
+    y = np.asarray(run(nn.softmax(), x)[0][0])
+    assert_agree(rows, np.diag(y) - np.outer(y, y), 1e-14)
 
 
 def test_softmax_is_invariant_to_a_shift_of_any_size(x64):
-    x = normal(0, (3, 4))
-    y = nn.softmax().predict((), (), x)
-    for shift in (-1e4, 1e4):
-        assert_agree(nn.softmax().predict((), (), x + shift), y, 1e-11)
+    x = np.asarray(normal(0, (3, 4)))
+    y, low, high = (run(nn.softmax(), jnp.asarray(x + shift))[0] for shift in (0, -1e4, 1e4))
+    assert_agree((low, high), (y, y), 1e-11)
 
 
 def test_softmax_gives_an_infinitely_negative_logit_no_probability():
@@ -201,10 +219,9 @@ def test_softmax_gives_an_infinitely_negative_logit_no_probability():
 
 
 def test_selu_keeps_mean_zero_and_variance_one(x64):
-    x = normal(0, (200_000,))
-    y = nn.selu().predict((), (), x)
-    assert abs(float(y.mean())) < 0.01
-    assert abs(float(y.var()) - 1) < 0.02
+    y = np.asarray(nn.selu().predict((), (), normal(0, (200_000,))))
+    assert abs(y.mean()) < 0.01
+    assert abs(y.var() - 1) < 0.02
 
 
 @pytest.mark.parametrize("alpha", [0, 0.0])
@@ -256,8 +273,8 @@ def test_integers_are_refused(name, untyped):
         layer.predict((), (), jnp.ones((2, 2), int))
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (1,), (2, 0), (2, 1, 3)])
 @pytest.mark.parametrize("name", POINTWISE)
-def test_any_shape_is_kept(name, shape):
-    y, dx = run(ACTIVATIONS[name][0], jnp.ones(shape), jnp.ones(shape))
-    assert y.shape == dx.shape == shape
+def test_any_shape_is_kept(name):
+    inputs = [np.ones(shape, np.float32) for shape in [(0, 3), (1,), (2, 0), (2, 1, 3)]]
+    for x, (y, dx) in zip(inputs, every(ACTIVATIONS[name][0], inputs), strict=True):
+        assert y.shape == dx.shape == x.shape
