@@ -1,9 +1,11 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_agree, normal, started
+from helpers import assert_agree, initialized, normal, passes, started
 
 import jaxnn as nn
 from jaxnn import statistics
@@ -54,24 +56,23 @@ def assert_near(values, expected, tolerance):
         assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
 
 
-def passes(layer, params, state, x, dy):
-    y, _, residuals = layer.forward(params, state, x, None)
-    dx, captures = layer.backward(params, residuals, dy)
-    return y, dx, nn.contract(captures)
+@partial(jax.jit, static_argnums=0)
+def passes_and_prediction(network, params, state, x, dy):
+    return passes(network, params, state, x, dy), network.predict(params, state, x)
 
 
 @pytest.mark.parametrize(("name", "half"), HALVES)
 def test_half_precision_is_near_float32_and_gives_its_dtypes(name, half):
     network, x = NETWORKS[name]
     mixed = with_precision(network, POLICIES[half])
-    params, state = mixed.init(jax.random.key(0), x)
-    y = jax.eval_shape(lambda: network.forward(*network.init(jax.random.key(0), x), x, None)[0])
-    dy = normal(3, y.shape, np.float32) / 32
+    params, state = initialized(mixed, x)
     plain = state.inner if isinstance(state, ScaledState) else state
-    expected = jax.jit(lambda: passes(network, params, plain, x, dy))()
-    values = jax.jit(lambda: passes(mixed, params, state, x, dy))()
+    y = jax.eval_shape(lambda: network.forward(params, plain, x, None)[0])
+    dy = jnp.asarray(np.asarray(normal(3, y.shape)) / 32, np.float32)
+    expected, expected_y = passes_and_prediction(network, params, plain, x, dy)
+    values, predicted = passes_and_prediction(mixed, params, state, x, dy)
     assert_near(values, expected, 0.03 if half == "bfloat16" else 0.004)
-    assert_near([mixed.predict(params, state, x)], [network.predict(params, plain, x)], 0.03)
+    assert_near([predicted], [expected_y], 0.03)
 
 
 def seen_dtypes(policy):
@@ -88,8 +89,8 @@ def seen_dtypes(policy):
 
     spy = nn.parameter_free("spy", forward, backward)
     network = with_precision(nn.serial(nn.dense(4), spy, nn.softmax(), nn.dense(3)), policy)
-    params, state = network.init(jax.random.key(0), X)
-    (value, _), gradients = nn.backprop(network, LOSS)(params, state, X, LABELS)
+    params, state = initialized(network, X)
+    (value, _), gradients = jax.jit(nn.backprop(network, LOSS))(params, state, X, LABELS)
     seen["value"] = value.dtype
     return seen, {leaf.dtype for leaf in jax.tree.leaves((params, gradients))}
 
@@ -109,30 +110,28 @@ def test_every_dtype_of_the_policy_is_what_it_says():
 @pytest.mark.parametrize("half", POLICIES)
 def test_normalisation_and_softmax_compute_in_float32(half):
     # Beyond 1 / ε apart: to half precision the differences between these numbers are rounding.
-    x = 1 + jnp.asarray([[0, 1, 2, 3], [3, 1, 2, 0]], np.float32) / 64
+    x = jnp.asarray(1 + np.array([[0, 1, 2, 3], [3, 1, 2, 0]]) / 64, np.float32)
     for layer in (nn.layer_norm(), nn.softmax()):
         mixed = with_precision(layer, POLICIES[half])
         params, state = mixed.init(None, x)
         inner = state.inner if isinstance(state, ScaledState) else state
-        y = mixed.predict(params, state, x)
-        assert_agree(y, layer.predict(params, inner, x), 4e-3)
+        y = jax.jit(mixed.predict)(params, state, x)
+        assert_agree(y, jax.jit(layer.predict)(params, inner, x), 4e-3)
         assert "float32" in mixed.name
 
 
 def test_a_gradient_is_summed_in_float32_and_not_rounded_to_half():
     network = with_precision(nn.dense(1, use_bias=False), POLICIES["bfloat16"])
     x = jnp.ones((1000, 1), np.float32)  # 1000 needs ten bits, bfloat16 has eight
-    params, state = network.init(jax.random.key(0), x)
-    _, _, residuals = network.forward(params, state, x, None)
-    _, capture = network.backward(params, residuals, jnp.ones((1000, 1), jnp.float32))
-    assert float(capture.gradient()["weight"][0, 0]) == 1000.0
+    _, _, gradients = passes(network, *initialized(network, x), x)
+    assert float(gradients["weight"][0, 0]) == 1000.0
 
 
 def test_deltas_below_the_range_of_float16_survive():
     network, x = NETWORKS["dense"]
-    dy = 1e-9 * normal(3, (6, 3), np.float32)
+    dy = jnp.asarray(1e-9 * np.asarray(normal(3, (6, 3))), np.float32)
     mixed = with_precision(network, POLICIES["float16"])
-    params, state = mixed.init(jax.random.key(0), x)
+    params, state = initialized(mixed, x)
     state = state._replace(scale=jnp.float32(2**15))
     expected = passes(network, params, state.inner, x, dy)
     assert_near(passes(mixed, params, state, x, dy)[1:], expected[1:], 0.01)
@@ -143,9 +142,9 @@ def test_deltas_below_the_range_of_float16_survive():
 def test_statistics_are_those_of_unscaled_deltas():
     network, x = NETWORKS["dense"]
     mixed = with_precision(network, POLICIES["float16"])
-    params, state = mixed.init(jax.random.key(0), x)
+    params, state = initialized(mixed, x)
     norms = [
-        statistics.per_example_squared_norms(n, LOSS)(params, s, x, LABELS)
+        jax.jit(statistics.per_example_squared_norms(n, LOSS))(params, s, x, LABELS)
         for n, s in ((mixed, state), (network, state.inner))
     ]
     assert_agree(*norms, 0.01)
@@ -156,11 +155,11 @@ def test_walk_and_inference_mode_look_through_the_policy(half):
     network = nn.serial(nn.dense(4), nn.batch_norm(), nn.dropout(0.5))
     mixed = with_precision(network, POLICIES[half])
     assert [path for path, _ in nn.walk(mixed)] == ["0", "1", "2"]
-    params, state = mixed.init(jax.random.key(0), X)
+    params, state = initialized(mixed, X)
     inference = nn.in_inference_mode(mixed)
-    y = inference.forward(params, state, X, None)[0]
+    y = jax.jit(inference.forward)(params, state, X, None)[0]
     assert y.dtype == jnp.float32
-    assert_agree(y, mixed.predict(params, state, X), 1e-6)
+    assert_agree(y, jax.jit(mixed.predict)(params, state, X), 1e-6)
     assert "dense in" in str(nn.summarize(mixed, X))
 
 
@@ -200,7 +199,7 @@ def test_adjusting_leaves_other_states_as_they_are():
     network, x = NETWORKS["dense"]
     params, state = started(network, x)
     gradient = nn.backprop(network, LOSS)
-    results = [g(params, state, x, LABELS) for g in (adjust_scale(gradient), gradient)]
+    results = [jax.jit(g)(params, state, x, LABELS) for g in (adjust_scale(gradient), gradient)]
     assert_agree(*results, 0)
 
 
