@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import HALVES_AND_FLOATS, assert_agree, normal, started
+from helpers import HALVES_AND_FLOATS, assert_agree, normal, passes, started
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,16 +69,14 @@ def test_cross_attention_agrees_with_autodiff_of_the_formula(
 
         @jax.jit
         def both(params, x, dy):
-            y, _, residuals = layer.forward(params, (), x, None)
-            dx, captures = layer.backward(params, residuals, dy)
             expected, vjp = jax.vjp(
                 lambda p, q, m: reference(p, q, m, visible, heads, groups), params, *x[:2]
             )
-            return (y, nn.contract(captures), *dx), (expected, *vjp(dy))
+            return passes(layer, params, (), x, dy), (expected, *vjp(dy))
 
-        by_hand, expected = both(params, x, dy)
-        assert_agree(by_hand[:4], expected, 1e-10)
-        assert by_hand[4:] == (() if mask is None else (None,))
+        (y, dx, gradients), expected = both(params, x, dy)
+        assert_agree((y, gradients, *dx[:2]), expected, 1e-10)
+        assert dx[2:] == (() if mask is None else (None,))
 
 
 @given(
@@ -93,17 +91,15 @@ def test_self_attention_agrees_with_autodiff_of_the_formula(time, block, causal,
         layer = nn.attention(2, groups=1, causal=causal, rotary=rotary, block=block)
         x, dy = normal(seed, (2, time, 8)), normal(seed + 1, (2, time, 8))
         params, _ = started(layer, x)
-        past = jnp.tril(jnp.ones((time, time), bool)) if causal else jnp.ones((time, time), bool)
-        visible = jnp.broadcast_to(past, (2, 2, time, time))
+        past = np.tril(np.ones((time, time), bool)) if causal else np.ones((time, time), bool)
+        visible = np.broadcast_to(past, (2, 2, time, time))
 
         @jax.jit
         def both(params, x, dy):
-            y, _, residuals = layer.forward(params, (), x, None)
-            dx, captures = layer.backward(params, residuals, dy)
             expected, vjp = jax.vjp(
-                lambda p, x: reference(p, x, x, visible, 2, 1, rotary), params, x
+                lambda x, p: reference(p, x, x, visible, 2, 1, rotary), x, params
             )
-            return (y, nn.contract(captures), dx), (expected, *vjp(dy))
+            return passes(layer, params, (), x, dy), (expected, *vjp(dy))
 
         assert_agree(*both(params, x, dy), 1e-10)
 
@@ -148,14 +144,7 @@ def test_projections_and_heads_agree_with_pytorch(causal, block, x64):
     expected = o @ weights["output"]["weight"] + weights["output"]["bias"]
     dy = normal(2, (2, 9, 6))
     expected.backward(torch.tensor(np.asarray(dy)))
-
-    @jax.jit
-    def by_hand(params, x, dy):
-        y, _, residuals = layer.forward(params, (), (x, mask), None)
-        (dx, _), captures = layer.backward(params, residuals, dy)
-        return y, dx, nn.contract(captures)
-
-    y, dx, gradients = by_hand(params, x, dy)
+    y, (dx, _), gradients = passes(layer, params, (), (x, mask), dy)
     assert_agree(y, expected.detach().numpy(), 1e-12)
     assert_agree(dx, inputs.grad.numpy(), 1e-10)
     theirs = {n: {k: a.grad.numpy() for k, a in p.items()} for n, p in weights.items()}
@@ -167,12 +156,17 @@ def test_the_core_agrees_with_pytorch_in_float32():
     q, k, v = (normal(seed, (2, 3, 17, 8), jnp.float32) for seed in range(3))
     inputs = (torch.tensor(np.asarray(a)) for a in (q, k, v))
     expected = torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=True).numpy()
-    past = jnp.tril(jnp.ones((17, 17), bool))[None, None, None]
-    y, _ = plain.attend(q[:, :, None], k, v, past, 0.0, None)
-    assert_agree(y[:, :, 0], expected, 1e-6)
+    past = jnp.asarray(np.tril(np.ones((17, 17), bool)))[None, None, None]
     geometry = blocks.Geometry(17, 17, 4, 4, True)
-    y, _ = blocks.attend(q[:, :, None], k, v, None, geometry, 0.0, None)
-    assert_agree(y[:, :, 0], expected, 1e-6)
+
+    @jax.jit
+    def both(q, k, v):
+        whole, _ = plain.attend(q, k, v, past, 0.0, None)
+        in_blocks, _ = blocks.attend(q, k, v, None, geometry, 0.0, None)
+        return whole, in_blocks
+
+    for y in both(q[:, :, None], k, v):
+        assert_agree(np.asarray(y)[:, :, 0], expected, 1e-6)
 
 
 def test_the_gradient_agrees_with_numerical_differentiation():
@@ -188,17 +182,11 @@ def test_padding_contributes_nothing_forward_or_backward(block):
     layer = nn.attention(2, block=block)
     q, memory, lengths = normal(0, (2, 3, 4)), normal(1, (2, 5, 4)), jnp.array([2, 4])
     params, _ = started(layer, (q, memory, lengths))
-    padding = (jnp.arange(5) >= lengths[:, None])[..., None]
-
-    @jax.jit
-    def run(memory):
-        y, _, residuals = layer.forward(params, (), (q, memory, lengths), None)
-        dx, captures = layer.backward(params, residuals, y)
-        return y, dx, nn.contract(captures)
-
-    y, dx, gradients = run(memory)
-    assert not np.any(np.where(padding, dx[1], 0))
-    assert_agree(run(jnp.where(padding, 100.0, memory)), (y, dx, gradients), 1e-6)
+    padding = (np.arange(5) >= np.asarray(lengths)[:, None])[..., None]
+    outputs = passes(layer, params, (), (q, memory, lengths))
+    assert not np.any(np.where(padding, outputs[1][1], 0))
+    other = jnp.asarray(np.where(padding, np.float32(100), memory))
+    assert_agree(passes(layer, params, (), (q, other, lengths)), outputs, 1e-6)
 
 
 @pytest.mark.parametrize("block", [None, 2])
@@ -206,20 +194,18 @@ def test_a_query_that_sees_nothing_gives_the_bias_and_no_gradient(block):
     layer = nn.attention(2, block=block)
     x, nothing = normal(0, (2, 3, 4)), jnp.zeros((2, 3), bool)
     params, _ = started(layer, (x, nothing))
-    y, _, residuals = layer.forward(params, (), (x, nothing), None)
-    np.testing.assert_array_equal(y, np.broadcast_to(params["output"]["bias"], y.shape))
-    dx, captures = layer.backward(params, residuals, jnp.ones_like(y))
-    np.testing.assert_array_equal(dx[0], np.zeros_like(x))
-    np.testing.assert_array_equal(captures["query"].gradient()["weight"], np.zeros((4, 4)))
+    for both in (passes, passes.__wrapped__):  # with jit and without
+        y, dx, gradients = both(layer, params, (), (x, nothing))
+        np.testing.assert_array_equal(y, np.broadcast_to(params["output"]["bias"], y.shape))
+        np.testing.assert_array_equal(dx[0], np.zeros_like(x))
+        np.testing.assert_array_equal(gradients["query"]["weight"], np.zeros((4, 4)))
 
 
 def test_scores_of_any_size_are_safe():
-    x = normal(0, (1, 6, 4)) * 1e6
+    x = jnp.asarray(np.asarray(normal(0, (1, 6, 4))) * 1e6)
     for block in (None, 2):
         layer = nn.attention(1, block=block)
-        params, _ = started(layer, x)
-        y, _, residuals = layer.forward(params, (), x, None)
-        dx, _ = layer.backward(params, residuals, jnp.ones_like(y))
+        y, dx, _ = passes(layer, *started(layer, x), x)
         assert np.all(np.isfinite(y))
         assert np.all(np.isfinite(dx))
 
@@ -228,8 +214,8 @@ def test_the_past_does_not_depend_on_the_future():
     layer = nn.attention(2, causal=True, block=2)
     x = normal(0, (1, 5, 4))
     params, _ = started(layer, x)
-    changed = x.at[:, 3:].set(7.0)
-    y, other = (layer.predict(params, (), a) for a in (x, changed))
+    changed = jnp.asarray(np.where(np.arange(5)[:, None] < 3, x, np.float32(7)))
+    y, other = (np.asarray(jax.jit(layer.predict)(params, (), a)) for a in (x, changed))
     np.testing.assert_array_equal(y[:, :3], other[:, :3])
     assert np.abs(y[:, 3:] - other[:, 3:]).min() > 1e-6
 
@@ -238,11 +224,11 @@ def test_rotary_attention_depends_on_distances_alone(x64):
     layer = nn.attention(1, rotary=True)
     x = normal(0, (1, 3, 4))
     # In front stand three positions that the mask hides: all others move on by three.
-    later = jnp.concatenate([jnp.zeros((1, 3, 4)), x], 1)
+    later = jnp.asarray(np.concatenate([np.zeros((1, 3, 4)), x], 1))
     params, _ = started(layer, x)
-    y = layer.predict(params, (), x)
-    moved = layer.predict(params, (), (later, jnp.arange(6)[None] >= 3))
-    assert_agree(moved[:, 3:], y, 1e-12)
+    predict = jax.jit(layer.predict)
+    moved = predict(params, (), (later, jnp.asarray(np.arange(6)[None] >= 3)))
+    assert_agree(np.asarray(moved)[:, 3:], predict(params, (), x), 1e-12)
 
 
 @pytest.mark.parametrize("block", [None, 8])
@@ -250,29 +236,24 @@ def test_dropout_keeps_the_mean_and_inference_leaves_it_out(block):
     layer = nn.attention(1, dropout=0.5, block=block)
     x = normal(0, (4, 32, 2))
     params, _ = started(layer, x)
-    keys = jax.random.split(jax.random.key(0), 400)
-    forward = jax.jit(jax.vmap(lambda key: layer.forward(params, (), x, key)[0]))
-    y = layer.predict(params, (), x)
-    noisy = forward(keys)
-    assert float(jnp.abs(noisy - y).max()) > 0.1
+    forward = jax.vmap(lambda key: layer.forward(params, (), x, key)[0])
+    noisy = np.asarray(jax.jit(lambda key: forward(jax.random.split(key, 400)))(jax.random.key(0)))
+    y = jax.jit(layer.predict)(params, (), x)
+    assert np.abs(noisy - y).max() > 0.1
     np.testing.assert_allclose(noisy.mean(0), y, atol=5 * float(noisy.std(0).max()) / 20)
-    assert_agree(nn.in_inference_mode(layer).forward(params, (), x, None)[0], y, 1e-6)
+    assert_agree(jax.jit(nn.in_inference_mode(layer).forward)(params, (), x, None)[0], y, 1e-6)
 
 
 def test_the_block_form_needs_a_fraction_of_the_memory():
     x = jax.ShapeDtypeStruct((1, 1024, 64), jnp.float32)
-
-    def step(layer, params, x, dy):
-        _, _, residuals = layer.forward(params, (), x, None)
-        dx, captures = layer.backward(params, residuals, dy)
-        return dx, nn.contract(captures)
 
     def by_autodiff(params, x, dy):
         layer = nn.attention(4)
         return jax.vjp(lambda p, x: layer.predict(p, (), x), params, x)[1](dy)
 
     params = jax.eval_shape(nn.attention(4).init, jax.random.key(0), x)[0]
-    programs = (lambda *a: step(nn.attention(4, block=128), *a), by_autodiff)
+    in_blocks = nn.attention(4, block=128)
+    programs = (lambda p, x, dy: passes(in_blocks, p, (), x, dy)[1:], by_autodiff)
     blocks, plain = (
         jax.jit(p).lower(params, x, x).compile().memory_analysis().temp_size_in_bytes
         for p in programs
@@ -315,12 +296,12 @@ def test_the_dtype_of_the_input_is_that_of_everything(dtype, block, x64):
 def test_it_takes_an_empty_batch(block):
     layer = nn.attention(2, block=block)
     params, _ = started(layer, jnp.ones((1, 3, 4)))
-    y, _, residuals = layer.forward(params, (), jnp.ones((0, 3, 4)), None)
-    dx, captures = layer.backward(params, residuals, y)
+    y, dx, gradients = passes(layer, params, (), jnp.ones((0, 3, 4)))
     assert dx.shape == y.shape == (0, 3, 4)
-    assert not np.any(captures["query"].gradient()["weight"])
+    assert not np.any(gradients["query"]["weight"])
 
 
+PLAIN = nn.attention(2)
 X, MEMORY = jnp.ones((2, 3, 4)), jnp.ones((2, 5, 4))
 
 
@@ -344,18 +325,16 @@ X, MEMORY = jnp.ones((2, 3, 4)), jnp.ones((2, 5, 4))
     ],
 )
 def test_an_unfit_input_is_refused(x, error, message):
-    layer = nn.attention(2)
-    params, _ = started(layer, X)
+    params, _ = started(PLAIN, X)
     with pytest.raises(error, match=f"attention: expected {message}"):
-        layer.predict(params, (), x)
+        PLAIN.predict(params, (), x)
 
 
 def test_inside_jit_lengths_out_of_range_count_as_none_and_all():
-    layer = nn.attention(2)
-    params, _ = started(layer, X)
-    x = (normal(0, (2, 3, 4)), jnp.array([-2, 9]))
-    y = jax.jit(layer.predict)(params, (), x)
-    assert_agree(y, layer.predict(params, (), (x[0], jnp.array([0, 3]))), 1e-6)
+    params, _ = started(PLAIN, X)
+    x, predict = normal(0, (2, 3, 4)), jax.jit(PLAIN.predict)
+    y = predict(params, (), (x, jnp.array([-2, 9])))
+    assert_agree(y, predict(params, (), (x, jnp.array([0, 3]))), 1e-6)
 
 
 @pytest.mark.parametrize(

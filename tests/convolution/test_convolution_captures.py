@@ -3,24 +3,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chex import assert_trees_all_close
+from helpers import initialized, normal
 
 import jaxnn as nn
 
 
 def captured(layer, x, seed=0):
     """The params of a layer, its residuals and a capture, in float64."""
-    params, state = layer.init(jax.random.key(seed), x)
-    y, _, residuals = layer.forward(params, state, x, None)
-    dy = jax.random.normal(jax.random.key(seed + 1), y.shape, y.dtype)
-    return params, residuals, dy, layer.backward(params, residuals, dy)[1]
+    params, state = initialized(layer, x, seed)
+    y, _, residuals = jax.jit(layer.forward)(params, state, x, None)
+    dy = normal(seed + 1, y.shape)
+    return params, residuals, dy, jax.jit(layer.backward)(params, residuals, dy)[1]
 
 
-def image(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
-
-
-def linear_gradient(capture):
-    return capture.unfolded().gradient()
+@jax.jit
+def unfolded_gradient(capture):
+    """The gradient by way of the linear capture."""
+    return capture.folded(capture.unfolded().gradient())
 
 
 CASES = [
@@ -35,35 +34,38 @@ CASES = [
 @pytest.mark.parametrize("layer", CASES)
 def test_the_unfolded_capture_is_a_linear_one_with_the_same_gradient(layer):
     with jax.enable_x64(True):
-        _, _, _, capture = captured(layer, image(3, 5, 4, 4))
-        linear = capture.unfolded()
+        _, _, _, capture = captured(layer, normal(0, (3, 5, 4, 4)))
+        linear = jax.eval_shape(lambda capture: capture.unfolded(), capture)
         assert isinstance(linear, nn.LinearCapture | nn.StackedCapture)
-        folded = capture.folded(linear.gradient())
-        assert_trees_all_close(folded, capture.gradient(), rtol=1e-10, atol=1e-12)
+        expected = jax.jit(nn.contract)(capture)
+        assert_trees_all_close(unfolded_gradient(capture), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("layer", CASES[:4])
 def test_unfolded_examples_sum_to_the_gradient(layer):
     # Per-example gradients, the way a statistic takes them.
     with jax.enable_x64(True):
-        _, _, _, capture = captured(layer, image(3, 5, 4, 4))
-        single = [jax.tree.map(lambda a, i=i: a[i : i + 1], capture) for i in range(3)]
-        total = jax.tree.map(lambda *g: sum(g), *(c.folded(linear_gradient(c)) for c in single))
-        assert_trees_all_close(total, capture.gradient(), rtol=1e-10, atol=1e-12)
+        _, _, _, capture = captured(layer, normal(0, (3, 5, 4, 4)))
+        single = jax.tree.map(lambda a: a[:, None], capture)
+        each = jax.jit(jax.vmap(unfolded_gradient))(single)
+        total = jax.tree.map(lambda g: np.sum(g, 0), each)
+        expected = jax.jit(nn.contract)(capture)
+        assert_trees_all_close(total, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("make", [nn.conv, nn.conv_transpose])
 def test_uses_of_different_sizes_join_to_the_sum_of_their_gradients(make):
     with jax.enable_x64(True):
         layer = make(2, (3, 3), groups=2)
-        small, large = image(3, 4, 4, 2), image(3, 6, 5, 2, seed=1)
+        small, large = normal(0, (3, 4, 4, 2)), normal(1, (3, 6, 5, 2))
         uses = [captured(layer, x)[3] for x in (small, large, small)]
         joined = uses[0].join(uses[1]).join(uses[2])
-        assert_trees_all_close(joined.gradient(), nn.join(*uses).gradient(), rtol=1e-12)
-        expected = jax.tree.map(lambda *g: sum(g), *(use.gradient() for use in uses))
-        assert_trees_all_close(joined.gradient(), expected, rtol=1e-10)
-        unfolded = joined.folded(linear_gradient(joined))
-        assert_trees_all_close(unfolded, expected, rtol=1e-10, atol=1e-12)
+        contract = jax.jit(nn.contract)
+        assert_trees_all_close(contract(joined), contract(nn.join(*uses)), rtol=1e-12)
+        gradients = [contract(use) for use in uses]
+        expected = jax.tree.map(lambda *g: np.sum(g, 0), *gradients)
+        assert_trees_all_close(contract(joined), expected, rtol=1e-10)
+        assert_trees_all_close(unfolded_gradient(joined), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_shared_and_repeated_convolutions_agree_with_autodiff():
@@ -72,8 +74,8 @@ def test_shared_and_repeated_convolutions_agree_with_autodiff():
         network = nn.serial(
             nn.share(nn.repeat(layer, 2)), nn.concatenate(), nn.flatten(), nn.dense(1)
         )
-        x = (image(2, 4, 4, 2), image(2, 4, 4, 2, seed=1))
-        params, state = network.init(jax.random.key(0), x)
+        x = (normal(0, (2, 4, 4, 2)), normal(1, (2, 4, 4, 2)))
+        params, state = initialized(network, x)
         loss = nn.half_squared_error()
         against = {"autodiff": nn.autodiff(network, loss)}
         nn.check_gradients(
@@ -85,28 +87,23 @@ def test_shared_and_repeated_convolutions_agree_with_autodiff():
 def test_a_backward_pass_mapped_over_cotangents_maps_the_deltas_alone(algorithm):
     with jax.enable_x64(True):
         layer = nn.conv(3, (3, 3), algorithm=algorithm)
-        params, residuals, dy, capture = captured(layer, image(2, 4, 4, 2))
-        mapped = jax.vmap(
+        params, residuals, dy, capture = captured(layer, normal(0, (2, 4, 4, 2)))
+        backward = jax.vmap(
             lambda d: layer.backward(params, residuals, d)[1],
             out_axes=nn.ConvCapture(None, 0, capture.geometry, True, algorithm),  # type: ignore
-        )(jnp.stack([dy, 2 * dy]))
+        )
+        mapped = jax.jit(backward)(np.stack([dy, 2 * np.asarray(dy)]))
         assert mapped.inputs.shape == capture.inputs.shape
         assert mapped.deltas.shape == (2, *dy.shape)
-        assert_trees_all_close(
-            nn.ConvCapture(
-                mapped.inputs, mapped.deltas[1], capture.geometry, True, algorithm
-            ).gradient(),
-            jax.tree.map(lambda g: 2 * g, capture.gradient()),
-            rtol=1e-10,
-        )
-        stacked = nn.StackedCapture(jax.tree.map(lambda a: jnp.stack([a, 3 * a]), capture))
-        gradient = capture.gradient()
-        assert_trees_all_close(
-            stacked.gradient(),
-            {
-                "weight": jnp.stack([gradient["weight"], 9 * gradient["weight"]]),
-                "bias": jnp.stack([gradient["bias"], 3 * gradient["bias"]]),
-            },
-            rtol=1e-10,
-            atol=1e-12,
-        )
+        contract = jax.jit(nn.contract)
+        gradient = jax.tree.map(np.asarray, contract(capture))
+        second = nn.ConvCapture(mapped.inputs, mapped.deltas[1], capture.geometry, True, algorithm)
+        expected = jax.tree.map(lambda g: 2 * g, gradient)
+        assert_trees_all_close(contract(second), expected, rtol=1e-10)
+        stacked = jax.tree.map(lambda a: jnp.asarray(np.stack([a, 3 * np.asarray(a)])), capture)
+        expected = {
+            "weight": np.stack([gradient["weight"], 9 * gradient["weight"]]),
+            "bias": np.stack([gradient["bias"], 3 * gradient["bias"]]),
+        }
+        values = contract(nn.StackedCapture(stacked))
+        assert_trees_all_close(values, expected, rtol=1e-10, atol=1e-12)
