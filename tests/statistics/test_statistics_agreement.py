@@ -1,6 +1,6 @@
 """Every statistic against its direct definition by autodiff, on networks of every kind of layer."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,6 @@ from jax.flatten_util import ravel_pytree
 import jaxnn as nn
 from jaxnn import statistics
 
-# Small programs that run once: what takes the time is to compile them.
-QUICKLY = {"xla_backend_optimization_level": 0}
 BATCH = 4
 LABELS = jnp.array([0, 2, 1, 1])
 WEIGHTS = np.array([0.5, 2.0, 0.0, 1.0])
@@ -84,10 +82,10 @@ def problem(name):
 def direct(name):
     """Per-example gradients [batch, P], Jacobians [batch, K, P], loss Hessians [batch, K, K]."""
     network, loss, params, state, x, target = problem(name)
-    flat, unravel = ravel_pytree(params)
+    flat = jnp.asarray(flattened(params))
 
     def predict(flat, example):
-        return network.forward(unravel(flat), state, example[None], None)[0][0]
+        return network.forward(ravel_pytree(params)[1](flat), state, example[None], None)[0][0]
 
     def own_loss(prediction, t):
         return loss.value(prediction[None], t[None])[0]
@@ -100,9 +98,21 @@ def direct(name):
         gradient = jax.grad(lambda flat: own_loss(predict(flat, example), t))(flat)
         return gradient, jacobian, hessian
 
-    return [
-        np.asarray(a) for a in jax.jit(jax.vmap(of_example), compiler_options=QUICKLY)(x, target)
-    ]
+    return [np.asarray(a) for a in jax.jit(jax.vmap(of_example))(x, target)]
+
+
+def flattened(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def unflattened(name, flat):
+    """A tree like the params of arrays of which the last axis holds them all, flattened."""
+    leaves, treedef = jax.tree.flatten(problem(name)[2])
+    parts = np.split(flat, np.cumsum([leaf.size for leaf in leaves])[:-1], -1)
+    return treedef.unflatten(
+        part.reshape(*flat.shape[:-1], *leaf.shape)
+        for part, leaf in zip(parts, leaves, strict=True)
+    )
 
 
 @cache
@@ -110,7 +120,7 @@ def computed(name):
     """All statistics, from one program."""
     network, loss, params, state, x, target = problem(name)
     weights = jnp.asarray(WEIGHTS)
-    vector = jax.tree.map(jnp.cos, params)
+    vector = jax.tree.map(np.cos, params)
 
     def everything(params, state, x, target, weights, vector):
         arguments = (params, state, x, target)
@@ -142,17 +152,15 @@ def computed(name):
             "kernel": statistics.empirical_ntk(network)(params, state, x),
         }
 
-    compiled = jax.jit(everything, compiler_options=QUICKLY)
-    return compiled(params, state, x, target, weights, vector)
+    return jax.jit(everything)(params, state, x, target, weights, vector)
 
 
 def expected(name, quantity):
     """The quantity by its definition, from what autodiff gives."""
-    _, _, params, *_ = problem(name)
-    unravel = ravel_pytree(params)[1]
+    unravel = partial(unflattened, name)
     gradients, jacobians, hessians = direct(name)
     plain, weighted = np.full(BATCH, 1 / BATCH), WEIGHTS / WEIGHTS.sum()
-    vector = np.asarray(ravel_pytree(jax.tree.map(jnp.cos, params))[0])
+    vector = np.cos(flattened(problem(name)[2]))
 
     def ggn(shares):
         return np.einsum("b,bkp,bkl,blq->pq", shares, jacobians, hessians, jacobians)
@@ -166,10 +174,10 @@ def expected(name, quantity):
     mean = gradients.mean(0)
     trace = ((gradients - mean) ** 2).sum() / (BATCH - 1)
     return {
-        "gradients": lambda: jax.vmap(unravel)(jnp.asarray(gradients)),
+        "gradients": lambda: unravel(gradients),
         "norms": lambda: (gradients**2).sum(1),
         "norms by parameter": lambda: jax.tree.map(
-            lambda g: (np.asarray(g) ** 2).reshape(BATCH, -1).sum(1), jax.vmap(unravel)(gradients)
+            lambda g: (g**2).reshape(BATCH, -1).sum(1), unravel(gradients)
         ),
         "weighted norms": lambda: WEIGHTS**2 * (gradients**2).sum(1),
         "dot products": lambda: gradients @ gradients.T,

@@ -16,19 +16,23 @@ WEIGHTS = np.array([0.5, 2.0, 1.0])
 
 def full_ggn(network, loss, *arguments):
     """The Gauss-Newton matrix of the mean loss, by jax.jacrev and jax.hessian alone."""
-    params, state, x, target = arguments
-    flat, unravel = ravel_pytree(params)
 
-    def predict(flat):
-        return network.forward(unravel(flat), state, x, None)[0]
+    @jax.jit
+    def compute(params, state, x, target):
+        flat, unravel = ravel_pytree(params)
 
-    def mean_loss(prediction):
-        return jnp.mean(loss.value(prediction, target))
+        def predict(flat):
+            return network.forward(unravel(flat), state, x, None)[0]
 
-    prediction = predict(flat)
-    jacobian = jax.jacrev(lambda flat: predict(flat).ravel())(flat)
-    hessian = jax.hessian(lambda y: mean_loss(y.reshape(prediction.shape)))(prediction.ravel())
-    return jacobian.T @ hessian @ jacobian
+        def mean_loss(prediction):
+            return jnp.mean(loss.value(prediction, target))
+
+        prediction = predict(flat)
+        jacobian = jax.jacrev(lambda flat: predict(flat).ravel())(flat)
+        hessian = jax.hessian(lambda y: mean_loss(y.reshape(prediction.shape)))(prediction.ravel())
+        return jacobian.T @ hessian @ jacobian
+
+    return np.asarray(compute(*arguments))
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
@@ -42,8 +46,8 @@ def test_kfac_of_one_example_with_one_position_is_its_gauss_newton_matrix(positi
     assert factors["inputs"].shape == (4 + use_bias,) * 2
     # A dict is ravelled with the bias first; the factors have it last.
     order = np.roll(np.arange((4 + use_bias) * 3), -3) if use_bias else np.arange(12)
-    exact = np.asarray(full_ggn(network, loss, params, state, x, target))[np.ix_(order, order)]
-    assert_agree(jnp.kron(factors["inputs"], factors["deltas"]), exact, 1e-9)
+    exact = full_ggn(network, loss, params, state, x, target)[np.ix_(order, order)]
+    assert_agree(np.kron(factors["inputs"], factors["deltas"]), exact, 1e-9)
 
 
 def test_kfac_factors_are_the_weighted_means_of_their_definitions(x64):
@@ -99,12 +103,14 @@ def test_monte_carlo_is_exact_for_a_single_output_and_near_for_several(x64):
 
     def both(outputs, samples):
         network = nn.dense(outputs)
-        params, state = started(network, x)
-        arguments = (params, state, x, jnp.zeros((BATCH, outputs)), jax.random.key(0))
-        return tuple(
-            jax.jit(statistic(network, loss, samples=n))(*arguments)
+        computations = [
+            statistic(network, loss, samples=n)
             for statistic in (statistics.diagonal_ggn, statistics.kfac_factors)
             for n in (samples, None)
+        ]
+        arguments = (*started(network, x), x, jnp.zeros((BATCH, outputs)), jax.random.key(0))
+        return jax.jit(lambda *arguments: [compute(*arguments) for compute in computations])(
+            *arguments
         )
 
     diagonal, exact_diagonal, factors, exact_factors = both(1, 1)
@@ -160,11 +166,16 @@ def test_influence_is_the_product_with_the_inverse_of_the_damped_gauss_newton_ma
     compute = statistics.influence(network, loss, damping=0.1, tolerance=1e-13)
     influences = jax.jit(compute)(params, state, x, target, queries, asked)
 
-    flat, unravel = ravel_pytree(params)
+    @jax.jit
+    def gradients(x, target):
+        flat, unravel = ravel_pytree(params)
 
-    def values(flat, x, target):
-        return loss.value(network.forward(unravel(flat), state, x, None)[0], target)
+        def values(flat):
+            return loss.value(network.forward(unravel(flat), state, x, None)[0], target)
 
-    gradients, of_queries = (jax.jacrev(values)(flat, *b) for b in ((x, target), (queries, asked)))
-    damped = full_ggn(network, loss, params, state, x, target) + 0.1 * jnp.eye(flat.size)
-    assert_agree(influences, -of_queries @ jnp.linalg.solve(damped, gradients.T), 1e-9)
+        return jax.jacrev(values)(flat)
+
+    ggn = full_ggn(network, loss, params, state, x, target)
+    damped = ggn + 0.1 * np.eye(len(ggn))
+    products = np.linalg.solve(damped, np.transpose(gradients(x, target)))
+    assert_agree(influences, -np.asarray(gradients(queries, asked)) @ products, 1e-9)
