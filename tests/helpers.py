@@ -62,14 +62,16 @@ def initialized(layer, x, seed=0):
 
 
 def started(layer, x, seed=0):
-    """The params and state of a layer, params moved away from their initial zeros and ones."""
-    params, state = initialized(layer, x, seed)
+    """Params of a layer drawn with NumPy, none of them zero or one, and its initial state."""
+    params, state = jax.eval_shape(layer.init, jax.random.key(seed), x)
     leaves, treedef = jax.tree.flatten(params)
-    moved = [
-        jnp.asarray(np.asarray(p) + np.asarray(normal(seed + i, p.shape, p.dtype)) / 10, p.dtype)
+    drawn = [
+        jnp.asarray(np.random.default_rng(seed + i).normal(size=p.shape) / 2, p.dtype)
         for i, p in enumerate(leaves)
     ]
-    return treedef.unflatten(moved), state
+    if jax.tree.leaves(state):
+        _, state = initialized(layer, x, seed)
+    return treedef.unflatten(drawn), state
 
 
 @partial(jax.jit, static_argnums=0)
@@ -79,5 +81,7 @@ def passes(layer, params, state, x, dy=None, key=None):
     `passes.__wrapped__` is the same without `jax.jit`.
     """
     y, _, residuals = layer.forward(params, state, x, key)
-    dx, captures = layer.backward(params, residuals, jnp.ones_like(y) if dy is None else dy)
+    dx, captures = layer.backward(
+        params, residuals, jax.tree.map(jnp.ones_like, y) if dy is None else dy
+    )
     return y, dx, nn.contract(captures)
