@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.products import accumulator, contract_rows
+
 static = partial(dataclasses.field, metadata={"static": True})
 
 
@@ -94,8 +96,7 @@ class LinearCapture(Capture):
     def gradient(self) -> dict[str, Array]:
         """{"weight": [in, out], "bias": [out]}, accumulated in at least float32."""
         inputs, deltas = (a.reshape(-1, a.shape[-1]) for a in (self.inputs, self.deltas))
-        dtype = accumulator(deltas.dtype)
-        weight = jnp.matmul(inputs.T, deltas, preferred_element_type=dtype).astype(deltas.dtype)
+        weight = contract_rows(inputs, deltas).astype(deltas.dtype)
         return {"weight": weight} | ({"bias": _sum_rows(deltas)} if self.use_bias else {})
 
     def join(self, *others: "LinearCapture") -> "LinearCapture":
@@ -192,11 +193,6 @@ class ContractedCapture(Capture):
         """The sum of the uses."""
         total = jax.tree.map(lambda *g: sum(g), self.gradients, *(o.gradients for o in others))
         return dataclasses.replace(self, gradients=total)
-
-
-def accumulator(dtype: Any) -> Any:
-    """The dtype of sums: those of half-precision numbers lose digits unless they run in float32."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _sum_rows(rows: Array) -> Array:

@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxnn.captures import AffineCapture
 from jaxnn.layer import Layer
+from jaxnn.products import accumulator
 from jaxnn.validation import (
     require_features,
     require_floating,
@@ -165,7 +166,7 @@ def rms_norm(epsilon: float = 1e-5) -> Layer:
 
     def forward(params: dict, state: Any, x: Array, key: Array | None):
         _require_like("rms_norm", x, params)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(accumulator(x.dtype))
         inverse_root = jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + epsilon)
         normalized = (wide * inverse_root).astype(x.dtype)
         return normalized * params["scale"], state, (normalized, inverse_root)
@@ -185,7 +186,7 @@ def rms_norm(epsilon: float = 1e-5) -> Layer:
 
 def _normalize(x: Array, axes: Any, epsilon: float) -> tuple[Array, Array]:
     # In half precision the square of a deviation overflows from 256 on.
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(accumulator(x.dtype))
     centred = wide - jnp.mean(wide, axes, keepdims=True)
     variance = jnp.mean(centred * centred, axes, keepdims=True)
     inverse_deviation = jax.lax.rsqrt(variance + epsilon)

@@ -11,6 +11,7 @@ from jaxnn.captures import Capture, LinearCapture, StackedCapture, static
 from jaxnn.convolution.choosing import run
 from jaxnn.convolution.geometry import Geometry, spread, transposed_kernel
 from jaxnn.convolution.patches import rows, unfold
+from jaxnn.products import accumulator
 
 
 @jax.tree_util.register_dataclass
@@ -115,7 +116,7 @@ def with_bias(weight: Array, deltas: Array, use_bias: bool) -> dict[str, Array]:
     if not use_bias:
         return {"weight": weight}
     axes = tuple(range(deltas.ndim - 1))
-    dtype = jnp.promote_types(deltas.dtype, jnp.float32)
+    dtype = accumulator(deltas.dtype)
     return {"weight": weight, "bias": jnp.sum(deltas, axes, dtype).astype(weight.dtype)}
 
 

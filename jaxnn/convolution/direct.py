@@ -5,10 +5,10 @@ The weight gradient is a convolution in which batch and channels have changed pl
 its images (one for each input channel), the deltas its kernels, strides and dilation are exchanged.
 """
 
-import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.convolution.geometry import Geometry, transposed_kernel
+from jaxnn.products import accumulator
 
 
 def forward(x: Array, weight: Array, geometry: Geometry) -> Array:
@@ -61,7 +61,7 @@ def weight_gradient(x: Array, dy: Array, geometry: Geometry) -> Array:
             (geometry.dimensions, channels, *range(geometry.dimensions)),
         ),
         batch_group_count=geometry.groups,
-        preferred_element_type=jnp.promote_types(dy.dtype, jnp.float32),
+        preferred_element_type=accumulator(dy.dtype),
     ).astype(dy.dtype)
 
 

@@ -15,6 +15,7 @@ from jax import Array
 
 from jaxnn.convolution.geometry import Geometry, to_groups
 from jaxnn.convolution.patches import fold, slices
+from jaxnn.products import accumulator
 
 
 def applies(geometry: Geometry, inputs: int) -> bool:
@@ -40,7 +41,7 @@ def weight_gradient(x: Array, dy: Array, geometry: Geometry) -> Array:
     """∂L/∂weight [*kernel, 1, out] from x and the deltas dy."""
     deltas = to_groups(dy, geometry.groups)
     everywhere = tuple(range(dy.ndim - 1))
-    dtype = jnp.promote_types(dy.dtype, jnp.float32)
+    dtype = accumulator(dy.dtype)
     taps = [jnp.sum(a[..., None] * deltas, everywhere, dtype) for a in slices(x, geometry)]
     return jnp.stack(taps).astype(dy.dtype).reshape(*geometry.kernel_size, 1, dy.shape[-1])
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.convolution.geometry import Geometry, pad, to_groups
+from jaxnn.products import accumulator
 
 
 def forward(x: Array, weight: Array, geometry: Geometry) -> Array:
@@ -48,7 +49,7 @@ def weight_gradient(x: Array, dy: Array, geometry: Geometry) -> Array:
     patches = unfold(x, _along({last}, geometry, geometry.size))
     size = (*geometry.size[:-1], geometry.output_size[-1])
     shifts = _along(set(range(last)) - axes, geometry, size)
-    dtype = jnp.promote_types(dy.dtype, jnp.float32)
+    dtype = accumulator(dy.dtype)
     products = [
         jnp.einsum(
             "gbpi,gbpo->gio",

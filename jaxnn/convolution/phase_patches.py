@@ -16,6 +16,7 @@ from jax import Array
 from jaxnn.convolution import patches
 from jaxnn.convolution.geometry import Geometry
 from jaxnn.convolution.winograd import Grid
+from jaxnn.products import accumulator
 
 
 def transformed_kernel(weight: Array) -> Array:
@@ -51,9 +52,7 @@ def weight_products(x: Array, deltas: Array, geometry: Geometry) -> Array:
     rows = patches.unfold(x, _of_windows(geometry))
     rows = rows.reshape(-1, rows.shape[-2] * rows.shape[-1])
     deltas = deltas.reshape(-1, deltas.shape[-1])
-    return jnp.matmul(
-        rows.T, deltas, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32)
-    )
+    return jnp.matmul(rows.T, deltas, preferred_element_type=accumulator(x.dtype))
 
 
 def weight_of_products(products: Array, geometry: Geometry) -> Array:

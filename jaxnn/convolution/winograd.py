@@ -26,6 +26,7 @@ from jax import Array, lax
 
 from jaxnn.convolution.chunks import chunk_count, map_chunks, sum_chunks
 from jaxnn.convolution.geometry import Geometry, pad, transposed_kernel
+from jaxnn.products import accumulator
 
 Grid = list[list[Any]]
 """Arrays in rows and columns: the elements of a tile, each over all tiles and channels."""
@@ -166,7 +167,7 @@ def _transformed_tiles(x: Array, geometry: Geometry) -> Grid:
 def _contract_tiles(tile: Array, delta: Array) -> Array:
     """Vᵀ · dM [in, out], the sum over all tiles, taken in the order that XLA multiplies faster."""
     rows = delta.reshape(-1, delta.shape[-1])
-    dtype = jnp.promote_types(delta.dtype, jnp.float32)
+    dtype = accumulator(delta.dtype)
     return jnp.matmul(rows.T, tile.reshape(-1, tile.shape[-1]), preferred_element_type=dtype).T
 
 
