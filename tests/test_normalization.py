@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import HALVES_AND_FLOATS, assert_agree, normal, started
+from helpers import HALVES_AND_FLOATS, assert_agree, initialized, normal, passes, started
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,17 +26,16 @@ def reference(name, params, x, epsilon=1e-5):
 def test_value_and_backward_agree_with_the_formula(name, shape, features, scale):
     layer = LAYERS[name]
     with jax.enable_x64(True):
-        x, dy = normal(0, (*shape, features)) * scale, normal(1, (*shape, features))
+        x, dy = scale * np.asarray(normal(0, (*shape, features))), normal(1, (*shape, features))
         params, state = started(layer, x)
 
         @jax.jit
         def both(params, x, dy):
             expected, vjp = jax.vjp(lambda params, x: reference(name, params, x), params, x)
-            y, _, residuals = layer.forward(params, state, x, None)
-            dx, capture = layer.backward(params, residuals, dy)
-            return (y, dx, capture.gradient()), (expected, *reversed(vjp(dy)))
+            return passes(layer, params, state, x, dy), (expected, *reversed(vjp(dy)))
 
         (y, dx, gradients), (expected, expected_dx, expected_gradients) = both(params, x, dy)
+        dx, expected_dx, dy = map(np.asarray, (dx, expected_dx, dy))
         assert_agree(y, expected, 1e-12)
         # One example or feature leaves nothing of x: the gradients by x and scale are rounding.
         floor = 1e-12 * np.linalg.norm(dy) / min(scale, 1)
@@ -56,34 +55,37 @@ def test_layer_norm_agrees_with_pytorch(x64):
     params, _ = started(nn.layer_norm(), x)
     scale, offset = (torch.tensor(np.asarray(params[k])) for k in ("scale", "offset"))
     expected = torch.nn.functional.layer_norm(torch.tensor(np.asarray(x)), (4,), scale, offset)
-    assert_agree(nn.layer_norm().predict(params, (), x), expected.numpy(), 1e-12)
+    y = jax.jit(nn.layer_norm().predict)(params, (), x)
+    assert_agree(y, expected.numpy(), 1e-12)
 
 
 def test_batch_norm_agrees_with_pytorch_in_training_and_inference(x64):
     torch = pytest.importorskip("torch", reason="PyTorch is an independent reference")
-    x = normal(0, (5, 4)) * 2 + 1
+    x = jnp.asarray(2 * np.asarray(normal(0, (5, 4))) + 1)
     peer = torch.nn.BatchNorm1d(4, momentum=0.1, dtype=torch.float64)
     params, state = nn.batch_norm().init(None, x)
-    y, state, _ = nn.batch_norm().forward(params, state, x, None)
+    y, state, _ = jax.jit(nn.batch_norm().forward)(params, state, x, None)
     assert_agree(y, peer(torch.tensor(np.asarray(x))).detach().numpy(), 1e-12)
     assert_agree(state["mean"], peer.running_mean.numpy(), 1e-12)
     # PyTorch keeps the unbiased variance, n / (n - 1) of this one.
-    unbiased = (state["variance"] - 0.9) * 5 / 4 + 0.9
+    unbiased = (np.asarray(state["variance"]) - 0.9) * 5 / 4 + 0.9
     assert_agree(unbiased, peer.running_var.numpy(), 1e-12)
     peer.running_var[:] = torch.tensor(np.asarray(state["variance"]))
     expected = peer.eval()(torch.tensor(np.asarray(x))).detach().numpy()
-    assert_agree(nn.batch_norm().predict(params, state, x), expected, 1e-12)
+    assert_agree(jax.jit(nn.batch_norm().predict)(params, state, x), expected, 1e-12)
 
 
 @pytest.mark.parametrize("dtype", HALVES_AND_FLOATS)
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_dtype_of_the_input_is_that_of_everything(name, dtype, x64):
     layer = LAYERS[name]
-    x = jnp.asarray([[1, 2], [3, 5]], dtype)
-    params, state = layer.init(None, x)
-    y, state, residuals = layer.forward(params, state, x, None)
-    dx, capture = layer.backward(params, residuals, jnp.ones_like(y))
-    leaves = jax.tree.leaves((params, state, y, dx, capture.gradient()))
+
+    @jax.jit
+    def run(x):
+        params, state = layer.init(None, x)
+        return params, layer.forward(params, state, x, None)[:2], passes(layer, params, state, x)
+
+    leaves = jax.tree.leaves(run(jnp.asarray([[1, 2], [3, 5]], dtype)))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype(dtype)}
 
 
@@ -91,54 +93,55 @@ def test_the_dtype_of_the_input_is_that_of_everything(name, dtype, x64):
 def test_half_precision_deviations_beyond_256_do_not_overflow(name):
     x = jnp.asarray([[0, 2000], [2000, 0]], jnp.float16)  # deviations of ±1000
     params, state = LAYERS[name].init(None, x)
-    y, _, residuals = LAYERS[name].forward(params, state, x, None)
+    dy = jnp.asarray([[1, 0], [0, 0]], jnp.float16)
+    y, dx, _ = passes(LAYERS[name], params, state, x, dy)
     np.testing.assert_allclose(y, [[-1, 1], [1, -1]], rtol=1e-3)
-    dx, _ = LAYERS[name].backward(params, residuals, jnp.asarray([[1, 0], [0, 0]], jnp.float16))
     assert np.all(np.isfinite(dx))
 
 
 def test_batch_norm_of_one_example_gives_the_offset_and_no_gradient():
     x = jnp.asarray([[3.0, -2.0]])
-    params, state = started(nn.batch_norm(), x)
-    y, _, residuals = nn.batch_norm().forward(params, state, x, None)
-    dx, capture = nn.batch_norm().backward(params, residuals, jnp.ones((1, 2)))
-    np.testing.assert_array_equal(y, params["offset"][None])
-    np.testing.assert_array_equal(dx, np.zeros((1, 2)))
-    np.testing.assert_array_equal(capture.gradient()["scale"], np.zeros(2))
+    params, state = started(LAYERS["batch_norm"], x)
+    for both in (passes, passes.__wrapped__):  # with jit and without
+        y, dx, gradients = both(LAYERS["batch_norm"], params, state, x)
+        np.testing.assert_array_equal(y, np.asarray(params["offset"])[None])
+        np.testing.assert_array_equal(dx, np.zeros((1, 2)))
+        np.testing.assert_array_equal(gradients["scale"], np.zeros(2))
 
 
 def test_layer_norm_of_one_feature_gives_the_offset_and_no_gradient():
     x = jnp.asarray([[3.0], [-2.0]])
-    params, state = started(nn.layer_norm(), x)
-    y, _, residuals = nn.layer_norm().forward(params, state, x, None)
-    dx, _ = nn.layer_norm().backward(params, residuals, jnp.ones((2, 1)))
-    np.testing.assert_array_equal(y, np.broadcast_to(params["offset"], (2, 1)))
-    np.testing.assert_array_equal(dx, np.zeros((2, 1)))
+    params, state = started(LAYERS["layer_norm"], x)
+    for both in (passes, passes.__wrapped__):  # with jit and without
+        y, dx, _ = both(LAYERS["layer_norm"], params, state, x)
+        np.testing.assert_array_equal(y, np.broadcast_to(params["offset"], (2, 1)))
+        np.testing.assert_array_equal(dx, np.zeros((2, 1)))
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_shift_and_a_scale_of_the_input_change_nothing(name, x64):
-    x = normal(0, (6, 5))
+    x = np.asarray(normal(0, (6, 5)))
     params, state = started(LAYERS[name], x)
-    y, shifted = (LAYERS[name].forward(params, state, v, None)[0] for v in (x, 1e6 * x + 1e4))
+    y, shifted = (passes(LAYERS[name], params, state, v)[0] for v in (x, 1e6 * x + 1e4))
     assert_agree(shifted, y, 1e-4)  # epsilon is what differs
 
 
 def test_the_running_statistics_converge_to_those_of_the_data(x64):
-    x = normal(0, (50, 3)) * 4 + 2
-    params, state = nn.batch_norm(momentum=0.5).init(None, x)
+    layer, x = nn.batch_norm(momentum=0.5), 4 * np.asarray(normal(0, (50, 3))) + 2
+    params, state = initialized(layer, x)
+    forward = jax.jit(layer.forward)
     for _ in range(50):
-        _, state, _ = nn.batch_norm(momentum=0.5).forward(params, state, x, None)
+        y, state, _ = forward(params, state, x, None)
     assert_agree(state, {"mean": x.mean(0), "variance": x.var(0)}, 1e-12)
-    y, _, _ = nn.batch_norm().forward(params, state, x, None)
-    assert_agree(nn.batch_norm().predict(params, state, x), y, 1e-10)
+    assert_agree(jax.jit(layer.predict)(params, state, x), y, 1e-10)
 
 
 def test_inference_does_not_mix_examples(x64):
     x = normal(0, (4, 3))
     params, state = started(nn.batch_norm(), x)
-    together = nn.batch_norm().predict(params, state, x)
-    assert_agree(nn.batch_norm().predict(params, state, x[:1]), together[:1], 1e-15)
+    predict = jax.jit(nn.batch_norm().predict)
+    together = np.asarray(predict(params, state, x))
+    assert_agree(predict(params, state, np.asarray(x)[:1]), together[:1], 1e-15)
 
 
 def test_batch_norm_says_that_it_mixes_examples_and_layer_norm_does_not():

@@ -1,5 +1,7 @@
 """Training on several devices gives the parameters of one, whatever the layout."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,14 +20,11 @@ CLASSES, EXAMPLES, BATCH = 4, 22, 8  # the last batch of an epoch, 6, cannot be 
 LOSS = nn.softmax_cross_entropy()
 
 
-def dense_network():
-    layers = (nn.dense(8, use_bias=False), nn.batch_norm(), nn.relu(), nn.dropout(0.3))
-    return nn.serial(*layers, nn.dense(12), nn.tanh(), nn.dense(CLASSES))
-
-
-def conv_network():
-    block = (nn.conv(8, (3, 3)), nn.relu(), nn.max_pool(2))
-    return nn.fuse(nn.serial(*block, nn.flatten(), nn.dense(CLASSES)))
+DENSE = nn.serial(
+    *(nn.dense(8, use_bias=False), nn.batch_norm(), nn.relu(), nn.dropout(0.3)),
+    *(nn.dense(12), nn.tanh(), nn.dense(CLASSES)),
+)
+SMALL = nn.serial(nn.dense(6), nn.relu(), nn.dense(CLASSES))
 
 
 def problem(network, x_shape):
@@ -35,12 +34,19 @@ def problem(network, x_shape):
     return x, target, optimizer, create_state(network, optimizer, jax.random.key(0), x[:1])
 
 
-def run(network, x_shape, mesh=None, layout="replicated", **options):
+@cache
+def run_on_one(**options):
+    """`run` of the dense network in float64 without a mesh, which several tests compare with."""
+    return run(DENSE, (8,), **options)
+
+
+def run(network, x_shape, mesh=None, layout="replicated", validates=False, **options):
     """The last epoch and what it has left."""
     x, target, optimizer, state = problem(network, x_shape)
     if mesh is not None:
         state = place(state, mesh, network, optimizer, LAYOUTS[layout])
-    options = {"epochs": 2, "batch_size": BATCH} | options
+    validation = (x[:5], target[:5], task_of(LOSS, CLASSES)) if validates else None
+    options = {"epochs": 2, "batch_size": BATCH, "validation": validation} | options
     *_, epoch = train(network, LOSS, optimizer, state, x, target, **options)
     return epoch, jax.tree.map(np.asarray, epoch.train_state._replace(key=()))
 
@@ -50,11 +56,8 @@ def run(network, x_shape, mesh=None, layout="replicated", **options):
     [(4, 1, "replicated"), (4, 1, "fully_sharded"), (2, 2, "tensor_parallel")],
 )
 def test_a_dense_network_has_the_parameters_of_one_device(data, model, layout, x64):
-    network = dense_network()
-    x, target, *_ = problem(network, (8,))
-    validation = (x[:5], target[:5], task_of(LOSS, CLASSES))
-    expected_epoch, expected = run(network, (8,), validation=validation)
-    epoch, found = run(network, (8,), make_mesh(data, model), layout, validation=validation)
+    expected_epoch, expected = run_on_one(validates=True)
+    epoch, found = run(DENSE, (8,), make_mesh(data, model), layout, validates=True)
     assert_agree(found, expected, 1e-10)
     np.testing.assert_allclose(epoch.losses, expected_epoch.losses, rtol=1e-12)
     assert epoch.validation["loss"] == pytest.approx(expected_epoch.validation["loss"], rel=1e-10)
@@ -64,44 +67,42 @@ def test_a_dense_network_has_the_parameters_of_one_device(data, model, layout, x
 def test_a_network_worked_off_in_chunks_has_the_parameters_of_one_device(layout, x64, monkeypatch):
     for module in (winograd, pooled):
         monkeypatch.setattr(module, "CHUNK_BYTES", 20_000)  # two chunks on each of four devices
-    shape = (8, 8, 16)
-    expected = run(conv_network(), shape, epochs=1)[1]
-    assert_agree(run(conv_network(), shape, make_mesh(), layout, epochs=1)[1], expected, 1e-10)
+    block = (nn.conv(8, (3, 3)), nn.relu(), nn.max_pool(2))
+    network, shape = nn.fuse(nn.serial(*block, nn.flatten(), nn.dense(CLASSES))), (8, 8, 16)
+    expected = run(network, shape, epochs=1)[1]
+    assert_agree(run(network, shape, make_mesh(), layout, epochs=1)[1], expected, 1e-10)
 
 
 def test_crosscheck_compares_on_several_devices(x64):
     options = {"gradient": "crosscheck", "crosscheck_every": 1}
-    epoch, found = run(dense_network(), (8,), make_mesh(), **options)
+    epoch, found = run(DENSE, (8,), make_mesh(), **options)
     assert 0 < epoch.disagreement < 1e-10
-    assert_agree(found, run(dense_network(), (8,))[1], 1e-10)
+    assert_agree(found, run_on_one(validates=True)[1], 1e-10)
 
 
 def test_private_training_has_the_noise_of_one_device(x64):
-    network = nn.serial(nn.dense(6), nn.relu(), nn.dense(CLASSES))
     options = {"gradient": "private", "privacy": Privacy(1.0, 1.0, 1e-5)}
-    expected = run(network, (8,), **options)[1]
-    assert_agree(run(network, (8,), make_mesh(), **options)[1], expected, 1e-10)
+    expected = run(SMALL, (8,), **options)[1]
+    assert_agree(run(SMALL, (8,), make_mesh(), **options)[1], expected, 1e-10)
 
 
 def test_streamed_batches_have_the_parameters_of_one_device(x64):
-    expected = run(dense_network(), (8,))[1]
-    assert_agree(run(dense_network(), (8,), make_mesh(), stream=True)[1], expected, 1e-10)
+    expected = run_on_one(validates=True)[1]
+    assert_agree(run(DENSE, (8,), make_mesh(), stream=True)[1], expected, 1e-10)
 
 
 def test_micro_batches_have_the_gradient_of_one_device(x64):
-    network = nn.serial(nn.dense(6), nn.relu(), nn.dense(CLASSES))
-    expected = run(network, (8,), micro_batches=2)[1]
-    assert_agree(run(network, (8,), make_mesh(), micro_batches=2)[1], expected, 1e-10)
+    expected = run(SMALL, (8,), micro_batches=2)[1]
+    assert_agree(run(SMALL, (8,), make_mesh(), micro_batches=2)[1], expected, 1e-10)
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_any_step():
     with pytest.raises(ValueError, match=r"batch_size to be a multiple of the 4 devices .* got 6"):
-        run(dense_network(), (8,), make_mesh(), batch_size=6)
+        run(SMALL, (8,), make_mesh(), batch_size=6)
 
 
 def test_parameters_and_optimiser_stay_split_as_they_were_placed():
-    network = dense_network()
-    state = run(network, (8,), make_mesh(2, 2), "tensor_parallel", epochs=1)[0].train_state
+    state = run(DENSE, (8,), make_mesh(2, 2), "tensor_parallel", epochs=1)[0].train_state
     first, second = state.params[0]["weight"], state.params[4]["weight"]
     assert first.sharding.shard_shape(first.shape) == (8, 4)
     assert second.sharding.shard_shape(second.shape) == (4, 12)
@@ -128,25 +129,21 @@ def test_diverging_on_several_devices_names_the_layer():
 
 
 def test_a_checkpoint_of_four_devices_resumes_on_two_and_on_one(tmp_path, x64):
-    network = dense_network()
-    x, target, optimizer, like = problem(network, (8,))
-    saved, expected = run(network, (8,), make_mesh(), "fully_sharded")
+    x, target, optimizer, like = problem(DENSE, (8,))
+    saved, expected = run(DENSE, (8,), make_mesh(), "fully_sharded")
     with Checkpoints(tmp_path / "saved") as checkpoints:
         checkpoints.save(2, saved.train_state)
     two = make_mesh(2, devices=jax.devices()[:2])
     for mesh in (two, None):
-        target_state = like if mesh is None else place(like, mesh, network, optimizer)
+        target_state = like if mesh is None else place(like, mesh, DENSE, optimizer)
         with Checkpoints(tmp_path / "saved", read_only=True) as checkpoints:
             epoch, restored = checkpoints.restore(like=target_state)
         assert epoch == 2
         assert_agree(jax.tree.map(np.asarray, restored._replace(key=())), expected, 0.0)
         assert restored.step.sharding == target_state.step.sharding
-        *_, last = train(network, LOSS, optimizer, restored, x, target, epochs=3, batch_size=BATCH)
-        assert_agree(
-            jax.tree.map(np.asarray, last.train_state.params),
-            run(network, (8,), epochs=3)[1].params,
-            1e-10,
-        )
+        *_, last = train(DENSE, LOSS, optimizer, restored, x, target, epochs=3, batch_size=BATCH)
+        resumed = jax.tree.map(np.asarray, last.train_state.params)
+        assert_agree(resumed, run_on_one(epochs=3)[1].params, 1e-10)
 
 
 @pytest.mark.parametrize(
