@@ -1,11 +1,10 @@
 import dataclasses
-from functools import reduce
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_agree, normal, started
+from helpers import assert_agree, normal, passes, started
 
 import jaxnn as nn
 from jaxnn.captures import stack
@@ -33,7 +32,7 @@ def is_capture(node):
 def run(network, x, seed=0):
     """(params, residuals, dy) of one forward pass."""
     params, state = started(network, x, seed)
-    y, _, residuals = network.forward(params, state, x, None)
+    y, _, residuals = jax.jit(network.forward)(params, state, x, None)
     return params, residuals, normal(seed + 9, y.shape, y.dtype)
 
 
@@ -91,24 +90,26 @@ def test_inputs_do_not_depend_on_the_cotangent_so_that_vmap_maps_the_deltas_alon
 def test_backward_uses_params_only_to_propagate(x64):
     network = nn.serial(nn.layer_norm(), nn.dense(3))
     params, residuals, dy = run(network, normal(0, X))
-    other = jax.tree.map(lambda p: p + 1, params)
-    _, captures = network.backward(params, residuals, dy)
-    _, with_other = network.backward(other, residuals, dy)
+    other = jax.tree.map(lambda p: np.asarray(p) + 1, params)
+    backward = jax.jit(network.backward)
+    _, captures = backward(params, residuals, dy)
+    _, with_other = backward(other, residuals, dy)
     assert_agree(with_other[1], captures[1], 0)
-    expected = dy @ other[1]["weight"].T
+    expected = np.asarray(dy) @ other[1]["weight"].T
     assert_agree(with_other[0].deltas, expected, 1e-14)
 
 
 def test_a_linear_capture_contracts_over_batch_and_positions(x64):
     inputs, deltas = normal(0, (2, 3, 5, 4)), normal(1, (2, 3, 5, 6))
     gradient = nn.LinearCapture(inputs, deltas).gradient()
-    weight = jnp.einsum("bpqi,bpqo->io", inputs, deltas)
-    assert_agree(gradient, {"weight": weight, "bias": deltas.sum((0, 1, 2))}, 1e-13)
+    weight = np.einsum("bpqi,bpqo->io", inputs, deltas)
+    assert_agree(gradient, {"weight": weight, "bias": np.sum(deltas, (0, 1, 2))}, 1e-13)
 
 
 def test_an_affine_capture_contracts_over_batch_and_positions(x64):
     inputs, deltas = normal(0, (2, 3, 4)), normal(1, (2, 3, 4))
     gradient = nn.AffineCapture(inputs, deltas).gradient()
+    inputs, deltas = np.asarray(inputs), np.asarray(deltas)
     expected = {"scale": (inputs * deltas).sum((0, 1)), "offset": deltas.sum((0, 1))}
     assert_agree(gradient, expected, 1e-13)
 
@@ -141,21 +142,17 @@ def test_a_shared_layer_keeps_one_array_and_sums_the_gradients_of_its_uses(x64):
     network = nn.share(layer)
     x = (normal(0, (2, 4)), normal(1, (2, 4)), normal(2, (2, 4)))
     params, state = started(network, x)
-    assert (
-        jax.tree.leaves(params)[0].shape
-        == jax.tree.leaves(layer.init(jax.random.key(0), x[0])[0])[0].shape
-    )
-    y, _, residuals = network.forward(params, state, x, None)
-    dy = tuple(normal(5 + i, member.shape) for i, member in enumerate(y))
-    dx, captures = network.backward(params, residuals, dy)
+    alone, _ = jax.eval_shape(layer.init, jax.random.key(0), x[0])
+    assert jax.tree.leaves(params)[0].shape == jax.tree.leaves(alone)[0].shape
+    dy = tuple(normal(5 + i, (2, 3)) for i in range(3))
+    _, dx, gradients = passes(network, params, state, x, dy)
     uses = []
     for member, d, part in zip(x, dy, dx, strict=True):
-        kept = layer.forward(params[0], state[0], member, None)[2]
-        own_dx, own = layer.backward(params[0], kept, d)
+        _, own_dx, own = passes(layer, params[0], state[0], member, d)
         assert_agree(part, own_dx, 1e-14)
-        uses.append(nn.contract(own))
-    total = reduce(lambda a, b: jax.tree.map(jnp.add, a, b), uses)
-    assert_agree(nn.contract(captures), (total,), 1e-13)
+        uses.append(own)
+    total = jax.tree.map(lambda *g: np.sum(g, 0), *uses)
+    assert_agree(gradients, (total,), 1e-13)
 
 
 def test_uses_are_joined_as_positions_of_the_same_example(x64):
@@ -163,11 +160,10 @@ def test_uses_are_joined_as_positions_of_the_same_example(x64):
     second = nn.LinearCapture(normal(2, (2, 5, 2, 3)), normal(3, (2, 5, 2, 4)))
     joined = nn.join(first, second)
     assert joined.inputs.shape == (2, 11, 3)
-    for example in range(2):
-        own = jax.tree.map(lambda a: a[example : example + 1], joined)  # noqa: B023
-        parts = [jax.tree.map(lambda a: a[example : example + 1], c) for c in (first, second)]  # noqa: B023
-        total = jax.tree.map(jnp.add, *(part.gradient() for part in parts))
-        assert_agree(own.gradient(), total, 1e-13)
+    of_examples = jax.jit(jax.vmap(lambda c: jax.tree.map(lambda a: a[None], c).gradient()))
+    parts = (of_examples(first), of_examples(second))
+    total = jax.tree.map(lambda *g: np.sum(g, 0), *parts)
+    assert_agree(of_examples(joined), total, 1e-13)
 
 
 def test_joining_keeps_static_facts():
@@ -180,9 +176,9 @@ def test_joining_keeps_static_facts():
 def test_a_stacked_capture_contracts_each_layer_by_itself(x64):
     inputs, deltas = normal(0, (5, 2, 3)), normal(1, (5, 2, 4))
     gradient = stack(nn.LinearCapture(inputs, deltas)).gradient()
-    for i in range(5):
-        one = nn.LinearCapture(inputs[i], deltas[i]).gradient()
-        assert_agree(jax.tree.map(lambda g: g[i], gradient), one, 1e-13)  # noqa: B023
+    contract = jax.jit(lambda *capture: nn.LinearCapture(*capture).gradient())
+    each = [contract(*one) for one in zip(inputs, deltas, strict=True)]
+    assert_agree(gradient, jax.tree.map(lambda *g: np.stack(g), *each), 1e-13)
 
 
 def test_a_contracted_capture_gives_its_gradient_and_joins_by_sum():

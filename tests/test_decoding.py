@@ -1,4 +1,5 @@
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,13 @@ import jaxnn as nn
 from jaxnn.decoding import beam, from_sequence, greedy, sample
 
 VOCABULARY, STOP = 4, 3
-TABLE = jax.nn.log_softmax(normal(0, (3, VOCABULARY, VOCABULARY)) * 1.5)
+LOGITS = 1.5 * np.asarray(normal(0, (3, VOCABULARY, VOCABULARY)))
+TABLE = LOGITS - np.log(np.exp(LOGITS).sum(-1, keepdims=True))
 
 
 def markov(carry, token):
     """Log-probabilities by the last token and the number of the step, which the carry counts."""
-    table = jnp.take_along_axis(TABLE, carry[:, None, None] % 3, 0)
+    table = jnp.take_along_axis(jnp.asarray(TABLE), carry[:, None, None] % 3, 0)
     return jax.vmap(lambda rows, t: rows[t])(table, token), carry + 1
 
 
@@ -47,7 +49,7 @@ def test_greedy_takes_the_most_probable_token_until_the_stop():
     for row, first in zip(np.asarray(tokens), (0, 2), strict=True):
         last, ended = first, False
         for number, token in enumerate(row):
-            expected = STOP if ended else int(jnp.argmax(TABLE[number % 3, last]))
+            expected = STOP if ended else np.argmax(TABLE[number % 3, last])
             assert token == expected
             last, ended = token, token == STOP
 
@@ -73,13 +75,17 @@ def test_a_beam_as_wide_as_all_sequences_finds_the_best(penalty):
 
 
 def test_a_beam_of_width_one_is_greedy():
-    tokens = beam(markov, *START, 5, width=1, stop=STOP).tokens[:, 0]
-    np.testing.assert_array_equal(tokens, greedy(markov, *START, 5, stop=STOP))
+    found = jax.jit(lambda: beam(markov, *START, 5, width=1, stop=STOP))()
+    np.testing.assert_array_equal(found.tokens[:, 0], greedy(markov, *START, 5, stop=STOP))
 
 
 def test_a_beam_without_probability_for_others_keeps_its_sequence():
-    certain = jnp.where(jnp.eye(3, dtype=bool), 0.0, -jnp.inf)
-    found = beam(lambda carry, token: (certain[token], carry), (), jnp.array([2]), 3, width=2)
+    certain = jnp.asarray(np.where(np.eye(3, dtype=bool), 0.0, -np.inf))
+
+    def step(carry, token):
+        return certain[token], carry
+
+    found = jax.jit(lambda: beam(step, (), jnp.array([2]), 3, width=2))()
     np.testing.assert_array_equal(found.tokens[0, 0], [2, 2, 2])
     np.testing.assert_array_equal(found.scores, [[0.0, -np.inf]])
 
@@ -88,7 +94,8 @@ def test_a_beam_without_probability_for_others_keeps_its_sequence():
 def test_samples_have_the_frequencies_of_the_softmax(temperature, top):
     batch = 4000
     start = (jnp.zeros(batch, int), jnp.zeros(batch, int))
-    tokens = sample(markov, *start, 1, jax.random.key(0), temperature=temperature, top=top)
+    draw = partial(sample, markov, *start, 1, temperature=temperature, top=top)
+    tokens = jax.jit(draw)(jax.random.key(0))
     logits = np.asarray(TABLE[0, 0]) / temperature
     if top:
         logits = np.where(logits >= np.sort(logits)[-top], logits, -np.inf)
@@ -98,27 +105,31 @@ def test_samples_have_the_frequencies_of_the_softmax(temperature, top):
 
 
 def test_a_low_temperature_is_greedy_and_other_keys_give_other_tokens():
-    cold = sample(markov, *START, 5, jax.random.key(0), temperature=1e-4, stop=STOP)
+    draw = partial(sample, markov, *START, 5, temperature=1e-4, stop=STOP)
+    cold = jax.jit(draw)(jax.random.key(0))
     np.testing.assert_array_equal(cold, greedy(markov, *START, 5, stop=STOP))
     many = (jnp.zeros(50, int), jnp.zeros(50, int))
-    one, other = (sample(markov, *many, 3, jax.random.key(seed)) for seed in (0, 1))
+    draw = jax.jit(partial(sample, markov, *many, 3))
+    one, other = (np.asarray(draw(jax.random.key(seed))) for seed in (0, 1))
     assert np.any(one != other)
+
+
+CAUSAL = nn.serial(nn.embedding(5, 4), nn.attention(2, causal=True), nn.dense(5))
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 9])
 def test_a_causal_network_decodes_step_by_step(window):
-    network = nn.serial(nn.embedding(5, 4), nn.attention(2, causal=True), nn.dense(5))
     prompt = jnp.array([[1, 2], [4, 0]])
-    params, state = started(network, prompt)
+    params, state = started(CAUSAL, prompt)
 
     def predict(tokens):
-        return network.predict(params, state, tokens)
+        return CAUSAL.predict(params, state, tokens)
 
     tokens = jax.jit(lambda: greedy(*from_sequence(predict, prompt, 3, window=window), 3))()
-    whole = prompt
+    whole = np.asarray(prompt)
     for _ in range(3):
-        best = jnp.argmax(predict(whole[:, -(window or 9) :])[:, -1], -1)
-        whole = jnp.concatenate([whole, best[:, None]], 1)
+        logits = jax.jit(CAUSAL.predict)(params, state, whole[:, -(window or 9) :])
+        whole = np.concatenate([whole, np.argmax(logits, -1)[:, -1:]], 1)
     np.testing.assert_array_equal(tokens, whole[:, 2:])
 
 
