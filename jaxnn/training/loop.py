@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ from jaxnn.training.steps import (
     steps_per_epoch,
     take_batches,
 )
-from jaxnn.training.streaming import make_streamed_epoch
+from jaxnn.training.streaming import make_streamed_epoch, read_examples
 from jaxnn.validation import batch_size as batch_size_of
 from jaxnn.validation import require_number, require_positive_integer, unknown_name
 
@@ -201,13 +202,18 @@ def train(
     if mesh is not None:
         step = keep_layout(step, train_state)
     if stream:
+        take = read_examples
         scan_epoch = make_streamed_epoch(step, batch_size, mesh=mesh)
     else:
+        take = jax.jit(take_examples)
         # `before` is kept.
         scan_epoch = make_scanned(step, batch_size, donate=False, examples=examples)
     if gradient == "crosscheck":
-        check = _make_crosscheck(network, loss, crosscheck_tolerance)
-        run_epoch = _make_checked_epoch(step, batch_size, crosscheck_every, check, examples)
+        errors_of = _make_errors(network, loss)
+        judge = _make_judge(network, crosscheck_tolerance)
+        run_epoch = _make_checked_epoch(
+            step, batch_size, crosscheck_every, errors_of, judge, examples
+        )
     else:
 
         def run_epoch(*arguments):
@@ -227,13 +233,13 @@ def train(
             losses = np.asarray(losses)
             seconds = time.perf_counter() - start
             if not (np.isfinite(losses).all() and are_finite(train_state.params)):
-                if privacy is None and not stream:
+                if privacy is None:
+                    take_batch = partial(take, (x, target))
                     message = explain_divergence(
-                        network, loss, step, before, x, target, batch_size, examples
+                        network, loss, step, before, take_batch, batch_size, examples
                     )
                 else:
-                    kind = "training" if privacy is None else "private training"
-                    message = f"{kind} diverged in epoch {number}. {_ADVICE}"
+                    message = f"private training diverged in epoch {number}. {_ADVICE}"
                 raise Diverged(message, before)
             scores = {}
             if validation is not None:
@@ -263,48 +269,64 @@ def _private(network: Layer, loss: Loss, privacy: Privacy, batch_size: int) -> C
 
 
 def _make_checked_epoch(
-    step: Callable, batch_size: int, every: int, check: Callable, examples: int
+    step: Callable, batch_size: int, every: int, errors_of: Callable, judge: Callable, examples: int
 ) -> Callable:
-    """An epoch in scans of at least ``every`` steps, where it has as many, with checks between.
+    """An epoch in scans of at least ``every`` steps, where it has as many, with checks before them.
 
-    The comparison stands between the scans: autodiff of a convolution is many times slower inside
-    one on CPU. An epoch too short to be divided runs as the one program that it is without checks.
+    A check is in the program of the steps that follow it, which spares its dispatch, but before
+    their scan: autodiff of a convolution is many times slower inside one on CPU. It is judged when
+    they are done. An epoch too short to be divided stays the one program that it is without checks.
     """
     run_whole = make_epoch(step, batch_size, donate=False, examples=examples)
     run_batches = jax.jit(take_batches(step))
     order_of = jax.jit(epoch_order, static_argnums=(1, 2))
     steps_since_check = every
 
-    def epoch(train_state: TrainState, x: Any, target: Any):
+    @jax.jit
+    def check_and_run_whole(train_state: TrainState, x: Any, target: Any):
+        # The same order as in the epoch, which the compiler computes once.
+        first = epoch_order(train_state, examples, batch_size)[:batch_size]
+        errors = errors_of(train_state, x, target, first)
+        return *run_whole(train_state, x, target), errors
+
+    @jax.jit
+    def check_and_run_batches(train_state: TrainState, x: Any, target: Any, batches: Any):
+        errors = errors_of(train_state, x, target, batches[0])
+        return *run_batches(train_state, x, target, batches), errors
+
+    def go_on(plain: Callable, checked: Callable, train_state: TrainState, *arguments: Any):
+        """The next train state, the losses and, where a check was due, the largest error."""
         nonlocal steps_since_check
-        parts, disagreement = max(examples // batch_size // every, 1), None
-        if parts == 1:
-            if steps_since_check >= every:
-                first = order_of(train_state, examples, batch_size)[:batch_size]
-                disagreement, steps_since_check = check(train_state, x, target, first), 0
-            train_state, losses = run_whole(train_state, x, target)
+        if steps_since_check < every:
+            after, losses = plain(train_state, *arguments)
             steps_since_check += len(losses)
-            return train_state, losses, disagreement
+            return after, losses, None
+        after, losses, errors = checked(train_state, *arguments)
+        steps_since_check = len(losses)
+        return after, losses, judge(errors, train_state)
+
+    def epoch(train_state: TrainState, x: Any, target: Any):
+        parts = max(examples // batch_size // every, 1)
+        if parts == 1:
+            return go_on(run_whole, check_and_run_whole, train_state, x, target)
         order = np.asarray(order_of(train_state, examples, batch_size))
         full, rest = split_order(order, batch_size)
-        values = []
+        values, worst = [], []
         # Parts as even as possible: at most two lengths have to be compiled.
         for batches in [*np.array_split(full, parts), *([rest] if rest.size else [])]:
-            if steps_since_check >= every:
-                worst = check(train_state, x, target, batches[0])
-                disagreement, steps_since_check = max(disagreement or 0.0, worst), 0
-            train_state, losses = run_batches(train_state, x, target, batches)
-            steps_since_check += len(batches)
+            train_state, losses, error = go_on(
+                run_batches, check_and_run_batches, train_state, x, target, batches
+            )
             values.append(losses)
-        return train_state, jnp.concatenate(values), disagreement
+            worst += [] if error is None else [error]
+        return train_state, jnp.concatenate(values), max(worst, default=None)
 
     return epoch
 
 
-def _make_crosscheck(network: Layer, loss: Loss, tolerance: float) -> Callable:
-    """(train_state, x, target, batch) -> the largest error on it; raises `Disagreement`."""
+def _make_errors(network: Layer, loss: Loss) -> Callable:
+    """(train_state, x, target, batch) -> how far backprop is from autodiff, for each parameter."""
 
-    @jax.jit
     def errors_of(train_state: TrainState, x: Any, target: Any, batch: Any):
         key = jax.random.fold_in(train_state.key, train_state.step)
         x, target = take_examples((x, target), batch)
@@ -313,13 +335,19 @@ def _make_crosscheck(network: Layer, loss: Loss, tolerance: float) -> Callable:
         errors = relative_errors(jax.tree.leaves(gradients), jax.tree.leaves(reference))
         return jnp.asarray(errors)
 
-    def check(train_state: TrainState, x: Any, target: Any, batch: Any):
-        errors = errors_of(train_state, x, target, batch).tolist()
-        if all(error <= tolerance for error in errors):  # NaN is not
-            return max(errors, default=0.0)
+    return errors_of
+
+
+def _make_judge(network: Layer, tolerance: float) -> Callable:
+    """(errors, train_state) -> the largest of them; raises `Disagreement`."""
+
+    def judge(errors: jax.Array, train_state: TrainState):
+        values = errors.tolist()
+        if all(error <= tolerance for error in values):  # NaN is not
+            return max(values, default=0.0)
         names = parameter_names(network, train_state.params)
         methods = "backprop against autodiff"
-        rows = zip(names, errors, strict=True)
+        rows = zip(names, values, strict=True)
         report = Report([Comparison(name, methods, e, tolerance) for name, e in rows])
         failed = ", ".join(c.quantity for c in report.comparisons if not c.passed)
         raise Disagreement(
@@ -329,7 +357,7 @@ def _make_crosscheck(network: Layer, loss: Loss, tolerance: float) -> Callable:
             train_state,
         )
 
-    return check
+    return judge
 
 
 def _explain_divergence(
@@ -337,15 +365,13 @@ def _explain_divergence(
     loss: Loss,
     step: Callable,
     train_state: TrainState,
-    x: Any,
-    target: Any,
+    take_batch: Callable,
     batch_size: int,
     examples: int,
 ) -> str:
-    """Take the epoch again step by step, to the first value that is not finite."""
+    """Take what was left of the epoch again step by step, to the first value not finite."""
     gradient = jax.jit(backprop(network, loss))
     one_step = jax.jit(step)
-    take = jax.jit(take_examples)
     names = parameter_names(network, train_state.params)
     first = int(train_state.step)
 
@@ -353,22 +379,22 @@ def _explain_divergence(
         return [name for name, ok in zip(names, _finite(tree), strict=True) if not ok.all()]
 
     order = epoch_order(train_state, examples, batch_size)
-    for batches in split_order(order, batch_size):
-        for batch in batches:
-            at = f"training diverged at step {int(train_state.step)}"
-            key = jax.random.fold_in(train_state.key, train_state.step)
-            xs, targets = take((x, target), batch)
-            params, state = train_state.params, train_state.state
-            (value, _), gradients = gradient(params, state, xs, targets, key)
-            bad = not_finite(gradients)
-            if bad or not jnp.isfinite(value):
-                # Backward starts at the loss: the last layer that is not finite was the first.
-                where = f"; the first gradient not finite is that of {bad[-1]}" if bad else ""
-                return f"{at}: the loss is {float(value)}{where}. {_ADVICE}"
-            train_state, _ = one_step(train_state, xs, targets)
-            bad = not_finite(train_state.params)
-            if bad:
-                return f"{at}: its update made {bad[-1]} not finite. {_ADVICE}"
+    batches = [batch for part in split_order(order, batch_size) for batch in part]
+    for batch in batches[first % len(batches) :]:
+        at = f"training diverged at step {int(train_state.step)}"
+        key = jax.random.fold_in(train_state.key, train_state.step)
+        xs, targets = take_batch(batch)
+        params, state = train_state.params, train_state.state
+        (value, _), gradients = gradient(params, state, xs, targets, key)
+        bad = not_finite(gradients)
+        if bad or not jnp.isfinite(value):
+            # Backward starts at the loss: the last layer that is not finite was the first.
+            where = f"; the first gradient not finite is that of {bad[-1]}" if bad else ""
+            return f"{at}: the loss is {float(value)}{where}. {_ADVICE}"
+        train_state, _ = one_step(train_state, xs, targets)
+        bad = not_finite(train_state.params)
+        if bad:
+            return f"{at}: its update made {bad[-1]} not finite. {_ADVICE}"
     return f"training diverged between steps {first} and {int(train_state.step)}. {_ADVICE}"
 
 

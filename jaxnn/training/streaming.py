@@ -90,6 +90,11 @@ def make_streamed_epoch(
     return epoch
 
 
+def read_examples(tree: Any, rows: Any) -> Any:
+    """The examples with these numbers, read from the arrays of a tree into memory."""
+    return jax.tree.map(lambda a: np.asarray(a[np.asarray(rows)]), tree)
+
+
 class _Batches:
     """What grain asks for: part i of the batches, read from the arrays of a tree."""
 
@@ -100,8 +105,7 @@ class _Batches:
         return len(self._parts)
 
     def __getitem__(self, index: int) -> Any:
-        rows = self._parts[index]
-        return jax.tree.map(lambda a: np.asarray(a[rows]), self._tree)
+        return read_examples(self._tree, self._parts[index])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} parts)"

@@ -6,7 +6,14 @@ from training_problems import BATCH_SIZE, EXAMPLES, data, network, start
 
 import jaxnn as nn
 from jaxnn.data import load, map_splits, write_mapped
-from jaxnn.training import make_epoch, make_optimizer, make_step, make_streamed_epoch, train
+from jaxnn.training import (
+    Diverged,
+    make_epoch,
+    make_optimizer,
+    make_step,
+    make_streamed_epoch,
+    train,
+)
 
 
 def make_step_and_state():
@@ -95,10 +102,17 @@ def test_streaming_refuses_what_needs_the_data_in_memory(on_disk):
         )
 
 
-def test_divergence_while_streaming_is_told(on_disk):
-    arguments = start(network(), make_optimizer("sgd", 1e30))
-    with pytest.raises(RuntimeError, match=r"training diverged in epoch [12]\. A smaller"):
-        list(train(*arguments[:4], *on_disk, epochs=3, batch_size=BATCH_SIZE, stream=True))
+@pytest.mark.parametrize("steps_before", [0, 1])
+def test_divergence_while_streaming_names_step_and_layer(on_disk, steps_before):
+    net, loss, optimizer, state, *_ = start(network(), make_optimizer("sgd", 1e30))
+    state = state._replace(step=state.step + steps_before)
+    message = rf"at step {1 + steps_before}: .* first gradient not finite is that of 4 dense"
+    with pytest.raises(Diverged, match=message):
+        list(
+            train(
+                net, loss, optimizer, state, *on_disk, epochs=3, batch_size=BATCH_SIZE, stream=True
+            )
+        )
 
 
 @pytest.mark.parametrize("name", ["wine", "diabetes"])
