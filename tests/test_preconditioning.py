@@ -79,12 +79,13 @@ def test_a_preconditioned_gradient_solves_the_damped_kronecker_system(name, x64)
         factors = statistics.kfac_factors(network, loss, samples=None)(params, *arguments)
         return result.captures, gradients, updates, factors, memory
 
-    captures, gradients, updates, factors, memory = run(params)
+    captures, *of_layers, memory = run(params)
+    gradients, updates, factors = jax.tree.map(np.asarray, of_layers)
     assert_agree(memory.factors, factors, 1e-12)
     assert_agree(updates[1], gradients[1], 0)  # normalisation has no factors
     if name == "repeat":
         first, *layers = (
-            jax.tree.map(lambda a, i=i: a[i], (g[0][0][0], u[0][0][0], f[0][0][0], c))
+            jax.tree.map(lambda a, i=i: np.asarray(a)[i], (g[0][0][0], u[0][0][0], f[0][0][0], c))
             for i in range(2)
             for g, u, f, c in [(gradients, updates, factors, captures[0][0][0].capture)]
         )
@@ -97,11 +98,11 @@ def test_a_preconditioned_gradient_solves_the_damped_kronecker_system(name, x64)
         rows = inputs[-1] - ("bias" in gradient)
         # Where each element of the matrix form lies among the parameters, found by its number.
         numbers = np.arange(np.prod(inputs[:-1]) * outputs[-1], dtype=float)
-        matrix = jnp.asarray(numbers.reshape(*inputs[:-1], outputs[-1]))
+        matrix = numbers.reshape(*inputs[:-1], outputs[-1])
         parameters = {"weight": matrix[..., :rows, :]}
         if "bias" in gradient:
             parameters["bias"] = matrix[..., rows, :]
-        placed = jax.tree.map(lambda a: np.asarray(a, int), fold(parameters))
+        placed = jax.tree.map(lambda a: np.asarray(a, int), jax.jit(fold)(parameters))
         flat = np.zeros(numbers.size)
         for key, places in placed.items():
             flat[places.ravel()] = np.asarray(gradient[key]).ravel()
@@ -144,9 +145,9 @@ def test_averages_and_inverses_follow_their_rhythm(x64):
 
 def test_the_norm_constraint_bounds_what_the_model_expects(x64):
     network, loss = nn.dense(2), nn.half_squared_error()
-    x, target = normal(0, (BATCH, 4)), 100 * normal(1, (BATCH, 2))
+    x, target = normal(0, (BATCH, 4)), jnp.asarray(100 * np.asarray(normal(1, (BATCH, 2))))
     params, state = started(network, x)
-    _, gradients = nn.backprop(network, loss)(params, state, x, target)
+    _, gradients = jax.jit(nn.backprop(network, loss))(params, state, x, target)
     options = {"damping": DAMPING, "samples": None}
 
     def expectation(**more):
@@ -162,15 +163,16 @@ def test_the_norm_constraint_bounds_what_the_model_expects(x64):
     assert free > 1
     scale = np.sqrt(1e-3 / free)
     assert bound == pytest.approx(scale * free)
-    assert_agree(of_bound, jax.tree.map(lambda u: scale * u, of_free), 1e-9)
+    assert_agree(of_bound, jax.tree.map(lambda u: scale * np.asarray(u), of_free), 1e-9)
     assert expectation(norm_constraint=1e9)[0] == free
 
 
 def test_it_trains_within_the_scanned_epoch_faster_than_the_gradient_alone():
     network = nn.serial(nn.conv(4, (3, 3)), nn.relu(), nn.flatten(), nn.dense(3))
     loss = nn.softmax_cross_entropy()
-    x = normal(0, (64, 4, 4, 1), jnp.float32) * jnp.array([0.03, 1, 1, 3.0])[:, None, None]
-    target = jnp.argmax(x.reshape(64, -1)[:, :3] * jnp.array([30.0, 30.0, 30.0]), 1)
+    x = np.asarray(normal(0, (64, 4, 4, 1))) * np.array([0.03, 1, 1, 3])[:, None, None]
+    target = jnp.asarray(np.argmax(x.reshape(64, -1)[:, :3], 1))
+    x = jnp.asarray(x, jnp.float32)
 
     def losses(optimizer):
         train_state = create_state(network, optimizer, jax.random.key(0), x[:1])

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_agree, masked, normal, started
+from helpers import assert_agree, masked, normal, passes, started
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,10 +48,12 @@ def test_values_gradients_and_state_are_those_of_the_layer(shape, double):
             dx, captures = layer.backward(params, residuals, jnp.cos(y))
             return y, dx, nn.contract(captures), state
 
-        expected = jax.jit(lambda: run(layer, params, state))()
-        y, dx, gradients, new_state = jax.jit(
-            lambda: run(nn.recompute(layer), (params,), (state,))
-        )()
+        @jax.jit
+        def both(params, state):
+            again = run(nn.recompute(layer), (params,), (state,))
+            return run(layer, params, state), again
+
+        expected, (y, dx, gradients, new_state) = both(params, state)
         tolerance = 1e-10 if double else 1e-5
         assert_agree((y, dx, gradients[0], new_state[0]), expected, tolerance)
 
@@ -60,22 +62,28 @@ def test_forward_is_run_again_with_the_params_that_it_was_run_with():
     layer = nn.recompute(BLOCK)
     params, state = started(layer, X)
     others, _ = started(layer, X, seed=7)
-    y, _, residuals = layer.forward(params, state, X, None)
-    _, _, kept = BLOCK.forward(params[0], state[0], X, None)
-    expected_dx, expected = BLOCK.backward(others[0], kept, y)
-    dx, captures = layer.backward(others, residuals, y)
-    assert_agree((dx, nn.contract(captures[0])), (expected_dx, nn.contract(expected)), 1e-6)
+
+    @jax.jit
+    def both(params, others):
+        y, _, residuals = layer.forward(params, state, X, None)
+        dx, captures = layer.backward(others, residuals, y)
+        _, _, kept = BLOCK.forward(params[0], state[0], X, None)
+        expected_dx, expected = BLOCK.backward(others[0], kept, y)
+        return (dx, nn.contract(captures[0])), (expected_dx, nn.contract(expected))
+
+    assert_agree(*both(params, others), 1e-6)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -0.0, 1e-40, 3e38])
-def test_no_delta_whatever_its_bits_changes_what_is_computed_again(value):
+def test_no_delta_whatever_its_bits_changes_what_is_computed_again():
     params, state = started(BLOCK, X)
     _, _, kept = BLOCK.forward(params, state, X, None)
-    residuals = nn.recompute(BLOCK).forward((params,), (state,), X, None)[2]
-    dy = jnp.full((3, 4), value, jnp.float32)
-    expected = BLOCK.backward(params, kept, dy)
-    dx, captures = nn.recompute(BLOCK).backward((params,), residuals, dy)
-    jax.tree.map(np.testing.assert_array_equal, (dx, captures[0]), expected)
+    layer = nn.recompute(BLOCK)
+    residuals = layer.forward((params,), (state,), X, None)[2]
+    for value in (np.nan, np.inf, -0.0, 1e-40, 3e38):
+        dy = jnp.full((3, 4), value, jnp.float32)
+        expected = BLOCK.backward(params, kept, dy)
+        dx, captures = layer.backward((params,), residuals, dy)
+        jax.tree.map(np.testing.assert_array_equal, (dx, captures[0]), expected)
 
 
 NETWORK = nn.serial(
@@ -100,18 +108,16 @@ PLAIN = nn.serial(
     ],
 )
 def test_statistics_are_those_of_the_network_without_recomputation(quantity, x64):
-    x, labels = normal(0, (5, 4)), jnp.arange(5) % 3
+    x, labels = normal(0, (5, 4)), jnp.asarray(np.arange(5) % 3)
     loss = nn.softmax_cross_entropy()
-    params, state = NETWORK.init(jax.random.key(0), x)
-    results = [
-        jax.jit(quantity(nn.in_inference_mode(network), loss))(params, state, x, labels)
-        for network in (NETWORK, PLAIN)
-    ]
+    params, state = started(NETWORK, x)
+    both = [quantity(nn.in_inference_mode(network), loss) for network in (NETWORK, PLAIN)]
+    results = jax.jit(lambda *arguments: [f(*arguments) for f in both])(params, state, x, labels)
     assert_agree(*results, 1e-10)
 
 
 def test_forward_mode_goes_through_the_backward_pass(x64):
-    x, labels = normal(0, (5, 4)), jnp.arange(5) % 3
+    x, labels = normal(0, (5, 4)), jnp.asarray(np.arange(5) % 3)
     network, loss = nn.in_inference_mode(NETWORK), nn.softmax_cross_entropy()
     params, state = started(network, x)
     vector, _ = started(network, x, seed=5)
@@ -130,8 +136,8 @@ def test_walk_fuse_and_rules_of_feedback_look_inside():
     fused = nn.fuse(block)
     assert next(layer.name for _, layer in nn.walk(fused)) == "conv_relu_max_pool"
     params, state = started(block, images)
-    expected = block.predict(params, state, images)
-    assert_agree(fused.forward(params, state, images, None)[0], expected, 1e-5)
+    expected = jax.jit(block.predict)(params, state, images)
+    assert_agree(passes(fused, params, state, images)[0], expected, 1e-5)
     fed = nn.feedback_alignment(nn.recompute(BLOCK))
     nn.check_layer(nn.in_inference_mode(fed), X)
     assert jax.tree.leaves(fed.init(jax.random.key(0), X)[1])

@@ -99,8 +99,8 @@ def test_half_precision_is_squared_and_summed_in_float32():
     params = {"weight": jnp.zeros((4, 2), jnp.float16), "bias": jnp.ones(2, jnp.float16)}
     target = jnp.zeros((3, 2), jnp.float16)
     arguments = (params, (), x, target)
-    norms = statistics.per_example_squared_norms(network, LOSS)(*arguments)
-    second = statistics.gradient_second_moment(network, LOSS)(*arguments)
+    norms = jax.jit(statistics.per_example_squared_norms(network, LOSS))(*arguments)
+    second = jax.jit(statistics.gradient_second_moment(network, LOSS))(*arguments)
     np.testing.assert_allclose(norms, 2 + 8 * 300.0**2, rtol=1e-6)
     np.testing.assert_allclose(second["weight"], 300.0**2, rtol=1e-3)
     assert {norms.dtype, second["weight"].dtype} == {jnp.dtype("float32")}
