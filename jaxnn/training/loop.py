@@ -273,12 +273,12 @@ def _make_checked_epoch(
 ) -> Callable:
     """An epoch in scans of at least ``every`` steps, where it has as many, with checks before them.
 
-    A check is in the program of the steps that follow it, which spares its dispatch, but before
-    their scan: autodiff of a convolution is many times slower inside one on CPU. It is judged when
-    they are done. An epoch too short to be divided stays the one program that it is without checks.
+    The comparison stands between the scans: autodiff of a convolution is many times slower inside
+    one on CPU. An epoch too short to be divided stays one program, with the comparison before its
+    scan, which spares what it costs to start one more. All are judged when the steps are done.
     """
     run_whole = make_epoch(step, batch_size, donate=False, examples=examples)
-    run_batches = jax.jit(take_batches(step))
+    run_batches, errors_by_themselves = jax.jit(take_batches(step)), jax.jit(errors_of)
     order_of = jax.jit(epoch_order, static_argnums=(1, 2))
     steps_since_check = every
 
@@ -289,9 +289,8 @@ def _make_checked_epoch(
         errors = errors_of(train_state, x, target, first)
         return *run_whole(train_state, x, target), errors
 
-    @jax.jit
     def check_and_run_batches(train_state: TrainState, x: Any, target: Any, batches: Any):
-        errors = errors_of(train_state, x, target, batches[0])
+        errors = errors_by_themselves(train_state, x, target, batches[0])
         return *run_batches(train_state, x, target, batches), errors
 
     def go_on(plain: Callable, checked: Callable, train_state: TrainState, *arguments: Any):
