@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_agree, normal, started
+from helpers import assert_agree, normal, passes, started
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,14 +24,15 @@ def test_the_layer_keeps_the_laws_for_any_shape(batch, positions, groups, of_a_g
 def test_one_group_without_positions_is_layer_norm(x64):
     x = normal(0, (3, 4))
     params, _ = started(nn.layer_norm(), x)
-    values = [layer.predict(params, (), x) for layer in (nn.group_norm(1), nn.layer_norm())]
+    layers = (nn.group_norm(1), nn.layer_norm())
+    values = [jax.jit(layer.predict)(params, (), x) for layer in layers]
     assert_agree(values[0], values[1], 1e-12)
 
 
 def test_every_group_of_every_example_has_mean_0_and_variance_1(x64):
-    x = 5 + 3 * normal(0, (2, 6, 5, 6))
-    params, _ = nn.group_norm(3, epsilon=0).init(None, x)
-    y = nn.group_norm(3, epsilon=0).predict(params, (), x).reshape(2, 30, 3, 2)
+    layer, x = nn.group_norm(3, epsilon=0), jnp.asarray(5 + 3 * np.asarray(normal(0, (2, 6, 5, 6))))
+    params, _ = layer.init(None, x)
+    y = np.reshape(jax.jit(layer.predict)(params, (), x), (2, 30, 3, 2))
     np.testing.assert_allclose(y.mean((1, 3)), 0, atol=1e-12)
     np.testing.assert_allclose(y.var((1, 3)), 1, rtol=1e-12)
 
@@ -41,17 +42,20 @@ def test_it_is_that_of_pytorch(x64):
     x, dy = np.array(normal(0, (2, 3, 4, 6))), np.array(normal(1, (2, 3, 4, 6)))
     layer = nn.group_norm(2)
     params, _ = started(layer, x)
-    y, _, residuals = layer.forward(params, (), jnp.asarray(x), None)
-    dx, captures = layer.backward(params, residuals, jnp.asarray(dy))
+    by_hand = [
+        both(layer, params, (), jnp.asarray(x), jnp.asarray(dy))
+        for both in (passes, passes.__wrapped__)
+    ]
     given = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
     scale = torch.tensor(np.array(params["scale"]), requires_grad=True)
     offset = torch.tensor(np.array(params["offset"]), requires_grad=True)
     expected = torch.nn.functional.group_norm(given, 2, scale, offset)
     expected.backward(torch.tensor(np.moveaxis(dy, -1, 1)))
     reference = {"scale": scale.grad.numpy(), "offset": offset.grad.numpy()}
-    assert_agree(np.moveaxis(y, -1, 1), expected.detach().numpy(), 1e-10)
-    assert_agree(np.moveaxis(dx, -1, 1), given.grad.numpy(), 1e-10)
-    assert_agree(nn.contract(captures), reference, 1e-10)
+    for y, dx, gradients in by_hand:  # with jit and without
+        assert_agree(np.moveaxis(y, -1, 1), expected.detach().numpy(), 1e-10)
+        assert_agree(np.moveaxis(dx, -1, 1), given.grad.numpy(), 1e-10)
+        assert_agree(gradients, reference, 1e-10)
 
 
 def test_groups_that_do_not_divide_the_channels_are_refused():

@@ -273,8 +273,8 @@ for name, shape, layers in (
     ("cnn", (8, 8, 1), [nn.conv(4, 3), nn.relu(), nn.max_pool(2), nn.conv(8, 3), nn.flatten()]),
 ):
     network, loss = nn.fuse(nn.serial(*layers, nn.dense(10))), nn.softmax_cross_entropy()
-    x = np.asarray(jax.random.normal(jax.random.key(0), (300, *shape)))
-    labels = np.arange(300) % 10
+    x = np.random.default_rng(0).normal(size=(320, *shape)).astype(np.float32)
+    labels = np.arange(320) % 10
     optimizer = make_optimizer("adam", 1e-2)
     state = create_state(network, optimizer, jax.random.key(1), x[:1])
     *_, last = train(network, loss, optimizer, state, x, labels, epochs=2, batch_size=32)
