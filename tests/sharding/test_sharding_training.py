@@ -1,6 +1,10 @@
 """Training on several devices gives the parameters of one, whatever the layout."""
 
+import os
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +65,25 @@ def test_a_dense_network_has_the_parameters_of_one_device(data, model, layout, x
     assert_agree(found, expected, 1e-10)
     np.testing.assert_allclose(epoch.losses, expected_epoch.losses, rtol=1e-12)
     assert epoch.validation["loss"] == pytest.approx(expected_epoch.validation["loss"], rel=1e-10)
+
+
+EIGHT = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_enable_x64", True)
+import test_sharding_training as here
+_, expected = here.run(here.DENSE, (8,))
+for count in (1, 2, 8):
+    mesh = here.make_mesh(count, devices=jax.devices()[:count])
+    here.assert_agree(here.run(here.DENSE, (8,), mesh)[1], expected, 1e-10)
+"""
+
+
+def test_meshes_of_one_two_and_eight_devices_have_the_parameters_of_no_mesh():
+    here = Path(__file__).parent
+    paths = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
+    environment = os.environ | {"PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", EIGHT], env=environment, check=True, timeout=300)
 
 
 @pytest.mark.parametrize("layout", ["replicated", "fully_sharded"])
