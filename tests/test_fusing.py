@@ -1,7 +1,9 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from helpers import assert_agree, initialized, normal, passes, started
 
 import jaxnn as nn
 from jaxnn import statistics
@@ -26,19 +28,15 @@ def names(layer):
     return [part.name for _, part in nn.walk(layer)]
 
 
-def gradients(layer, params, state, x, target):
-    backprop = jax.jit(nn.backprop(layer, nn.softmax_cross_entropy()))
-    return backprop(params, state, x, target)
-
-
 def test_a_fused_network_has_the_values_and_gradients_of_the_network(x64):
-    x = jax.random.normal(jax.random.key(0), (5, 19, 16, 1), jnp.float64)
-    target = jnp.arange(5) % 3
+    x, target = normal(0, (5, 19, 16, 1)), jnp.asarray(np.arange(5) % 3)
     plain, fused = network(), nn.fuse(network())
-    params, state = plain.init(jax.random.key(1), x)
-    chex.assert_trees_all_equal(params, fused.init(jax.random.key(1), x)[0])
-    (value, _), gradient = gradients(plain, params, state, x, target)
-    (fused_value, _), fused_gradient = gradients(fused, params, state, x, target)
+    params, state = initialized(plain, x)
+    chex.assert_trees_all_equal(params, initialized(fused, x)[0])
+    ((value, _), gradient), ((fused_value, _), fused_gradient) = (
+        jax.jit(nn.backprop(layer, nn.softmax_cross_entropy()))(params, state, x, target)
+        for layer in (plain, fused)
+    )
     chex.assert_trees_all_close(value, fused_value, rtol=1e-12)
     chex.assert_trees_all_close(gradient, fused_gradient, rtol=1e-9, atol=1e-13)
 
@@ -78,8 +76,7 @@ def test_layers_of_another_kind_stay_as_they_are(layers):
     ],
 )
 def test_the_layer_keeps_the_laws(channels, conv):
-    x = jax.random.normal(jax.random.key(0), (3, 7, 6, channels))
-    nn.check_layer(nn.conv_relu_max_pool(conv), x).require()
+    nn.check_layer(nn.conv_relu_max_pool(conv), normal(0, (3, 7, 6, channels))).require()
 
 
 @pytest.mark.parametrize("batch", [0, 1])
@@ -87,23 +84,15 @@ def test_the_layer_keeps_the_laws(channels, conv):
 def test_a_batch_of_one_or_no_example_has_the_gradients_of_autodiff(channels, batch, x64):
     conv = nn.conv(32, (3, 3))
     fused, plain = nn.conv_relu_max_pool(conv), nn.serial(conv, nn.relu(), nn.max_pool(2))
-    params, _ = fused.init(jax.random.key(1), jnp.ones((1, 6, 4, channels)))
-    keys = jax.random.split(jax.random.key(0))
-    x = jax.random.normal(keys[0], (batch, 6, 4, channels), jnp.float64)
-    dy = jax.random.normal(keys[1], (batch, 3, 2, 32), jnp.float64)
+    x, dy = normal(0, (batch, 6, 4, channels)), normal(1, (batch, 3, 2, 32))
+    params, _ = started(fused, x)
 
     @jax.jit
-    def by_hand(params, x):
-        y, _, residuals = fused.forward(params, (), x, None)
-        dx, capture = fused.backward(params, residuals, dy)
-        return y, (nn.contract(capture), dx)
+    def both(params, x):
+        y, vjp = jax.vjp(lambda x, p: plain.predict((p, (), ()), ((), (), ()), x), x, params)
+        return passes(fused, params, (), x, dy), (y, *vjp(dy))
 
-    @jax.jit
-    def by_autodiff(params, x):
-        y, vjp = jax.vjp(lambda p, x: plain.predict((p, (), ()), ((), (), ()), x), params, x)
-        return y, vjp(dy)
-
-    chex.assert_trees_all_close(by_hand(params, x), by_autodiff(params, x), rtol=1e-10, atol=1e-12)
+    assert_agree(*both(params, x), 1e-10)
 
 
 @pytest.mark.parametrize(
@@ -117,30 +106,22 @@ def test_a_batch_of_one_or_no_example_has_the_gradients_of_autodiff(channels, ba
     ],
 )
 def test_a_convolution_without_phases_is_computed_layer_by_layer(shape, conv):
-    x = jax.random.normal(jax.random.key(0), shape)
-    nn.check_layer(nn.conv_relu_max_pool(conv), x).require()
+    nn.check_layer(nn.conv_relu_max_pool(conv), normal(0, shape)).require()
 
 
 def test_a_tie_goes_to_the_first_element_and_a_negative_window_to_none():
     layer = nn.conv_relu_max_pool(nn.conv(1, (3, 3), use_bias=False))
-    weight = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
-    x = jnp.array([[2.0, 2.0, -1.0, -2.0], [1.0, 2.0, 0.0, -3.0]]).reshape(1, 2, 4, 1)
-
-    @jax.jit
-    def both(x):
-        y, _, residuals = layer.forward({"weight": weight}, (), x, None)
-        return y, layer.backward({"weight": weight}, residuals, jnp.ones_like(y))[0]
-
-    y, dx = both(x)
-    chex.assert_trees_all_equal(y.ravel(), jnp.array([2.0, 0.0]))
-    expected = jnp.zeros((2, 4)).at[0, 0].set(1.0)
-    chex.assert_trees_all_equal(dx.reshape(2, 4), expected)
+    weight = np.zeros((3, 3, 1, 1), np.float32)
+    weight[1, 1] = 1
+    x = np.array([[2.0, 2.0, -1.0, -2.0], [1.0, 2.0, 0.0, -3.0]], np.float32)
+    y, dx, _ = passes(layer, {"weight": weight}, (), x.reshape(1, 2, 4, 1))
+    np.testing.assert_array_equal(np.ravel(y), [2, 0])
+    np.testing.assert_array_equal(np.reshape(dx, (2, 4)), [[1, 0, 0, 0], [0, 0, 0, 0]])
 
 
 def test_statistics_of_a_fused_network_are_those_of_the_network(x64):
-    x = jax.random.normal(jax.random.key(0), (4, 16, 16, 1), jnp.float64)
-    target = jnp.arange(4) % 3
-    params, state = network().init(jax.random.key(1), x)
+    x, target = normal(0, (4, 16, 16, 1)), jnp.asarray(np.arange(4) % 3)
+    params, state = started(network(), x)
     norms, fused_norms = (
         jax.jit(statistics.per_example_squared_norms(layer, nn.softmax_cross_entropy()))(
             params, state, x, target
@@ -152,8 +133,8 @@ def test_statistics_of_a_fused_network_are_those_of_the_network(x64):
 
 def test_a_batch_that_chunks_do_not_divide_has_the_same_gradient(monkeypatch):
     monkeypatch.setattr("jaxnn.convolution.pooled.CHUNK_BYTES", 4096)
-    x = jax.random.normal(jax.random.key(0), (7, 6, 6, 1))
-    nn.check_layer(nn.conv_relu_max_pool(nn.conv(3, (3, 3))), x).require()
+    layer = nn.conv_relu_max_pool(nn.conv(3, (3, 3)))
+    nn.check_layer(layer, normal(0, (7, 6, 6, 1))).require()
 
 
 def test_a_layer_that_is_no_convolution_is_refused():

@@ -264,23 +264,22 @@ def test_a_read_only_folder_is_named(run, monkeypatch, capsys):
 
 
 DETERMINISM = """
-import hashlib, jax, jax.numpy as jnp, numpy as np
+import hashlib, jax, numpy as np
 import jaxnn as nn
 from jaxnn.training import create_state, make_optimizer, train
 
-for name, shape, layers in (
-    ("dense", (64,), [nn.dense(32), nn.batch_norm(), nn.relu(), nn.dropout(0.1)]),
-    ("cnn", (8, 8, 1), [nn.conv(4, 3), nn.relu(), nn.max_pool(2), nn.conv(8, 3), nn.flatten()]),
-):
-    network, loss = nn.fuse(nn.serial(*layers, nn.dense(10))), nn.softmax_cross_entropy()
-    x = np.random.default_rng(0).normal(size=(320, *shape)).astype(np.float32)
-    labels = np.arange(320) % 10
-    optimizer = make_optimizer("adam", 1e-2)
-    state = create_state(network, optimizer, jax.random.key(1), x[:1])
-    *_, last = train(network, loss, optimizer, state, x, labels, epochs=2, batch_size=32)
-    leaves = jax.tree.leaves((last.train_state.params, last.train_state.optimizer_state))
-    digest = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves))
-    print(name, digest.hexdigest(), flush=True)
+network = nn.fuse(
+    nn.serial(
+        *(nn.conv(4, 3), nn.relu(), nn.max_pool(2), nn.conv(8, 3), nn.flatten()),
+        *(nn.dense(32), nn.batch_norm(), nn.relu(), nn.dropout(0.1), nn.dense(10)),
+    )
+)
+loss, optimizer = nn.softmax_cross_entropy(), make_optimizer("adam", 1e-2)
+x = np.random.default_rng(0).normal(size=(320, 8, 8, 1)).astype(np.float32)
+state = create_state(network, optimizer, jax.random.key(1), x[:1])
+*_, last = train(network, loss, optimizer, state, x, np.arange(320) % 10, epochs=2, batch_size=32)
+leaves = jax.tree.leaves((last.train_state.params, last.train_state.optimizer_state))
+print(hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest())
 """
 
 
@@ -290,5 +289,5 @@ def test_two_processes_train_the_same_bits():
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     first, second = (process.communicate(timeout=300)[0] for process in processes)
-    assert [line.split()[0] for line in first.splitlines()] == ["dense", "cnn"]
+    assert len(first.strip()) == 64
     assert first == second
