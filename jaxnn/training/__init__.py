@@ -1,7 +1,9 @@
 """Training: pure steps and epochs, optimisers by name, and the loop around them."""
 
+from jaxnn.training.crosschecking import Disagreement
+from jaxnn.training.divergence import Diverged
 from jaxnn.training.evaluation import make_predict, metrics_of, task_of
-from jaxnn.training.loop import Disagreement, Diverged, Epoch, train
+from jaxnn.training.loop import Epoch, train
 from jaxnn.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from jaxnn.training.placement import place
 from jaxnn.training.shuffling import shuffle

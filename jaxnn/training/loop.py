@@ -11,24 +11,22 @@ import numpy as np
 import optax
 
 from jaxnn.accumulation import accumulate
-from jaxnn.checking import Comparison, Report, parameter_names, relative_errors
 from jaxnn.gradients import autodiff, backprop
 from jaxnn.layer import Layer, Loss
 from jaxnn.precision import adjust_scale
 from jaxnn.privacy import Privacy, private
 from jaxnn.sharding import mesh_of, on_mesh, place_examples, require_divisible, take_examples
+from jaxnn.training.crosschecking import make_checked_epoch
+from jaxnn.training.divergence import ADVICE, Diverged, explain_divergence, finite_elements
 from jaxnn.training.evaluation import Task, make_predict, metrics_of
 from jaxnn.training.placement import gather_params, keep_layout
 from jaxnn.training.steps import (
     TrainState,
-    epoch_order,
     make_epoch,
     make_poisson_epoch,
     make_step,
     require_batch_fits,
-    split_order,
     steps_per_epoch,
-    take_batches,
 )
 from jaxnn.training.streaming import make_streamed_epoch, read_examples
 from jaxnn.validation import batch_size as batch_size_of
@@ -36,8 +34,6 @@ from jaxnn.validation import require_number, require_positive_integer, unknown_n
 
 GRADIENTS = ("manual", "autodiff", "crosscheck", "private")
 """Gradient modes: crosscheck trains by backprop and compares it with autodiff now and then."""
-
-_ADVICE = "A smaller learning rate, clip_norm or a normalisation may help"
 
 
 class Epoch(NamedTuple):
@@ -55,23 +51,6 @@ class Epoch(NamedTuple):
     examples_per_second: float
     disagreement: float | None = None
     """The largest relative error of the crosschecks in this epoch; None where there was none."""
-
-
-class Diverged(RuntimeError):
-    """Loss or parameters are no longer finite. ``train_state`` is from before that epoch."""
-
-    def __init__(self, message: str, train_state: TrainState):
-        super().__init__(message)
-        self.train_state = train_state
-
-
-class Disagreement(RuntimeError):
-    """Backprop and autodiff disagree. ``train_state`` is the one they disagree in."""
-
-    def __init__(self, message: str, report: Report, train_state: TrainState):
-        super().__init__(message)
-        self.report = report
-        self.train_state = train_state
 
 
 def train(
@@ -209,20 +188,24 @@ def train(
         # `before` is kept.
         scan_epoch = make_scanned(step, batch_size, donate=False, examples=examples)
     if gradient == "crosscheck":
-        errors_of = _make_errors(network, loss)
-        judge = _make_judge(network, crosscheck_tolerance)
-        run_epoch = _make_checked_epoch(
-            step, batch_size, crosscheck_every, errors_of, judge, examples
+        run_epoch = make_checked_epoch(
+            network,
+            loss,
+            step,
+            batch_size,
+            every=crosscheck_every,
+            tolerance=crosscheck_tolerance,
+            examples=examples,
         )
     else:
 
-        def run_epoch(*arguments):
+        def run_epoch(*arguments: Any) -> tuple[TrainState, jax.Array, float | None]:
             return *scan_epoch(*arguments), None
 
     run_epoch = on_mesh(mesh, run_epoch)
-    explain_divergence = on_mesh(mesh, _explain_divergence)
+    explain = on_mesh(mesh, explain_divergence)
     predict = make_predict(network)
-    are_finite = jax.jit(lambda params: jnp.array([f.all() for f in _finite(params)]).all())
+    are_finite = jax.jit(lambda params: jnp.array([f.all() for f in finite_elements(params)]).all())
 
     def run(train_state: TrainState) -> Iterator[Epoch]:
         validation_losses = list(past_validation_losses)
@@ -235,11 +218,9 @@ def train(
             if not (np.isfinite(losses).all() and are_finite(train_state.params)):
                 if privacy is None:
                     take_batch = partial(take, (x, target))
-                    message = explain_divergence(
-                        network, loss, step, before, take_batch, batch_size, examples
-                    )
+                    message = explain(network, loss, step, before, take_batch, batch_size, examples)
                 else:
-                    message = f"private training diverged in epoch {number}. {_ADVICE}"
+                    message = f"private training diverged in epoch {number}. {ADVICE}"
                 raise Diverged(message, before)
             scores = {}
             if validation is not None:
@@ -266,137 +247,3 @@ def _private(network: Layer, loss: Loss, privacy: Privacy, batch_size: int) -> C
         noise_multiplier=noise_multiplier,
         batch_size=batch_size,
     )
-
-
-def _make_checked_epoch(
-    step: Callable, batch_size: int, every: int, errors_of: Callable, judge: Callable, examples: int
-) -> Callable:
-    """An epoch in scans of at least ``every`` steps, where it has as many, with checks before them.
-
-    The comparison stands between the scans: autodiff of a convolution is many times slower inside
-    one on CPU. An epoch too short to be divided stays one program, with the comparison before its
-    scan, which spares what it costs to start one more. All are judged when the steps are done.
-    """
-    run_whole = make_epoch(step, batch_size, donate=False, examples=examples)
-    run_batches, errors_by_themselves = jax.jit(take_batches(step)), jax.jit(errors_of)
-    order_of = jax.jit(epoch_order, static_argnums=(1, 2))
-    steps_since_check = every
-
-    @jax.jit
-    def check_and_run_whole(train_state: TrainState, x: Any, target: Any):
-        # The same order as in the epoch, which the compiler computes once.
-        first = epoch_order(train_state, examples, batch_size)[:batch_size]
-        errors = errors_of(train_state, x, target, first)
-        return *run_whole(train_state, x, target), errors
-
-    def check_and_run_batches(train_state: TrainState, x: Any, target: Any, batches: Any):
-        errors = errors_by_themselves(train_state, x, target, batches[0])
-        return *run_batches(train_state, x, target, batches), errors
-
-    def go_on(plain: Callable, checked: Callable, train_state: TrainState, *arguments: Any):
-        """The next train state, the losses and, where a check was due, the largest error."""
-        nonlocal steps_since_check
-        if steps_since_check < every:
-            after, losses = plain(train_state, *arguments)
-            steps_since_check += len(losses)
-            return after, losses, None
-        after, losses, errors = checked(train_state, *arguments)
-        steps_since_check = len(losses)
-        return after, losses, judge(errors, train_state)
-
-    def epoch(train_state: TrainState, x: Any, target: Any):
-        parts = max(examples // batch_size // every, 1)
-        if parts == 1:
-            return go_on(run_whole, check_and_run_whole, train_state, x, target)
-        order = np.asarray(order_of(train_state, examples, batch_size))
-        full, rest = split_order(order, batch_size)
-        values, worst = [], []
-        # Parts as even as possible: at most two lengths have to be compiled.
-        for batches in [*np.array_split(full, parts), *([rest] if rest.size else [])]:
-            train_state, losses, error = go_on(
-                run_batches, check_and_run_batches, train_state, x, target, batches
-            )
-            values.append(losses)
-            worst += [] if error is None else [error]
-        return train_state, jnp.concatenate(values), max(worst, default=None)
-
-    return epoch
-
-
-def _make_errors(network: Layer, loss: Loss) -> Callable:
-    """(train_state, x, target, batch) -> how far backprop is from autodiff, for each parameter."""
-
-    def errors_of(train_state: TrainState, x: Any, target: Any, batch: Any):
-        key = jax.random.fold_in(train_state.key, train_state.step)
-        x, target = take_examples((x, target), batch)
-        arguments = (train_state.params, train_state.state, x, target, key)
-        gradients, reference = (g(network, loss)(*arguments)[1] for g in (backprop, autodiff))
-        errors = relative_errors(jax.tree.leaves(gradients), jax.tree.leaves(reference))
-        return jnp.asarray(errors)
-
-    return errors_of
-
-
-def _make_judge(network: Layer, tolerance: float) -> Callable:
-    """(errors, train_state) -> the largest of them; raises `Disagreement`."""
-
-    def judge(errors: jax.Array, train_state: TrainState):
-        values = errors.tolist()
-        if all(error <= tolerance for error in values):  # NaN is not
-            return max(values, default=0.0)
-        names = parameter_names(network, train_state.params)
-        methods = "backprop against autodiff"
-        rows = zip(names, values, strict=True)
-        report = Report([Comparison(name, methods, e, tolerance) for name, e in rows])
-        failed = ", ".join(c.quantity for c in report.comparisons if not c.passed)
-        raise Disagreement(
-            f"training: backprop and autodiff disagree at step {int(train_state.step)} in "
-            f"{failed}\n{report}",
-            report,
-            train_state,
-        )
-
-    return judge
-
-
-def _explain_divergence(
-    network: Layer,
-    loss: Loss,
-    step: Callable,
-    train_state: TrainState,
-    take_batch: Callable,
-    batch_size: int,
-    examples: int,
-) -> str:
-    """Take what was left of the epoch again step by step, to the first value not finite."""
-    gradient = jax.jit(backprop(network, loss))
-    one_step = jax.jit(step)
-    names = parameter_names(network, train_state.params)
-    first = int(train_state.step)
-
-    def not_finite(tree: Any) -> list[str]:
-        return [name for name, ok in zip(names, _finite(tree), strict=True) if not ok.all()]
-
-    order = epoch_order(train_state, examples, batch_size)
-    batches = [batch for part in split_order(order, batch_size) for batch in part]
-    for batch in batches[first % len(batches) :]:
-        at = f"training diverged at step {int(train_state.step)}"
-        key = jax.random.fold_in(train_state.key, train_state.step)
-        xs, targets = take_batch(batch)
-        params, state = train_state.params, train_state.state
-        (value, _), gradients = gradient(params, state, xs, targets, key)
-        bad = not_finite(gradients)
-        if bad or not jnp.isfinite(value):
-            # Backward starts at the loss: the last layer that is not finite was the first.
-            where = f"; the first gradient not finite is that of {bad[-1]}" if bad else ""
-            return f"{at}: the loss is {float(value)}{where}. {_ADVICE}"
-        train_state, _ = one_step(train_state, xs, targets)
-        bad = not_finite(train_state.params)
-        if bad:
-            return f"{at}: its update made {bad[-1]} not finite. {_ADVICE}"
-    return f"training diverged between steps {first} and {int(train_state.step)}. {_ADVICE}"
-
-
-def _finite(tree: Any) -> list[jax.Array]:
-    """For every leaf, which of its elements are finite."""
-    return [jnp.isfinite(leaf) for leaf in jax.tree.leaves(tree)]
