@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.captures import accumulator
 from jaxnn.layer import Layer
-from jaxnn.products import accumulator
 from jaxnn.statistics.trees import mixing_layers
 from jaxnn.validation import batch_size, require_positive_integer
 

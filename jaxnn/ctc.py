@@ -23,8 +23,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
+from jaxnn.captures import accumulator
 from jaxnn.layer import Loss
-from jaxnn.products import accumulator
 from jaxnn.validation import (
     check_traced,
     known_values,

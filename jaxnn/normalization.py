@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import AffineCapture
+from jaxnn.captures import AffineCapture, accumulator
 from jaxnn.layer import Layer
-from jaxnn.products import accumulator
 from jaxnn.validation import (
     require_features,
     require_floating,

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxnn.captures import accumulator
 from jaxnn.layer import Layer, Static, label, rewrite
-from jaxnn.products import accumulator
 from jaxnn.validation import unknown_name
 
 WIDE_LAYERS = (

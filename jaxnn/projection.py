@@ -21,11 +21,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import ContractedCapture
+from jaxnn.captures import ContractedCapture, accumulator
 from jaxnn.dense import dense
 from jaxnn.layer import Layer, Loss
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.products import accumulator
 from jaxnn.sequence_loss import read_target, sequence_loss, shares_of
 from jaxnn.sharding import map_parts, on_each_part
 from jaxnn.validation import require_array, require_positive_integer

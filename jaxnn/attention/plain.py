@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from jaxnn.products import accumulator
+from jaxnn.captures import accumulator
 
 
 class Kept(NamedTuple):

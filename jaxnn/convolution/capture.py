@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import Capture, LinearCapture, StackedCapture, static
+from jaxnn.captures import Capture, LinearCapture, StackedCapture, accumulator, static
 from jaxnn.convolution.choosing import run
 from jaxnn.convolution.geometry import Geometry, spread, transposed_kernel
 from jaxnn.convolution.patches import rows, unfold
-from jaxnn.products import accumulator
 
 
 @jax.tree_util.register_dataclass

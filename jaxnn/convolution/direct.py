@@ -7,8 +7,8 @@ its images (one for each input channel), the deltas its kernels, strides and dil
 
 from jax import Array, lax
 
+from jaxnn.captures import accumulator
 from jaxnn.convolution.geometry import Geometry, transposed_kernel
-from jaxnn.products import accumulator
 
 
 def forward(x: Array, weight: Array, geometry: Geometry) -> Array:

@@ -13,9 +13,9 @@ import functools
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.captures import accumulator
 from jaxnn.convolution.geometry import Geometry, to_groups
 from jaxnn.convolution.patches import fold, slices
-from jaxnn.products import accumulator
 
 
 def applies(geometry: Geometry, inputs: int) -> bool:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.captures import accumulator
 from jaxnn.convolution.geometry import Geometry, pad, to_groups
-from jaxnn.products import accumulator
 
 
 def forward(x: Array, weight: Array, geometry: Geometry) -> Array:

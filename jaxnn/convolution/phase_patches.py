@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.captures import accumulator
 from jaxnn.convolution import patches
 from jaxnn.convolution.geometry import Geometry
 from jaxnn.convolution.winograd import Grid
-from jaxnn.products import accumulator
 
 
 def transformed_kernel(weight: Array) -> Array:

@@ -24,9 +24,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.captures import accumulator
 from jaxnn.convolution.chunks import chunk_count, map_chunks, sum_chunks
 from jaxnn.convolution.geometry import Geometry, pad, transposed_kernel
-from jaxnn.products import accumulator
 
 Grid = list[list[Any]]
 """Arrays in rows and columns: the elements of a tile, each over all tiles and channels."""

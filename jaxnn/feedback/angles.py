@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.captures import accumulator
 from jaxnn.gradients import autodiff, backprop
 from jaxnn.layer import Layer, Loss, label, walk
-from jaxnn.products import accumulator
 
 
 def alignment_angles(network: Layer, loss: Loss) -> Callable[..., dict[str, Array]]:

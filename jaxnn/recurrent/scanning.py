@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.captures import ContractedCapture, LinearCapture, contract
-from jaxnn.products import accumulator
+from jaxnn.captures import ContractedCapture, LinearCapture, accumulator, contract
 from jaxnn.recurrent.cells import Cell
 
 

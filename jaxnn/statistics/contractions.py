@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import EmbeddingCapture, StackedCapture, flat_positions
-from jaxnn.products import accumulator
+from jaxnn.captures import EmbeddingCapture, StackedCapture, accumulator, flat_positions
 from jaxnn.sharding import sum_parts
 from jaxnn.statistics.choosing import gram_for_norms, gram_for_pairs, linear_form
 from jaxnn.statistics.chunked import map_examples

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import StackedCapture, map_captures
+from jaxnn.captures import StackedCapture, accumulator, map_captures
 from jaxnn.layer import Layer, Loss
-from jaxnn.products import accumulator
 from jaxnn.statistics.choosing import linear_form
 from jaxnn.statistics.chunked import sum_examples
 from jaxnn.statistics.columns import ColumnsCapture, hessian_root_captures, over_columns

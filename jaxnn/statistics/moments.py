@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import contract, map_captures
+from jaxnn.captures import accumulator, contract, map_captures
 from jaxnn.gradients import backward_pass, require_weights, shares
 from jaxnn.layer import Layer, Loss
-from jaxnn.products import accumulator
 from jaxnn.statistics import contractions
 from jaxnn.statistics.examples import squared_norms_of
 from jaxnn.statistics.trees import require_examples_apart, scaled
