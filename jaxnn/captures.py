@@ -93,12 +93,9 @@ class LinearCapture(Capture):
 
     def gradient(self) -> dict[str, Array]:
         """{"weight": [in, out], "bias": [out]}, accumulated in at least float32."""
-        inputs, deltas = (a.reshape(-1, a.shape[-1]) for a in (self.inputs, self.deltas))
-        dtype = accumulator(deltas.dtype)
-        # XLA's CPU product is up to a third faster on inputs transposed in memory. But the compiler
-        # makes such a copy as early as the forward pass and keeps it, as large as the residuals.
-        weight = jnp.matmul(inputs.T, deltas, preferred_element_type=dtype).astype(deltas.dtype)
-        return {"weight": weight} | ({"bias": _sum_rows(deltas)} if self.use_bias else {})
+        weight = contract_rows(self.inputs, self.deltas).astype(self.deltas.dtype)
+        rows = self.deltas.reshape(-1, self.deltas.shape[-1])
+        return {"weight": weight} | ({"bias": _sum_rows(rows)} if self.use_bias else {})
 
     def join(self, *others: "LinearCapture") -> "LinearCapture":
         """The uses as further positions."""
@@ -199,6 +196,18 @@ class ContractedCapture(Capture):
 def accumulator(dtype: Any) -> Any:
     """The dtype of sums: those of half-precision numbers lose digits unless they run in float32."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+def contract_rows(inputs: Array, deltas: Array) -> Array:
+    """Σ inputsᵀ · deltas, [in, out], over all axes of [*, in] and [*, out] but the last.
+
+    In the dtype of sums, and as a plain product of matrices: XLA's CPU compiler makes it several
+    times faster than a batch of one product. It would be up to a third faster on inputs transposed
+    in memory; but the compiler makes such a copy as early as the forward pass and keeps it, as
+    large as the residuals.
+    """
+    inputs, deltas = (a.reshape(-1, a.shape[-1]) for a in (inputs, deltas))
+    return jnp.matmul(inputs.T, deltas, preferred_element_type=accumulator(deltas.dtype))
 
 
 def _sum_rows(rows: Array) -> Array:

@@ -9,12 +9,11 @@ input gradient adds the slices of ∂L/∂patches back where they were taken fro
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.captures import accumulator
+from jaxnn.captures import accumulator, contract_rows
 from jaxnn.convolution.geometry import Geometry, pad, to_groups
 
 
@@ -56,7 +55,6 @@ def weight_gradient(x: Array, dy: Array, geometry: Geometry) -> Array:
         _contract(
             rows(shifted.reshape(*shifted.shape[:-1], *patches.shape[-2:]), groups),
             deltas,
-            accumulator(dy.dtype),
         )
         for shifted in slices(
             patches.reshape(*patches.shape[:-2], patches.shape[-2] * x.shape[-1]), shifts
@@ -106,14 +104,12 @@ def rows(patches: Array, groups: int) -> Array:
     return a.reshape(groups, batch, math.prod(positions), taps * channels)
 
 
-def _contract(inputs: Array, deltas: Array, dtype: Any) -> Array:
+def _contract(inputs: Array, deltas: Array) -> Array:
     """Σ inputsᵀ · deltas over the rows of each group, [groups, in, out]."""
-    if inputs.shape[0] > 1:
-        return jnp.einsum("gbpi,gbpo->gio", inputs, deltas, preferred_element_type=dtype)
-    # As a product of matrices, which XLA's CPU compiler makes several times faster than a batch
-    # of one product.
-    inputs, deltas = (a.reshape(math.prod(a.shape[:-1]), a.shape[-1]) for a in (inputs, deltas))
-    return jnp.matmul(inputs.T, deltas, preferred_element_type=dtype)[None]
+    if inputs.shape[0] == 1:
+        return contract_rows(inputs, deltas)[None]
+    dtype = accumulator(deltas.dtype)
+    return jnp.einsum("gbpi,gbpo->gio", inputs, deltas, preferred_element_type=dtype)
 
 
 def _matrices(weight: Array, geometry: Geometry) -> Array:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import accumulator
+from jaxnn.captures import contract_rows
 from jaxnn.convolution import patches
 from jaxnn.convolution.geometry import Geometry
 from jaxnn.convolution.winograd import Grid
@@ -50,9 +50,8 @@ def as_grid(side_by_side: Array) -> Grid:
 def weight_products(x: Array, deltas: Array, geometry: Geometry) -> Array:
     """patchesᵀ · deltas, [taps · in, 4 · out], summed over batch and windows."""
     rows = patches.unfold(x, _of_windows(geometry))
-    rows = rows.reshape(-1, rows.shape[-2] * rows.shape[-1])
-    deltas = deltas.reshape(-1, deltas.shape[-1])
-    return jnp.matmul(rows.T, deltas, preferred_element_type=accumulator(x.dtype))
+    rows = rows.reshape(*rows.shape[:-2], rows.shape[-2] * rows.shape[-1])
+    return contract_rows(rows, deltas)
 
 
 def weight_of_products(products: Array, geometry: Geometry) -> Array:
