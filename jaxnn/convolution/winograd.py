@@ -24,7 +24,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.captures import accumulator
+from jaxnn.captures import contract_rows
 from jaxnn.convolution.chunks import chunk_count, map_chunks, sum_chunks
 from jaxnn.convolution.geometry import Geometry, pad, transposed_kernel
 
@@ -106,7 +106,7 @@ def placed_deltas(dy: Array, winner: Array) -> Grid:
 
 def weight_products(x: Array, deltas: Grid, geometry: Geometry) -> Grid:
     """Vᵀ dM, a 4×4 grid of [in, out] summed over all tiles."""
-    return _each(_contract_tiles, _transformed_tiles(x, geometry), deltas)
+    return _each(contract_rows, _transformed_tiles(x, geometry), deltas)
 
 
 def weight_of_products(products: Grid, geometry: Geometry) -> Array:
@@ -162,13 +162,6 @@ def _transformed_tiles(x: Array, geometry: Geometry) -> Grid:
         for i in range(4)
     ]
     return _sandwich(_transpose(_B), tiles)
-
-
-def _contract_tiles(tile: Array, delta: Array) -> Array:
-    """Vᵀ · dM [in, out], the sum over all tiles, taken in the order that XLA multiplies faster."""
-    rows = delta.reshape(-1, delta.shape[-1])
-    dtype = accumulator(delta.dtype)
-    return jnp.matmul(rows.T, tile.reshape(-1, tile.shape[-1]), preferred_element_type=dtype).T
 
 
 def _overlap(here: Array, in_next: Array, axis: int) -> Array:
