@@ -1,4 +1,6 @@
+import gc
 import os
+import tempfile
 
 import hypothesis
 import jax
@@ -18,6 +20,18 @@ if jax.__version_info__ < (0, 11):
             "--xla_cpu_parallel_codegen_split_count=1",
         ]
     )
+
+# The workers, and the scripts that tests start, compile many of the same programs.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="jaxnn-tests-", ignore_cleanup_errors=True)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": compiled.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+# Tracing makes many objects, few of them in cycles: collect them less often.
+gc.set_threshold(50_000, 20, 100)
 
 # Virtual devices, for what is split over several; everything else runs on the first.
 jax.config.update("jax_num_cpu_devices", 4)
