@@ -107,12 +107,14 @@ def lstm_cell() -> Cell:
         gates = jnp.tanh((u + v) * half) * half + shift
         i, f, g, o = jnp.split(gates, 4, -1)
         c = f * before + i * g
-        return (o * jnp.tanh(c), c), gates
+        # Kept, for in the scan back XLA would compute it number by number.
+        tanh_c = jnp.tanh(c)
+        return (o * tanh_c, c), (gates, tanh_c)
 
-    def step_back(gates: Array, before: tuple, dstate: tuple):
+    def step_back(kept: tuple, before: tuple, dstate: tuple):
+        gates, tanh_c = kept
         i, f, g, o = jnp.split(gates, 4, -1)
         dh, dc = dstate
-        tanh_c = jnp.tanh(f * before[1] + i * g)
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
         # 1 − g² = (1 − g) (g + 1): all slopes in one form, (1 − s) (s + 0 or 1).
         slope = (1 - gates) * (gates + _columns(before[1], (0, 0, 1, 0)))
