@@ -62,6 +62,11 @@ def choose(
         return Choice("patches", "a 1×1 convolution is a dense layer at every position")
     if pass_name == "forward" and inputs == 1:
         return Choice("patches", "sums over elements would be computed again by all that use them")
+    narrow = inputs <= MAX_NARROW_CHANNELS and geometry.taps * inputs <= MAX_NARROW_PATCH
+    if narrow and pass_name == "input_gradient":
+        return Choice("patches", "XLA's convolution to few channels takes 1.3 to 4 times longer")
+    if narrow and pass_name == "forward" and outputs <= MAX_NARROW_OUTPUTS:
+        return Choice("patches", "XLA's convolution between few channels takes up to twice as long")
     if (
         winograd.applies(geometry)
         and min(inputs, outputs) >= MIN_WINOGRAD_CHANNELS
@@ -75,6 +80,9 @@ def choose(
 
 MAX_GROUPS_IN_A_ROW = 16
 MIN_WINOGRAD_CHANNELS = 32
+MAX_NARROW_CHANNELS = 6
+MAX_NARROW_PATCH = 54
+MAX_NARROW_OUTPUTS = 16
 
 
 def require_algorithm(where: str, algorithm: str | None) -> None:
