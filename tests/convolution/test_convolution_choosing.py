@@ -31,6 +31,13 @@ def test_wide_three_by_three_kernels_take_winograd_unless_precision_is_half():
     assert "winograd" not in chosen(geometry(3, strides=2), 64, 64)
 
 
+def test_few_input_channels_take_patches_back_and_to_few_outputs_forward():
+    assert chosen(geometry(3), 6, 16) == ["patches"] * 3
+    assert chosen(geometry(3), 6, 17)[:2] == ["direct", "patches"]
+    assert chosen(geometry(3), 7, 16)[:2] == ["direct"] * 2
+    assert chosen(geometry(5), 3, 16)[:2] == ["direct"] * 2
+
+
 def test_depthwise_convolutions_are_elementwise():
     assert chosen(geometry(3, groups=64), 64, 64) == ["elementwise"] * 3
 

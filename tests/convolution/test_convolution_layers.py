@@ -15,7 +15,10 @@ OPTIONS = [
     {"padding": "CIRCULAR", "strides": (2, 3)},
     {"groups": 4, "strides": 2},
     {"algorithm": "winograd"},
+    {"algorithm": "direct"},
     {"algorithm": "direct", "groups": 2},
+    {"algorithm": "direct", "padding": ((2, 0), (1, 5)), "dilation": 2},
+    {"algorithm": "direct", "padding": "CIRCULAR", "strides": (2, 3)},
     {"algorithm": "patches", "groups": 2, "padding": "CIRCULAR"},
 ]
 
@@ -35,6 +38,7 @@ def test_the_layer_keeps_the_laws(make, options):
 def test_one_and_three_dimensions_and_any_batch_keep_the_laws(make, batch):
     nn.check_layer(make(2, 3, strides=2), normal(batch, 5, 3)).require()
     nn.check_layer(make(2, (2, 3, 1)), normal(batch, 3, 4, 2, 3)).require()
+    nn.check_layer(make(2, (2, 3, 1), strides=2), normal(batch, 3, 4, 2, 3)).require()
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", [(2, 0), (1, 1)]])
