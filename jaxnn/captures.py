@@ -114,13 +114,18 @@ class AffineCapture(Capture):
     mixed_by: str | None = static(default=None)
     use_offset: bool = static(default=True)
 
+    def sums(self) -> tuple[Array, Array]:
+        """Σ x δ and Σ δ, both [features], in at least float32."""
+        rows = self.deltas.reshape(-1, self.deltas.shape[-1])
+        rows = rows.astype(accumulator(rows.dtype))
+        # A product of half-precision numbers would overflow or be rounded before it is summed.
+        products = self.inputs.reshape(rows.shape).astype(rows.dtype) * rows
+        return jnp.sum(products, axis=0), jnp.sum(rows, axis=0)
+
     def gradient(self) -> dict[str, Array]:
         """{"scale": [features], "offset": [features]}, accumulated in at least float32."""
-        rows = self.deltas.reshape(-1, self.deltas.shape[-1])
-        # A product of half-precision numbers would overflow or be rounded before it is summed.
-        wide = self.inputs.astype(accumulator(rows.dtype)).reshape(rows.shape)
-        scale = {"scale": _sum_rows(wide * rows).astype(rows.dtype)}
-        return scale | ({"offset": _sum_rows(rows)} if self.use_offset else {})
+        scale, offset = (total.astype(self.deltas.dtype) for total in self.sums())
+        return {"scale": scale} | ({"offset": offset} if self.use_offset else {})
 
     def join(self, *others: "AffineCapture") -> "AffineCapture":
         """The uses as further positions."""

@@ -33,11 +33,14 @@ def layer_norm(epsilon: float = 1e-5) -> Layer:
 
     def forward(params: dict, state: Any, x: Array, key: Array | None):
         _require_like("layer_norm", x, params)
-        normalized, inverse_deviation = _normalize(x, -1, epsilon)
-        return _affine(params, normalized), state, (normalized, inverse_deviation)
+        mean, variance = _moments(x, -1)
+        inverse_deviation = jax.lax.rsqrt(variance + epsilon)
+        y = _affine(params, _normalize(x, mean, inverse_deviation))
+        return y, state, (x, mean, inverse_deviation)
 
     def backward(params: dict, residuals: Any, dy: Array):
-        normalized, inverse_deviation = residuals
+        x, mean, inverse_deviation = residuals
+        normalized = _normalize(x, mean, inverse_deviation)
         dx = _normalize_backward(normalized, inverse_deviation, dy * params["scale"], -1)
         return dx, AffineCapture(normalized, dy)
 
@@ -71,13 +74,13 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
     def running_forward(params: dict, state: dict, x: Array, key: Array | None):
         _require_like("batch_norm", x, params)
         inverse_deviation = jax.lax.rsqrt(state["variance"] + epsilon)
-        normalized = (x - state["mean"]) * inverse_deviation
-        return _affine(params, normalized), state, (normalized, inverse_deviation)
+        y = _affine(params, _normalize(x, state["mean"], inverse_deviation))
+        return y, state, (x, state["mean"], inverse_deviation)
 
     def running_backward(params: dict, residuals: Any, dy: Array):
         # The running statistics do not depend on x.
-        normalized, inverse_deviation = residuals
-        return dy * params["scale"] * inverse_deviation, AffineCapture(normalized, dy)
+        dx = dy * params["scale"] * residuals[-1]
+        return dx, AffineCapture(_normalize(*residuals), dy)
 
     def predict(params: dict, state: dict, x: Array):
         return running_forward(params, state, x, None)[0]
@@ -88,17 +91,23 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
             raise ValueError(
                 f"batch_norm: expected at least one example in training, got {x.shape}"
             )
-        axes = tuple(range(x.ndim - 1))
-        normalized, inverse_deviation = _normalize(x, axes, epsilon)
-        batch = {"mean": jnp.mean(x, axes), "variance": jnp.var(x, axes)}
-        new_state = jax.tree.map(lambda r, b: momentum * r + (1 - momentum) * b, state, batch)
-        return _affine(params, normalized), new_state, (normalized, inverse_deviation)
+        mean, variance = _moments(x, tuple(range(x.ndim - 1)))
+        new_state = {
+            name: momentum * state[name] + (1 - momentum) * moment.reshape(-1).astype(x.dtype)
+            for name, moment in (("mean", mean), ("variance", variance))
+        }
+        inverse_deviation = jax.lax.rsqrt(variance + epsilon)
+        y = _affine(params, _normalize(x, mean, inverse_deviation))
+        return y, new_state, (x, mean, inverse_deviation)
 
     def backward(params: dict, residuals: Any, dy: Array):
-        normalized, inverse_deviation = residuals
-        axes = tuple(range(dy.ndim - 1))
-        dx = _normalize_backward(normalized, inverse_deviation, dy * params["scale"], axes)
-        return dx, AffineCapture(normalized, dy, mixed_by="batch_norm")
+        x, mean, inverse_deviation = residuals
+        normalized = _normalize(x, mean, inverse_deviation)
+        capture = AffineCapture(normalized, dy, mixed_by="batch_norm")
+        # Over the batch, both projections are sums that the gradients of the parameters need, too.
+        along, total = (s / (dy.size // dy.shape[-1]) for s in capture.sums())
+        projected = dy - total - normalized * along
+        return (projected * params["scale"] * inverse_deviation).astype(dy.dtype), capture
 
     inference = Layer(init, predict, running_forward, running_backward, "batch_norm")
     return Layer(init, predict, forward, backward, "batch_norm", inference=inference)
@@ -134,15 +143,17 @@ def group_norm(groups: int, epsilon: float = 1e-5) -> Layer:
 
     def forward(params: dict, state: Any, x: Array, key: Array | None):
         _require_like("group_norm", x, params)
-        normalized, inverse_deviation = _normalize(grouped(x), axes, epsilon)
-        normalized = normalized.reshape(x.shape)
-        return _affine(params, normalized), state, (normalized, inverse_deviation)
+        mean, variance = _moments(grouped(x), axes)
+        inverse_deviation = jax.lax.rsqrt(variance + epsilon)
+        normalized = _normalize(grouped(x), mean, inverse_deviation).reshape(x.shape)
+        return _affine(params, normalized), state, (x, mean, inverse_deviation)
 
     def backward(params: dict, residuals: Any, dy: Array):
-        normalized, inverse_deviation = residuals
+        x, mean, inverse_deviation = residuals
+        normalized = _normalize(grouped(x), mean, inverse_deviation)
         d = grouped(dy * params["scale"])
-        dx = _normalize_backward(grouped(normalized), inverse_deviation, d, axes)
-        return dx.reshape(dy.shape), AffineCapture(normalized, dy)
+        dx = _normalize_backward(normalized, inverse_deviation, d, axes)
+        return dx.reshape(dy.shape), AffineCapture(normalized.reshape(x.shape), dy)
 
     def predict(params: dict, state: Any, x: Array):
         return forward(params, state, x, None)[0]
@@ -167,11 +178,11 @@ def rms_norm(epsilon: float = 1e-5) -> Layer:
         _require_like("rms_norm", x, params)
         wide = x.astype(accumulator(x.dtype))
         inverse_root = jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + epsilon)
-        normalized = (wide * inverse_root).astype(x.dtype)
-        return normalized * params["scale"], state, (normalized, inverse_root)
+        return _normalize(x, 0, inverse_root) * params["scale"], state, (x, inverse_root)
 
     def backward(params: dict, residuals: Any, dy: Array):
-        normalized, inverse_root = residuals
+        x, inverse_root = residuals
+        normalized = _normalize(x, 0, inverse_root)
         d = dy * params["scale"]
         along = jnp.mean(d * normalized, -1, keepdims=True)
         dx = ((d - normalized * along) * inverse_root).astype(dy.dtype)
@@ -183,13 +194,17 @@ def rms_norm(epsilon: float = 1e-5) -> Layer:
     return Layer(init, predict, forward, backward, "rms_norm")
 
 
-def _normalize(x: Array, axes: Any, epsilon: float) -> tuple[Array, Array]:
+def _moments(x: Array, axes: Any) -> tuple[Array, Array]:
+    """Mean and (biased) variance over the axes, which stay with size 1."""
     # In half precision the square of a deviation overflows from 256 on.
     wide = x.astype(accumulator(x.dtype))
-    centred = wide - jnp.mean(wide, axes, keepdims=True)
-    variance = jnp.mean(centred * centred, axes, keepdims=True)
-    inverse_deviation = jax.lax.rsqrt(variance + epsilon)
-    return (centred * inverse_deviation).astype(x.dtype), inverse_deviation
+    mean = jnp.mean(wide, axes, keepdims=True)
+    return mean, jnp.mean(jnp.square(wide - mean), axes, keepdims=True)
+
+
+def _normalize(x: Array, mean: Array | float, inverse_deviation: Array) -> Array:
+    """x̂, which backward computes again from x: x is there anyway, x̂ would be one array more."""
+    return ((x - mean) * inverse_deviation).astype(x.dtype)
 
 
 def _normalize_backward(normalized: Array, inverse_deviation: Array, d: Array, axes: Any) -> Array:

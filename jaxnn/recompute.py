@@ -3,8 +3,8 @@
 A compiler merges two computations of the same value into one, and so would quietly keep what was
 to be forgotten. On GPU and TPU `jax.lax.optimization_barrier` prevents that. XLA for CPU drops
 barriers before it merges; there the second forward pass is given its input through a choice whose
-condition always holds, which no compiler finds out: that n (n + 1) is even, for an n made of the
-bits of dy. That also puts it where it belongs in time, after the backward pass of what comes later.
+condition always holds, made of dy. That also puts it where it belongs in time, after the backward
+pass of what comes later.
 """
 
 from typing import Any
@@ -15,6 +15,7 @@ from jax import Array
 
 from jaxnn.combinators import inside, require_layers
 from jaxnn.layer import Layer
+from jaxnn.opaque import always
 
 
 def recompute(layer: Layer) -> Layer:
@@ -61,7 +62,8 @@ def _after(dy: Any, tree: Any) -> Any:
     leaves = [leaf for leaf in jax.tree.leaves(dy) if leaf.size]
     if not leaves:
         return tree  # of an empty batch
-    holds = _is_even_product(_bits(leaves[0][(0,) * leaves[0].ndim]))
+    # What is computed again does not depend on dy: it stays the same for all of a mapped dy.
+    holds = always(leaves[0][(0,) * leaves[0].ndim])
 
     def choose(tree: Any):
         return jax.tree.map(lambda a: jnp.where(holds, a, jnp.zeros_like(a)), tree)
@@ -70,19 +72,3 @@ def _after(dy: Any, tree: Any) -> Any:
         return jax.lax.optimization_barrier((tree, holds))[0]
 
     return jax.lax.platform_dependent(tree, cpu=choose, default=bar)
-
-
-def _bits(number: Array) -> Array:
-    number = jax.lax.stop_gradient(number)
-    return jax.lax.bitcast_convert_type(number, jnp.dtype(f"int{8 * number.dtype.itemsize}"))
-
-
-@jax.custom_batching.custom_vmap
-def _is_even_product(n: Array) -> Array:
-    return n * (n + 1) % 2 == 0
-
-
-@_is_even_product.def_vmap
-def _of_the_first(axis_size: int, in_batched: list, n: Array):
-    # What is computed again does not depend on dy: it stays the same for all of a mapped dy.
-    return _is_even_product(n[0] if in_batched[0] else n), False

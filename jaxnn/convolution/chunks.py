@@ -27,12 +27,24 @@ def map_chunks(function: Callable, count: int, *arrays: Array) -> Any:
     """function(*arrays), which has the batch first in all arguments and results."""
 
     def of_part(*arrays: Array):
-        chunks, rest = _cut(arrays, part_count)
-        mapped = lax.map(lambda chunk: function(*chunk), chunks)
-        mapped = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), mapped)
-        if not rest[0].shape[0]:
-            return mapped
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), mapped, function(*rest))
+        batch = arrays[0].shape[0]
+        size = batch // part_count
+        rest = batch - part_count * size
+
+        def write(start: Any, size: int, results: Any):
+            return jax.tree.map(
+                lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, start, 0),
+                results,
+                function(*_chunk(arrays, start, size)),
+            )
+
+        # To be overwritten. Zeros would be one array for all loops of a program, which is kept
+        # throughout and copied for each; a number of this loop's own input is not shared.
+        some = lax.stop_gradient(arrays[0]).ravel()[0]
+        shapes = jax.eval_shape(function, *arrays)
+        results = jax.tree.map(lambda y: jnp.full(y.shape, some.astype(y.dtype)), shapes)
+        results = lax.fori_loop(0, part_count, lambda n, r: write(n * size, size, r), results)
+        return write(batch - rest, rest, results) if rest else results
 
     part_count = _count_of_part(count, arrays[0].shape[0])
     return function(*arrays) if part_count == 1 else map_parts(of_part, *arrays)
@@ -41,13 +53,17 @@ def map_chunks(function: Callable, count: int, *arrays: Array) -> Any:
 def sum_chunks(function: Callable, count: int, *arrays: Array) -> Any:
     """function(*arrays), which sums over the batch."""
 
-    def add_chunk(total: Any, chunk: tuple[Array, ...]):
-        return jax.tree.map(operator.add, total, function(*chunk)), None
-
     def of_part(*arrays: Array):
-        chunks, rest = _cut(arrays, part_count)
+        batch = arrays[0].shape[0]
+        size = batch // part_count
+        rest = batch - part_count * size
+
+        def add(n: Any, total: Any):
+            return jax.tree.map(operator.add, total, function(*_chunk(arrays, n * size, size)))
+
         # Of no examples the sum is zero, which the compiler sees.
-        return lax.scan(add_chunk, function(*rest), chunks)[0]
+        total = function(*_chunk(arrays, batch - rest, rest))
+        return lax.fori_loop(0, part_count, add, total)
 
     part_count = _count_of_part(count, arrays[0].shape[0])
     return function(*arrays) if part_count == 1 else sum_parts(of_part, *arrays)
@@ -65,8 +81,6 @@ def _near_divisor(batch: int, wanted: int) -> int:
     return next(divisors, wanted)
 
 
-def _cut(arrays: tuple[Array, ...], count: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Each array as [count, size, ...], and the examples that are left over."""
-    size = arrays[0].shape[0] // count
-    chunks = (a[: size * count].reshape(count, size, *a.shape[1:]) for a in arrays)
-    return tuple(chunks), tuple(a[size * count :] for a in arrays)
+def _chunk(arrays: tuple[Array, ...], start: Any, size: int) -> list[Array]:
+    """The examples from ``start`` on, ``size`` many."""
+    return [lax.dynamic_slice_in_dim(a, start, size) for a in arrays]

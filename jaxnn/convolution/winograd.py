@@ -21,12 +21,14 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.captures import contract_rows
 from jaxnn.convolution.chunks import chunk_count, map_chunks, sum_chunks
 from jaxnn.convolution.geometry import Geometry, pad, transposed_kernel
+from jaxnn.opaque import always
 
 Grid = list[list[Any]]
 """Arrays in rows and columns: the elements of a tile, each over all tiles and channels."""
@@ -35,7 +37,7 @@ _B = ((1, 0, 0, 0), (0, 1, -1, 1), (-1, 1, 1, 0), (0, 0, 0, -1))
 _G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _A = ((1, 0), (1, 1), (1, -1), (0, -1))
 
-CHUNK_BYTES = 8 * 2**20
+CHUNK_BYTES = 4 * 2**20
 """How large the transforms of one chunk may be."""
 
 
@@ -84,7 +86,7 @@ def transformed_kernel(weight: Array) -> Grid:
 
 def output_phases(x: Array, kernels: Grid, geometry: Geometry) -> Grid:
     """Aᵀ [V U] A: the `phases` of y, which has even sizes here."""
-    products = _each(operator.matmul, _transformed_tiles(x, geometry), kernels)
+    products = _products(operator.matmul, _transformed_tiles(x, geometry), kernels)
     return _sandwich(_transpose(_A), products)
 
 
@@ -106,7 +108,7 @@ def placed_deltas(dy: Array, winner: Array) -> Grid:
 
 def weight_products(x: Array, deltas: Grid, geometry: Geometry) -> Grid:
     """Vᵀ dM, a 4×4 grid of [in, out] summed over all tiles."""
-    return _each(contract_rows, _transformed_tiles(x, geometry), deltas)
+    return _products(contract_rows, _transformed_tiles(x, geometry), deltas)
 
 
 def weight_of_products(products: Grid, geometry: Geometry) -> Array:
@@ -121,7 +123,7 @@ def input_parts(deltas: Grid, kernels: Grid, geometry: Geometry) -> Grid:
     dx do. They reach one row and one column of phases further.
     """
     transposed = [[kernel.T for kernel in row] for row in kernels]
-    tiles = _sandwich(_B, _each(operator.matmul, deltas, transposed))
+    tiles = _sandwich(_B, _products(operator.matmul, deltas, transposed))
     columns = [[_overlap(row[j], row[j + 2], axis=2) for j in range(2)] for row in tiles]
     return [
         [_overlap(columns[i][j], columns[i + 2][j], axis=1) for j in range(2)] for i in range(2)
@@ -183,11 +185,34 @@ def _combine(factors: Sequence[float], arrays: Sequence[Array]) -> Array:
     return functools.reduce(operator.add, terms)
 
 
-def _each(function: Callable, left: Grid, right: Grid) -> Grid:
-    return [
+def _products(function: Callable, left: Grid, right: Grid) -> Grid:
+    """The function of the two arrays at each place, all places side by side.
+
+    Each product is too small to be divided among threads. And XLA for CPU would write each to the
+    memory of tiles that the product before has read, so that none could begin before that one's
+    end. Here a branch that is never taken, and is chosen when all products are there, reads the
+    tiles: their memory stays theirs. A training step is up to a sixth shorter for it.
+    """
+    products = [
         [function(a, b) for a, b in zip(*rows, strict=True)]
         for rows in zip(left, right, strict=True)
     ]
+    operands = lax.stop_gradient((left, right))
+    if not all(a.size for a in jax.tree.leaves(operands)):
+        return products  # of an empty batch
+    never = lax.cond(
+        always(_sum_of_first(products)),
+        lambda operands: False,
+        lambda operands: jnp.isnan(_sum_of_first(operands)),
+        operands,
+    )
+    products[0][0] = jnp.where(never, jnp.nan, products[0][0])
+    return products
+
+
+def _sum_of_first(arrays: Any) -> Array:
+    firsts = [a[(0,) * a.ndim] for a in jax.tree.leaves(arrays)]
+    return functools.reduce(operator.add, firsts)
 
 
 def _transpose(matrix: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
