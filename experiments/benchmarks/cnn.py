@@ -14,11 +14,13 @@ optimiser and starts with parameters of the same shapes.
 A scan is one program of several steps; times are for one step. The contenders in JAX have their
 batch spread over all devices that there are. On CPU two virtual ones beat two threads in one:
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=2 python -m experiments.benchmark cnn
+    python -m experiments.benchmark cnn --devices 2
+
+Where there are several, jax.grad runs on one alone as well, which is what one gets by writing it.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -103,10 +105,17 @@ def plain_loss(pool: Callable, params: list[dict], x: jax.Array, labels: jax.Arr
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def spread(tree: Any, batch_axis: int | None = None) -> Any:
-    """The arrays on all devices, split along the axis of the batch or whole on each."""
+def spread(tree: Any, devices: Sequence[Any], batch_axis: int | None = None) -> Any:
+    """The arrays on the devices, split along the axis of the batch or whole on each."""
     axes = () if batch_axis is None else (*(None,) * batch_axis, DATA)
-    return jax.device_put(tree, NamedSharding(make_mesh(), PartitionSpec(*axes)))
+    return jax.device_put(tree, NamedSharding(make_mesh(devices=devices), PartitionSpec(*axes)))
+
+
+def placements(contender: str) -> dict[str, Sequence[Any]]:
+    """The devices that a contender runs on, by the name that it has there."""
+    every = jax.devices()
+    alone = contender.startswith("jax.grad") and len(every) > 1
+    return {contender: every} | ({f"{contender}, one device": every[:1]} if alone else {})
 
 
 def gradients() -> dict[str, tuple[Callable, Any]]:
@@ -160,7 +169,6 @@ def steps(scanned: int = 0) -> dict[str, Contender]:
     if scanned:
         batches = jax.tree.map(lambda a: a.reshape(scanned, BATCH, *a.shape[1:]), batches)
         axis = 1
-    batches = spread(batches, axis)
     contenders = {}
     for name, (gradient, params) in gradients().items():
 
@@ -174,8 +182,10 @@ def steps(scanned: int = 0) -> dict[str, Contender]:
                 return step(carry, batches)[0]
             return lax.scan(step, carry, batches)[0]
 
-        carry = spread((params, optimizer.init(params)))
-        contenders[name] = _contender(program, carry, batches, work=max(scanned, 1))
+        for label, devices in placements(name).items():
+            carry = spread((params, optimizer.init(params)), devices)
+            placed = spread(batches, devices, axis)
+            contenders[label] = _contender(program, carry, placed, work=max(scanned, 1))
     return contenders | _torch_steps(max(scanned, 1))
 
 
@@ -183,11 +193,10 @@ def blocks(size: int = 16, features: int = 64, batch: int = BATCH) -> dict[str, 
     """Forward and backward of a residual block with batch norm in training."""
     rng = np.random.default_rng(0)
     x, dy = (
-        spread(jnp.asarray(rng.normal(size=(batch, size, size, features)), jnp.float32), 0)
-        for _ in range(2)
+        jnp.asarray(rng.normal(size=(batch, size, size, features)), jnp.float32) for _ in range(2)
     )
     block = make_block(features)
-    params, state = spread(block.init(jax.random.key(0), x))
+    params, state = block.init(jax.random.key(0), x)
 
     def manual(params, x, dy):
         y, new_state, residuals = block.forward(params, state, x, None)
@@ -212,9 +221,11 @@ def blocks(size: int = 16, features: int = 64, batch: int = BATCH) -> dict[str, 
         part for part in jax.tree.leaves(params, is_leaf=lambda p: isinstance(p, dict)) if part
     ]
     plain_params = [dicts[0] | dicts[1], dicts[2] | dicts[3]]
+    programs = {"jaxnn manual": (manual, params), "jax.grad": (by_grad, plain_params)}
     contenders = {
-        "jaxnn manual": _contender(manual, params, x, dy),
-        "jax.grad": _contender(by_grad, plain_params, x, dy),
+        label: _contender(program, spread(tree, devices), *spread((x, dy), devices, 0))
+        for name, (program, tree) in programs.items()
+        for label, devices in placements(name).items()
     }
     return contenders | _torch_blocks(x, dy)
 
