@@ -111,7 +111,7 @@ def spread(tree: Any, devices: Sequence[Any], batch_axis: int | None = None) -> 
     return jax.device_put(tree, NamedSharding(make_mesh(devices=devices), PartitionSpec(*axes)))
 
 
-def placements(contender: str) -> dict[str, Sequence[Any]]:
+def placements(contender: str) -> dict[str, list[Any]]:
     """The devices that a contender runs on, by the name that it has there."""
     every = jax.devices()
     alone = contender.startswith("jax.grad") and len(every) > 1

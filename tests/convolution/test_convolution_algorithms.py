@@ -122,6 +122,17 @@ def test_winograd_agrees_in_chunks_that_do_not_divide_the_batch(monkeypatch):
         require_agreement(winograd, geometry, 2, 3, 7, jnp.float64, 1e-12)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-12), (jnp.float32, 2e-5)])
+@pytest.mark.parametrize(("size", "padding"), [((8, 7), 1), ((16, 12), 1), ((10, 6), 2)])
+def test_winograd_agrees_where_the_weight_gradient_takes_large_tiles(
+    size, padding, dtype, tolerance, x64
+):
+    geometry = three_by_three(size, ((padding, padding),) * 2)
+    large, small = (f.multiplications(geometry) for f in (winograd.F4, winograd.F2))
+    assert large <= small * 2 / 3
+    require_agreement(winograd, geometry, 2, 3, 4, dtype, tolerance)
+
+
 @pytest.mark.parametrize("algorithm", [direct, patches, elementwise, winograd])
 def test_float32_agrees(algorithm):
     geometry = three_by_three((9, 8), ((1, 1), (0, 2)))
