@@ -21,10 +21,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.activations import relu
-from jaxnn.captures import Capture
+from jaxnn.captures import Capture, accumulator
 from jaxnn.combinators import serial
 from jaxnn.convolution import direct, phase_patches, winograd
-from jaxnn.convolution.capture import ConvCapture, with_bias
+from jaxnn.convolution.capture import ConvCapture
 from jaxnn.convolution.choosing import choose
 from jaxnn.convolution.chunks import chunk_count, map_chunks, sum_chunks
 from jaxnn.convolution.geometry import Geometry
@@ -107,9 +107,8 @@ class PooledConvCapture(Capture):
     def gradient(self) -> dict[str, Array]:
         """{"weight": [*kernel, in, out], "bias": [out]}."""
         arrays = (self.inputs, self.winner, self.deltas)
-        weight = _weight_gradient(*arrays, self.geometry, self.algorithm)
-        won = jnp.where(self.winner < NONE_WON, self.deltas, 0)
-        return with_bias(weight, won, self.use_bias)
+        weight, bias = _parameter_gradients(*arrays, self.geometry, self.algorithm)
+        return {"weight": weight} | ({"bias": bias} if self.use_bias else {})
 
     def unpooled(self) -> ConvCapture:
         """The capture of the convolution alone."""
@@ -192,21 +191,30 @@ def _forward(x: Array, params: dict, geometry: Geometry, algorithm: str) -> tupl
     return lax.platform_dependent(x, params, cpu=on_cpu, default=elsewhere)
 
 
-def _weight_gradient(
+def _parameter_gradients(
     x: Array, winner: Array, dy: Array, geometry: Geometry, algorithm: str
-) -> Array:
+) -> tuple[Array, Array]:
+    """Of the weight and of the bias."""
+
+    def sum_won(winner: Array, dy: Array) -> Array:
+        won = jnp.where(winner < NONE_WON, dy, 0)
+        return jnp.sum(won, axis=(0, 1, 2), dtype=accumulator(dy.dtype))
+
     def on_cpu(x: Array, winner: Array, dy: Array):
         way = ALGORITHMS[algorithm]
 
-        def products(x: Array, winner: Array, dy: Array):
-            return way.weight_products(x, way.placed_deltas(dy, winner), geometry)
+        def sums(x: Array, winner: Array, dy: Array):
+            placed = way.placed_deltas(dy, winner)
+            return way.weight_products(x, placed, geometry), sum_won(winner, dy)
 
-        total = sum_chunks(products, _chunks(geometry, x, dy.shape[-1]), x, winner, dy)
-        return way.weight_of_products(total, geometry).astype(dy.dtype)
+        chunks = _chunks(geometry, x, dy.shape[-1])
+        products, bias = sum_chunks(sums, chunks, x, winner, dy)
+        return way.weight_of_products(products, geometry).astype(dy.dtype), bias.astype(dy.dtype)
 
     def elsewhere(x: Array, winner: Array, dy: Array):
         deltas = _whole_deltas(dy, winner, geometry)
-        return direct.weight_gradient(x, deltas, geometry)
+        bias = sum_won(winner, dy).astype(dy.dtype)
+        return direct.weight_gradient(x, deltas, geometry), bias
 
     return lax.platform_dependent(x, winner, dy, cpu=on_cpu, default=elsewhere)
 
