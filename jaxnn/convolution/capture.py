@@ -32,7 +32,7 @@ class ConvCapture(Capture):
     def gradient(self) -> dict[str, Array]:
         """{"weight": [*kernel, in of a group, out], "bias": [out]}."""
         weight = self._weight_gradient(self.inputs, self.deltas)
-        return with_bias(weight, self.deltas, self.use_bias)
+        return _with_bias(weight, self.deltas, self.use_bias)
 
     def unfolded(self) -> Capture:
         """The same capture as a `LinearCapture` of the patches, its positions on one axis.
@@ -70,7 +70,7 @@ class ConvTransposeCapture(ConvCapture):
     def gradient(self) -> dict[str, Array]:
         """{"weight": [*kernel, out of a group, in], "bias": [out]}."""
         weight = self._weight_gradient(self.deltas, self.inputs)
-        return with_bias(weight, self.deltas, self.use_bias)
+        return _with_bias(weight, self.deltas, self.use_bias)
 
     def unfolded(self) -> Capture:
         """As for a convolution; the patches are those of x with zeros between its elements."""
@@ -109,7 +109,7 @@ class JoinedConvCapture(Capture):
         return JoinedConvCapture(sum(more, self.uses))
 
 
-def with_bias(weight: Array, deltas: Array, use_bias: bool) -> dict[str, Array]:
+def _with_bias(weight: Array, deltas: Array, use_bias: bool) -> dict[str, Array]:
     """The gradients as a dict of parameters; ∂L/∂b is the sum of the deltas over all but the last
     axis."""
     if not use_bias:
