@@ -44,8 +44,8 @@ class Capture:
 
 
 contract_at_once = jax.make_user_context(False)
-"""``with contract_at_once(True)``: of the captures nothing but gradients is wanted, so that a
-combinator may return them contracted (see `contracted`) where to hold deltas would cost memory."""
+"""``with contract_at_once(True)``: of the captures nothing but gradients is wanted, so that a layer
+or combinator may return them contracted (see `contracted`) where this saves memory or time."""
 
 
 def contract(captures: Any) -> Any:
@@ -94,8 +94,9 @@ class LinearCapture(Capture):
     def gradient(self) -> dict[str, Array]:
         """{"weight": [in, out], "bias": [out]}, accumulated in at least float32."""
         weight = contract_rows(self.inputs, self.deltas).astype(self.deltas.dtype)
-        rows = self.deltas.reshape(-1, self.deltas.shape[-1])
-        return {"weight": weight} | ({"bias": _sum_rows(rows)} if self.use_bias else {})
+        if not self.use_bias:
+            return {"weight": weight}
+        return {"weight": weight, "bias": sum_rows(self.deltas).astype(self.deltas.dtype)}
 
     def join(self, *others: "LinearCapture") -> "LinearCapture":
         """The uses as further positions."""
@@ -116,7 +117,7 @@ class AffineCapture(Capture):
 
     def sums(self) -> tuple[Array, Array]:
         """Σ x δ and Σ δ, both [features], in at least float32."""
-        rows = self.deltas.reshape(-1, self.deltas.shape[-1])
+        rows = _rows(self.deltas)
         rows = rows.astype(accumulator(rows.dtype))
         # A product of half-precision numbers would overflow or be rounded before it is summed.
         products = self.inputs.reshape(rows.shape).astype(rows.dtype) * rows
@@ -146,7 +147,7 @@ class EmbeddingCapture(Capture):
 
         A sum by segments, without one-hot vectors; ids outside of the vocabulary are dropped.
         """
-        rows = self.deltas.reshape(-1, self.deltas.shape[-1])
+        rows = _rows(self.deltas)
         total = jax.ops.segment_sum(
             rows.astype(accumulator(rows.dtype)), self.ids.reshape(-1), self.vocabulary
         )
@@ -208,15 +209,38 @@ def contract_rows(inputs: Array, deltas: Array) -> Array:
 
     In the dtype of sums, and as a plain product of matrices: XLA's CPU compiler makes it several
     times faster than a batch of one product. It would be up to a third faster on inputs transposed
-    in memory; but the compiler makes such a copy as early as the forward pass and keeps it, as
-    large as the residuals.
+    in memory (see `contract_copied_rows`); but the compiler makes such a copy as early as the
+    forward pass and keeps it, as large as the residuals.
     """
-    inputs, deltas = (a.reshape(-1, a.shape[-1]) for a in (inputs, deltas))
-    return jnp.matmul(inputs.T, deltas, preferred_element_type=accumulator(deltas.dtype))
+    dtype = accumulator(deltas.dtype)
+    return jnp.matmul(_rows(inputs).T, _rows(deltas), preferred_element_type=dtype)
 
 
-def _sum_rows(rows: Array) -> Array:
-    return jnp.sum(rows, axis=0, dtype=accumulator(rows.dtype)).astype(rows.dtype)
+def contract_copied_rows(inputs: Array, deltas: Array) -> Array:
+    """`contract_rows` of inputs that nobody else holds, which on CPU are transposed in memory."""
+    rows = tuple(range(inputs.ndim - 1))
+
+    def on_cpu(inputs: Array, deltas: Array):
+        columns = jax.lax.optimization_barrier(jnp.moveaxis(inputs, -1, 0))
+        return _contract(columns, deltas, tuple(row + 1 for row in rows), rows)
+
+    def elsewhere(inputs: Array, deltas: Array):
+        return _contract(inputs, deltas, rows, rows)
+
+    return jax.lax.platform_dependent(inputs, deltas, cpu=on_cpu, default=elsewhere)
+
+
+def sum_rows(deltas: Array) -> Array:
+    """Σ deltas, [out], over all axes but the last, in the dtype of sums."""
+    return jnp.sum(deltas, axis=tuple(range(deltas.ndim - 1)), dtype=accumulator(deltas.dtype))
+
+
+def _contract(a: Array, b: Array, axes_of_a: tuple, axes_of_b: tuple) -> Array:
+    return jnp.tensordot(a, b, (axes_of_a, axes_of_b), preferred_element_type=accumulator(b.dtype))
+
+
+def _rows(a: Array) -> Array:
+    return a.reshape(-1, a.shape[-1])
 
 
 def _join_positions(*captures):

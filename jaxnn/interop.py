@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn import pooling
-from jaxnn.captures import contract
+from jaxnn.captures import contract, contract_at_once
 from jaxnn.convolution import conv
 from jaxnn.layer import Layer, label, walk
 from jaxnn.windows import Padding
@@ -50,7 +50,8 @@ def differentiable(layer: Layer) -> Callable:
     def backward(kept: Any, dy: Any):
         # JAX gives an output without gradient, an integer, a cotangent of type float0.
         dy = jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, dy)
-        dx, captures = layer.backward(*kept, dy)
+        with contract_at_once(True):
+            dx, captures = layer.backward(*kept, dy)
         return contract(captures), dx, None
 
     @jax.custom_vjp

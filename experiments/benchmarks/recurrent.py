@@ -33,6 +33,7 @@ from experiments.benchmarks.measuring import (
     measure,
     table,
 )
+from jaxnn.captures import contract_at_once
 
 BATCH, SIZE, FEATURES, CHUNK = 64, 64, 128, 32
 CELLS: dict[str, tuple[Callable[..., nn.Layer], int]] = {"LSTM": (nn.lstm, 2), "GRU": (nn.gru, 1)}
@@ -81,7 +82,8 @@ def passes(kind: str, time: int) -> dict[str, Contender]:
 
     def manual(layer, params, x, dy):
         y, _, residuals = layer.forward(params, state, x, None)
-        dx, captures = layer.backward(params, residuals, dy)
+        with contract_at_once(True):  # as `jaxnn.backprop` does
+            dx, captures = layer.backward(params, residuals, dy)
         return y, nn.contract(captures), dx
 
     def by_grad(hoist, params, x, dy):

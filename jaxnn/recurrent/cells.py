@@ -4,12 +4,15 @@ A cell is given two projections that the driver (`jaxnn.recurrent.scanning`) mak
 of the state before, u = x W + b and v = h U (+ c), each [batch, blocks · features] with one block
 for each gate. All backward formulas are the chain rule of the lines above them.
 
+A cell is linearised where it was: its step keeps the slopes of u's blocks, by which the way back
+multiplies the deltas that arrive. They have the shape of u, and so their memory can take du.
+
 A sigmoid is written ½ + ½ tanh(½ a), so that one tanh over neighbouring blocks computes them all:
 XLA makes one vectorised loop of it, which on CPU is several times faster than gate by gate.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +33,14 @@ class Cell(NamedTuple):
     recurrent_bias: bool
     """Whether the projection of the state has a bias of its own, c."""
     step: Callable
-    """(u, v, state) -> (state, gates): ``gates`` is what the way back needs of this time."""
+    """(u, v, state) -> (state, slopes, passing): what the way back needs of this time.
+
+    ``slopes`` has the shape of u, ``passing`` is a tuple of [batch, features].
+    """
     step_back: Callable
-    """(gates, state before, dstate) -> (du, dstate before but for what comes through v)."""
+    """(slopes, passing, dstate) -> (du, dstate before but for what comes through v)."""
     recurrent_delta: Callable
-    """(gates, du) -> dv; works on one time and on all of them at once."""
+    """(passing, du) -> dv; works on one time and on all of them at once."""
 
 
 def rnn_cell(activation: str = "tanh") -> Cell:
@@ -45,11 +51,11 @@ def rnn_cell(activation: str = "tanh") -> Cell:
 
     def step(u: Array, v: Array, state: tuple):
         h = function(u + v)
-        return (h,), h
+        return (h,), slope(h), ()
 
-    def step_back(h: Array, before: tuple, dstate: tuple):
+    def step_back(slopes: Array, passing: tuple, dstate: tuple):
         (dh,) = dstate
-        return dh * slope(h), (jnp.zeros_like(dh),)
+        return dh * slopes, (jnp.zeros_like(dh),)
 
     return Cell("rnn", 1, 1, False, step, step_back, _same_delta)
 
@@ -73,18 +79,17 @@ def gru_cell() -> Cell:
         )
         r, z = jnp.split(resets, 2, -1)
         n = jnp.tanh(u[..., 2 * features :] + r * updates)
-        return (n + z * (before - n),), (r, z, n, updates)
+        slope_n = (1 - z) * (1 - n * n)
+        slope_z = (before - n) * z * (1 - z)
+        slope_r = slope_n * updates * r * (1 - r)
+        return (n + z * (before - n),), jnp.concatenate([slope_r, slope_z, slope_n], -1), (r, z)
 
-    def step_back(gates: tuple, before: tuple, dstate: tuple):
-        r, z, n, v_n = gates
+    def step_back(slopes: Array, passing: tuple, dstate: tuple):
         (dh,) = dstate
-        dn = dh * (1 - z) * (1 - n * n)
-        dz = dh * (before[0] - n) * z * (1 - z)
-        dr = dn * v_n * r * (1 - r)
-        return jnp.concatenate([dr, dz, dn], -1), (dh * z,)
+        return jnp.concatenate([dh, dh, dh], -1) * slopes, (dh * passing[1],)
 
-    def recurrent_delta(gates: tuple, du: Array):
-        r = gates[0]
+    def recurrent_delta(passing: tuple, du: Array):
+        r = passing[0]
         rz, n = jnp.split(du, [2 * r.shape[-1]], -1)
         return jnp.concatenate([rz, r * n], -1)
 
@@ -107,24 +112,22 @@ def lstm_cell() -> Cell:
         gates = jnp.tanh((u + v) * half) * half + shift
         i, f, g, o = jnp.split(gates, 4, -1)
         c = f * before + i * g
-        # Kept, for in the scan back XLA would compute it number by number.
         tanh_c = jnp.tanh(c)
-        return (o * tanh_c, c), (gates, tanh_c)
-
-    def step_back(kept: tuple, before: tuple, dstate: tuple):
-        gates, tanh_c = kept
-        i, f, g, o = jnp.split(gates, 4, -1)
-        dh, dc = dstate
-        dc = dc + dh * o * (1 - tanh_c * tanh_c)
         # 1 − g² = (1 − g) (g + 1): all slopes in one form, (1 − s) (s + 0 or 1).
-        slope = (1 - gates) * (gates + _columns(before[1], (0, 0, 1, 0)))
-        du = jnp.concatenate([dc * g, dc * before[1], dc * i, dh * tanh_c], -1) * slope
-        return du, (jnp.zeros_like(dh), dc * f)
+        slopes = (1 - gates) * (gates + _columns(before, (0, 0, 1, 0)))
+        slopes = slopes * jnp.concatenate([g, before, i, tanh_c], -1)
+        return (o * tanh_c, c), slopes, (f, o * (1 - tanh_c * tanh_c))
+
+    def step_back(slopes: Array, passing: tuple, dstate: tuple):
+        forget, dc_by_dh = passing
+        dh, dc = dstate
+        dc = dc + dh * dc_by_dh
+        return jnp.concatenate([dc, dc, dc, dh], -1) * slopes, (jnp.zeros_like(dh), dc * forget)
 
     return Cell("lstm", 4, 2, False, step, step_back, _same_delta)
 
 
-def _same_delta(gates: Any, du: Array) -> Array:
+def _same_delta(passing: tuple, du: Array) -> Array:
     return du
 
 

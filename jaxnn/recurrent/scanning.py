@@ -6,13 +6,22 @@ forward; the scan back returns the deltas of every time, of which the gradient o
 all parameters is made by one large product each (Werbos, 1990, for the chain through time).
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.captures import ContractedCapture, LinearCapture, accumulator, contract
+from jaxnn.captures import (
+    ContractedCapture,
+    LinearCapture,
+    accumulator,
+    contract,
+    contract_at_once,
+    contract_copied_rows,
+    sum_rows,
+)
 from jaxnn.recurrent.cells import Cell
 
 
@@ -30,10 +39,19 @@ class Kept(NamedTuple):
 
     xs: Array
     times: Times
-    gates: Any
-    """Of the cell, stacked over time."""
-    before: tuple
-    """The state before each time, stacked."""
+    slopes: Array
+    """Of the cell, stacked over time; the way back overwrites them with du."""
+    passing: tuple
+    """Of the cell too."""
+    start: Array
+    """h before the first time."""
+    hs: Array
+    """h after each time; an ended example keeps its last."""
+
+    @property
+    def before(self) -> Array:
+        """h before each time."""
+        return jnp.concatenate([self.start[None], self.hs[:-1]])
 
 
 class Chunked(NamedTuple):
@@ -49,10 +67,11 @@ def infer(cell: Cell, params: dict, xs: Array, times: Times, state: tuple) -> tu
     """The last state, and the outputs of all times, which is all that is kept."""
 
     def body(state: tuple, inputs: Any):
-        _, state, h, _ = _step(cell, params, state, inputs)
-        return state, h
+        state, _, _ = _step(cell, params, state, inputs)
+        return state, state[0]
 
-    return lax.scan(body, state, (xs @ params["input"]["weight"], times))
+    state, hs = lax.scan(body, state, (xs @ params["input"]["weight"], times))
+    return state, _outputs(hs, times)
 
 
 def forward(
@@ -60,13 +79,49 @@ def forward(
 ) -> tuple[tuple, Array, Kept]:
     """The last state, the outputs of all times, and what the way back needs."""
 
-    def body(state: tuple, inputs: Any):
-        before, state, h, gates = _step(cell, params, state, inputs)
-        return state, (h, gates, before)
-
     projected = xs @ params["input"]["weight"]
-    state, (hs, gates, before) = lax.scan(body, state, (projected, times))
-    return state, hs, Kept(xs, times, gates, before)
+    last, hs, slopes, passing = _run(cell, params, projected, times, state)
+    return last, _outputs(hs, times), Kept(xs, times, slopes, passing, state[0], hs)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _run(
+    cell: Cell, params: dict, projected: Array, times: Times, state: tuple
+) -> tuple[tuple, Array, Array, tuple]:
+    """The last state, and of all times h after them and the two things that the cell keeps.
+
+    The slopes of each time take the place of its u: no array has to be filled before the scan, and
+    what is written lies in the cache. Each u is read when the slopes before it have been written:
+    as no reading of the array is left to happen after a writing, XLA needs no second one.
+    """
+    last = len(projected) - 1
+
+    def body(carried: tuple, inputs: Any):
+        state, written, u = carried
+        time, times = inputs
+        state, slopes, passing = _step(cell, params, state, (u, times))
+        written = _write(written, slopes, time)
+        u = _read(written, jnp.minimum(time + 1, last))
+        return (state, written, u), (state[0], passing)
+
+    carried, inputs = (state, projected, projected[0]), (jnp.arange(last + 1), times)
+    (state, slopes, _), (hs, passing) = lax.scan(body, carried, inputs)
+    return state, hs, slopes, passing
+
+
+@_run.defjvp
+def _run_differentiated(cell: Cell, primals: tuple, tangents: tuple):
+    """By JAX, of a scan that overwrites nothing: its way back through `_run` would be quadratic."""
+
+    def run(params: dict, projected: Array, times: Times, state: tuple):
+        def body(state: tuple, inputs: Any):
+            state, slopes, passing = _step(cell, params, state, inputs)
+            return state, (state[0], slopes, passing)
+
+        state, of_times = lax.scan(body, state, (projected, times))
+        return state, *of_times
+
+    return jax.jvp(run, primals, tangents)
 
 
 def backward(
@@ -76,16 +131,16 @@ def backward(
 
     ``dstate`` is the cotangent of the last state, ``dhs`` those of the outputs, if they have any.
     """
-    xs, times, gates, before = kept
     back_from_v = params["recurrent"]["weight"].T
 
-    def body(dstate: tuple, inputs: Any):
-        gates, before, times, dh = inputs
+    def body(carried: tuple, inputs: Any):
+        dstate, written, slopes = carried
+        time, passing, times, dh = inputs
         arriving = dstate if dh is None else (dstate[0] + dh, *dstate[1:])
         if times.valid is not None:
             arriving = _where(times.valid, arriving, jnp.zeros_like)
-        du, departing = cell.step_back(gates, before, arriving)
-        dv = cell.recurrent_delta(gates, du)
+        du, departing = cell.step_back(slopes, passing, arriving)
+        dv = cell.recurrent_delta(passing, du)
         departing = (departing[0] + dv @ back_from_v, *departing[1:])
         if times.valid is not None:
             departing = jax.tree.map(
@@ -93,15 +148,38 @@ def backward(
             )
         if times.cut is not None:
             departing = _where(~times.cut, departing, jnp.zeros_like)
-        return departing, du
+        written = _write(written, du, time)
+        return (departing, written, _read(written, jnp.maximum(time - 1, 0))), None
 
-    dstate, du = lax.scan(body, dstate, (gates, before, times, dhs), reverse=True)
-    dv = cell.recurrent_delta(gates, du)
-    captures = {
-        "input": LinearCapture(batch_first(xs), batch_first(du)),
-        "recurrent": LinearCapture(batch_first(before[0]), batch_first(dv), cell.recurrent_bias),
-    }
+    # Each du takes the place of its time's slopes, as these did of u in `_run`.
+    carried = (dstate, kept.slopes, kept.slopes[-1])
+    inputs = (jnp.arange(len(kept.xs)), kept.passing, kept.times, dhs)
+    (dstate, du, _), _ = lax.scan(body, carried, inputs, reverse=True)
+    captures = (_contracted if contract_at_once.value else _captures)(cell, kept, du)
     return dstate, du @ params["input"]["weight"].T, captures
+
+
+def _captures(cell: Cell, kept: Kept, du: Array) -> dict:
+    dv = cell.recurrent_delta(kept.passing, du)
+    return {
+        "input": LinearCapture(batch_first(kept.xs), batch_first(du)),
+        "recurrent": LinearCapture(batch_first(kept.before), batch_first(dv), cell.recurrent_bias),
+    }
+
+
+def _contracted(cell: Cell, kept: Kept, du: Array) -> dict:
+    """`_captures` with their gradients alone, for which time need not follow the batch."""
+    dv = cell.recurrent_delta(kept.passing, du)
+    if dv is du:  # one product, as if [x h] entered one matrix
+        both = contract_copied_rows(jnp.concatenate([kept.xs, kept.before], -1), du)
+        of_x, of_h = jnp.split(both, [kept.xs.shape[-1]])
+    else:
+        of_x, of_h = contract_copied_rows(kept.xs, du), contract_copied_rows(kept.before, dv)
+    gradients = {"input": {"weight": of_x, "bias": sum_rows(du)}, "recurrent": {"weight": of_h}}
+    if cell.recurrent_bias:
+        gradients["recurrent"]["bias"] = sum_rows(dv)
+    gradients = jax.tree.map(lambda g: g.astype(du.dtype), gradients)
+    return {name: ContractedCapture(g, cell.name) for name, g in gradients.items()}
 
 
 def forward_in_chunks(
@@ -131,7 +209,8 @@ def backward_in_chunks(
         dstate, total = carried
         xs, times, dhs, start = inputs
         _, _, kept = forward(cell, params, xs, times, start)
-        dstate, dxs, captures = backward(cell, params, kept, dstate, dhs)
+        with contract_at_once(True):
+            dstate, dxs, captures = backward(cell, params, kept, dstate, dhs)
         return (dstate, jax.tree.map(jnp.add, total, contract(captures))), dxs
 
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, accumulator(p.dtype)), params)
@@ -171,8 +250,8 @@ def batch_first(a: Array) -> Array:
     return jnp.swapaxes(a, 0, 1)
 
 
-def _step(cell: Cell, params: dict, state: tuple, inputs: Any) -> tuple[tuple, tuple, Array, Any]:
-    """One time: (the state before, the state after, the output, what the cell keeps)."""
+def _step(cell: Cell, params: dict, state: tuple, inputs: Any) -> tuple[tuple, Array, tuple]:
+    """One time: (the state after it, and the two things that the cell keeps)."""
     u, times = inputs
     if times.cut is not None:
         # So that autodiff cuts the same gradients as `backward`.
@@ -181,11 +260,22 @@ def _step(cell: Cell, params: dict, state: tuple, inputs: Any) -> tuple[tuple, t
     if cell.recurrent_bias:
         v = v + params["recurrent"]["bias"]
     # The bias is added here and not to all times at once, which would be one more large array.
-    after, gates = cell.step(u + params["input"]["bias"], v, state)
-    if times.valid is None:
-        return state, after, after[0], gates
-    kept = jax.tree.map(lambda new, old: jnp.where(times.valid, new, old), after, state)
-    return state, kept, jnp.where(times.valid, after[0], 0), gates
+    after, slopes, passing = cell.step(u + params["input"]["bias"], v, state)
+    if times.valid is not None:
+        after = jax.tree.map(lambda new, old: jnp.where(times.valid, new, old), after, state)
+    return after, slopes, passing
+
+
+def _outputs(hs: Array, times: Times) -> Array:
+    return hs if times.valid is None else jnp.where(times.valid, hs, 0)
+
+
+def _read(array: Array, time: Array) -> Array:
+    return lax.dynamic_index_in_dim(array, time, keepdims=False)
+
+
+def _write(array: Array, of_time: Array, time: Any) -> Array:
+    return lax.dynamic_update_index_in_dim(array, of_time, time, 0)
 
 
 def _where(condition: Array, tree: Any, otherwise: Any) -> Any:

@@ -1,5 +1,7 @@
 """Recurrent layers against textbook loops differentiated by JAX, and the options they share."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from jax.experimental import checkify
 
 import jaxnn as nn
-from jaxnn.captures import LinearCapture
+from jaxnn.captures import ContractedCapture, LinearCapture, contract_at_once
 from jaxnn.statistics import kfac_factors, per_example_gradients, per_example_squared_norms
 
 LAYERS = {"rnn": nn.rnn, "gru": nn.gru, "lstm": nn.lstm}
@@ -72,23 +74,19 @@ def compare(kind, batch, time, size, features, lengths, options, dtype=jnp.float
     def both(params, x, state):
         given = (x, lengths, state[0] if single else state)
         (y, _, last), _, residuals = layer.forward(params, (), given, None)
-        (dx, none, dstate), captures = layer.backward(
-            params, residuals, (dy, None, dlast[0] if single else dlast)
-        )
+        cotangent = (dy, None, dlast[0] if single else dlast)
+        (dx, none, dstate), captures = layer.backward(params, residuals, cotangent)
         assert none is None
+        with contract_at_once(True):
+            _, contracted = layer.backward(params, residuals, cotangent)
         by_hand = (y, (last,) if single else last, dx, (dstate,) if single else dstate)
         outputs, vjp = jax.vjp(
             lambda p, x, s: loop(kind, p, x, lengths, s, **taken), params, x, state
         )
         dparams, dx, dstate = vjp((dy, dlast))
         predicted = layer.predict(params, (), given)[0]
-        return (*by_hand, nn.contract(captures), predicted), (
-            *outputs,
-            dx,
-            dstate,
-            dparams,
-            outputs[0],
-        )
+        by_hand += (nn.contract(captures), nn.contract(contracted), predicted)
+        return by_hand, (*outputs, dx, dstate, dparams, dparams, outputs[0])
 
     return both(params, x, state)
 
@@ -255,6 +253,54 @@ def test_chunks_keep_less_memory():
         return jax.jit(run).lower(params, x).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(16) < temporary(None) / 4
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_captures_are_contracted_at_once_where_nothing_but_gradients_is_wanted(kind):
+    layer, x = LAYERS[kind](2), normal(0, (1, 2, 2))
+    params, state = started(layer, x)
+
+    def backward(params):
+        y, _, kept = layer.forward(params, state, x, None)
+        with contract_at_once(True):
+            return layer.backward(params, kept, y)[1]
+
+    captures = jax.eval_shape(backward, params)
+    assert all(isinstance(capture, ContractedCapture) for capture in captures.values())
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads what XLA compiles for CPU")
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_what_is_overwritten_is_not_copied_at_every_time(kind):
+    layer = LAYERS[kind](8)
+    x = (normal(0, (4, 16, 3), jnp.float32), jnp.array([16, 3, 5, 0]))
+    text = passes.lower(layer, *started(layer, x), x, (x[0] @ jnp.ones((3, 8)), None))
+    text = text.compile().as_text()
+    blocks = {"gru": 3, "lstm": 4}[kind]
+    of_all_times = f"f32[16,4,{8 * blocks}]"
+    loops = re.findall(r"body=%?([\w.\-]+)", text)
+    bodies = [re.search(rf"\n%?{re.escape(loop)} \(.*?\n}}", text, re.DOTALL) for loop in loops]
+    lines = [line for body in bodies if body for line in body[0].splitlines()]
+    assert sum(of_all_times in line and "dynamic-update-slice" in line for line in lines) >= 2
+    copies = [line for line in lines if of_all_times in line and re.search(r"\} copy\(", line)]
+    assert not copies
+
+
+def test_gradients_can_be_differentiated_along_a_direction(x64):
+    layer = nn.lstm(2, output="last")
+    x, target = normal(0, (2, 3, 2)), normal(1, (2, 2))
+    params, state = started(layer, x)
+    along = jax.tree.map(lambda p: normal(3, p.shape), params)
+
+    @jax.jit
+    def second(params, along):
+        def slope(of):
+            gradient = of(layer, nn.half_squared_error())
+            return jax.jvp(lambda p: gradient(p, state, x, target)[1], (params,), (along,))[1]
+
+        return slope(nn.backprop), slope(nn.autodiff)
+
+    assert_agree(*second(params, along), 1e-10)
 
 
 def test_the_deltas_alone_depend_on_the_cotangent():
