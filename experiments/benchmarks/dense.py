@@ -8,8 +8,9 @@ skip work. Data and parameters lie in memory from the start; no contender is giv
 slower than it takes them by itself.
 
 PyTorch runs at its best setting: a short trial of its three implementations of the optimizer with
-one thread and with all decides which. How contenders take turns is told in
-`experiments.benchmarks.measuring`.
+one thread and with all decides which. So do the contenders in JAX: optax's optimizer takes the
+parameters of small networks as one array. How contenders take turns is told in
+`experiments.benchmarks.measuring`; a turn of short epochs is a few of them in a row, as in training.
 """
 
 import itertools
@@ -88,9 +89,17 @@ class Problem(NamedTuple):
         size = self.workload.batch_size
         return (order[i : i + size] for i in range(0, len(order), size))
 
+    @property
+    def epochs_of_a_turn(self) -> int:
+        """So many that they have at least 500 steps."""
+        return -(-500 // -(-len(self.x) // self.workload.batch_size))
+
     def optax(self) -> optax.GradientTransformation:
         """The optimizer of the contenders in JAX."""
-        return getattr(optax, self.workload.optimizer)(self.learning_rate)
+        optimizer = getattr(optax, self.workload.optimizer)(self.learning_rate)
+        # Below some ten thousand parameters to start an operation costs more than to copy arrays.
+        small = sum(weight.size for weight, _ in self.weights) < 20_000
+        return optax.flatten(optimizer) if small else optimizer
 
 
 @cache
@@ -486,18 +495,20 @@ CONTENDERS: dict[str, Callable[[Problem], Trainer]] = {
 
 
 def contender_of(trainer: Trainer, problem: Problem, epoch: bool) -> Contender:
-    """The trainer's work: an epoch, or a step on each of the first batches."""
+    """The trainer's work: some epochs, or a step on each of the first batches."""
+    epochs = problem.epochs_of_a_turn
     batches = [trainer.batch(*batch) for batch in problem.first_batches]
 
     def run() -> None:
         if epoch:
-            trainer.epoch()
+            for _ in range(epochs):
+                trainer.epoch()
         else:
             for batch in batches:
                 trainer.step(*batch)
         trainer.wait()
 
-    work = 1 if epoch else len(batches)
+    work = epochs if epoch else len(batches)
     return Contender(run, trainer.start, trainer.program(batches[0], epoch), work, trainer.note)
 
 
@@ -556,8 +567,7 @@ def measure_crosscheck(workload: Workload, settings: Settings) -> dict[str, Figu
     """An epoch through `jaxnn.training.train` with and without comparisons, 100 steps apart."""
     problem = make_problem(workload)
     network = Jaxnn(problem, nn.backprop).network
-    steps = -(-len(problem.x) // workload.batch_size)
-    epochs = -(-500 // steps)  # so that a run has at least five comparisons
+    epochs = problem.epochs_of_a_turn  # at least five comparisons
 
     def contender(mode: str) -> Contender:
         running = train(
