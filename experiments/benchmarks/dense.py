@@ -9,8 +9,8 @@ slower than it takes them by itself.
 
 PyTorch runs at its best setting: a short trial of its three implementations of the optimizer with
 one thread and with all decides which. So do the contenders in JAX: optax's optimizer takes the
-parameters of small networks as one array. How contenders take turns is told in
-`experiments.benchmarks.measuring`; a turn of short epochs is a few of them in a row, as in training.
+parameters of small networks as one array. Short epochs are taken a few in a row, as in training.
+How contenders take turns is told in `experiments.benchmarks.measuring`.
 """
 
 import itertools

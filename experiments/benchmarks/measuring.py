@@ -8,13 +8,15 @@ processor time, summed over all threads, is the figure to look at where other pr
 PyTorch, NumPy's BLAS and XLA each keep a pool of threads whose members go on spinning for a while
 after their work is done, at the cost of whoever comes next. Before every turn there is therefore a
 pause, then one run that is not timed: it wakes the contender's own threads and brings its data back
-into the caches. All share one process, hence one allocator and one set of processor cores.
+into the caches. What the one before leaves behind still counts, so every round has an order of its
+own. All share one process, hence one allocator and one set of processor cores.
 """
 
 import importlib.metadata
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -112,7 +114,7 @@ def inspect_program(function: Callable, *arguments: Any) -> Program:
 def take_turns(
     contenders: Mapping[str, Contender], repeats: int, seconds: float = float("inf")
 ) -> dict[str, Figures]:
-    """Let every contender run ``repeats`` times, one after the other in each round.
+    """Let every contender run ``repeats`` times, one after the other in each round's random order.
 
     Args:
         contenders: By name; the ratios are those to the first.
@@ -121,11 +123,13 @@ def take_turns(
     """
     wall: dict[str, list[float]] = {name: [] for name in contenders}
     processor: dict[str, list[float]] = {name: [] for name in contenders}
-    begin = time.perf_counter()
+    begin, names, shuffle = time.perf_counter(), list(contenders), random.Random(0).shuffle
     for repeat in range(repeats):
         if repeat >= 3 and time.perf_counter() - begin > seconds:
             break
-        for name, contender in contenders.items():
+        shuffle(names)
+        for name in names:
+            contender = contenders[name]
             contender.prepare()
             time.sleep(PAUSE)
             contender.run()
