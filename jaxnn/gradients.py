@@ -52,7 +52,9 @@ def backprop(network: Layer, loss: Loss) -> Callable:
         with contract_at_once(True):
             result = run(params, state, x, target, key, weights)
         value = _weighted_mean(result.values, weights)
-        return (value, result.state), contract(result.captures)
+        gradients = contract(result.captures)
+        gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, params)
+        return (value, result.state), gradients
 
     return gradient
 

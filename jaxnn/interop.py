@@ -52,7 +52,8 @@ def differentiable(layer: Layer) -> Callable:
         dy = jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, dy)
         with contract_at_once(True):
             dx, captures = layer.backward(*kept, dy)
-        return contract(captures), dx, None
+        gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), contract(captures), kept[0])
+        return gradients, dx, None
 
     @jax.custom_vjp
     def apply(params: Any, x: Any, key: Array | None):

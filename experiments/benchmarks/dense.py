@@ -8,8 +8,8 @@ skip work. Data and parameters lie in memory from the start; no contender is giv
 slower than it takes them by itself.
 
 PyTorch runs at its best setting: a short trial of its three implementations of the optimizer with
-one thread and with all decides which. So do the contenders in JAX: optax's optimizer takes the
-parameters of small networks as one array. Short epochs are taken a few in a row, as in training.
+one thread and with all decides which. The contenders in JAX are given `optax.flatten` in networks
+of less than 20,000 weights. Short epochs are taken a few in a row, as in training.
 How contenders take turns is told in `experiments.benchmarks.measuring`.
 """
 

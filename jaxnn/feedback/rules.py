@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import Capture, ContractedCapture
+from jaxnn.captures import Capture, ContractedCapture, contract_at_once
 from jaxnn.layer import Layer, rewrite
 from jaxnn.validation import require_key, require_number, unknown_name
 
@@ -211,7 +211,8 @@ def _require_weights_to_propagate_alone(
     def captures(params, state, x, key):
         y, _, residuals = layer.forward(params, state, x, key)
         dy = jax.tree.map(lambda a: a if _is_floating(a) else None, y)
-        return layer.backward(params, residuals, dy)[1]
+        with contract_at_once(False):
+            return layer.backward(params, residuals, dy)[1]
 
     found = jax.eval_shape(captures, params, state, x, key)
     for capture in jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, Capture)):

@@ -2,10 +2,10 @@
 
 A cell is given two projections that the driver (`jaxnn.recurrent.scanning`) makes of the input and
 of the state before, u = x W + b and v = h U (+ c), each [batch, blocks · features] with one block
-for each gate. All backward formulas are the chain rule of the lines above them.
+for each gate.
 
-A cell is linearised where it was: its step keeps the slopes of u's blocks, by which the way back
-multiplies the deltas that arrive. They have the shape of u, and so their memory can take du.
+The chain rule is applied in the step itself: it keeps the slopes of u's blocks, by which the way
+back multiplies the deltas that arrive. They have the shape of u, and so their memory can take du.
 
 A sigmoid is written ½ + ½ tanh(½ a), so that one tanh over neighbouring blocks computes them all:
 XLA makes one vectorised loop of it, which on CPU is several times faster than gate by gate.
@@ -35,7 +35,8 @@ class Cell(NamedTuple):
     step: Callable
     """(u, v, state) -> (state, slopes, passing): what the way back needs of this time.
 
-    ``slopes`` has the shape of u, ``passing`` is a tuple of [batch, features].
+    ``slopes`` has the shape of u; ``passing`` is a tuple of [batch, features], the further factors
+    by which deltas are multiplied on their way to the time before.
     """
     step_back: Callable
     """(slopes, passing, dstate) -> (du, dstate before but for what comes through v)."""
@@ -73,15 +74,12 @@ def gru_cell() -> Cell:
     def step(u: Array, v: Array, state: tuple):
         (before,) = state
         features = before.shape[-1]
-        resets, updates = (
-            0.5 + 0.5 * jnp.tanh(0.5 * (u + v)[..., : 2 * features]),
-            v[..., 2 * features :],
-        )
-        r, z = jnp.split(resets, 2, -1)
-        n = jnp.tanh(u[..., 2 * features :] + r * updates)
+        rz, v_n = 0.5 + 0.5 * jnp.tanh(0.5 * (u + v)[..., : 2 * features]), v[..., 2 * features :]
+        r, z = jnp.split(rz, 2, -1)
+        n = jnp.tanh(u[..., 2 * features :] + r * v_n)
         slope_n = (1 - z) * (1 - n * n)
         slope_z = (before - n) * z * (1 - z)
-        slope_r = slope_n * updates * r * (1 - r)
+        slope_r = slope_n * v_n * r * (1 - r)
         return (n + z * (before - n),), jnp.concatenate([slope_r, slope_z, slope_n], -1), (r, z)
 
     def step_back(slopes: Array, passing: tuple, dstate: tuple):
@@ -100,10 +98,10 @@ def lstm_cell() -> Cell:
     """Gates i, f, o and a candidate g (Hochreiter and Schmidhuber, 1997; f by Gers et al., 2000).
 
     i, f, o = σ(u + v), g = tanh(u + v), each of its block, in the order i, f, g, o;
-    c = f c₀ + i g, h = o tanh c. Backward, with a slope s (1 − s) for i, f, o and 1 − g² for g:
+    c = f c₀ + i g, h = o tanh c. Backward:
 
-        dc ← dc + dh o (1 − tanh² c)    du = dv = (dc g, dc c₀, dc i, dh tanh c) · slope
-        dc₀ = dc f
+        dc ← dc + dh o (1 − tanh² c)    du = dv = (dc, dc, dc, dh) · slopes    dc₀ = dc f
+        slopes = (g i (1 − i), c₀ f (1 − f), i (1 − g²), tanh c · o (1 − o))
     """
 
     def step(u: Array, v: Array, state: tuple):
@@ -113,7 +111,7 @@ def lstm_cell() -> Cell:
         i, f, g, o = jnp.split(gates, 4, -1)
         c = f * before + i * g
         tanh_c = jnp.tanh(c)
-        # 1 − g² = (1 − g) (g + 1): all slopes in one form, (1 − s) (s + 0 or 1).
+        # 1 − g² = (1 − g) (g + 1): the gates' own slopes in one form, (1 − s) (s + 0 or 1).
         slopes = (1 - gates) * (gates + _columns(before, (0, 0, 1, 0)))
         slopes = slopes * jnp.concatenate([g, before, i, tanh_c], -1)
         return (o * tanh_c, c), slopes, (f, o * (1 - tanh_c * tanh_c))

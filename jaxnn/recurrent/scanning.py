@@ -19,7 +19,7 @@ from jaxnn.captures import (
     accumulator,
     contract,
     contract_at_once,
-    contract_copied_rows,
+    contract_axes,
     sum_rows,
 )
 from jaxnn.recurrent.cells import Cell
@@ -40,9 +40,9 @@ class Kept(NamedTuple):
     xs: Array
     times: Times
     slopes: Array
-    """Of the cell, stacked over time; the way back overwrites them with du."""
+    """Of `Cell.step`, stacked over time; the way back overwrites them with du."""
     passing: tuple
-    """Of the cell too."""
+    """Of `Cell.step` too."""
     start: Array
     """h before the first time."""
     hs: Array
@@ -91,8 +91,8 @@ def _run(
     """The last state, and of all times h after them and the two things that the cell keeps.
 
     The slopes of each time take the place of its u: no array has to be filled before the scan, and
-    what is written lies in the cache. Each u is read when the slopes before it have been written:
-    as no reading of the array is left to happen after a writing, XLA needs no second one.
+    what is written lies in the cache, since it was just read there. The next u is read from the
+    array as written, so that nothing needs the array as it was before: XLA writes in place.
     """
     last = len(projected) - 1
 
@@ -111,7 +111,10 @@ def _run(
 
 @_run.defjvp
 def _run_differentiated(cell: Cell, primals: tuple, tangents: tuple):
-    """By JAX, of a scan that overwrites nothing: its way back through `_run` would be quadratic."""
+    """By JAX, of a scan that overwrites nothing.
+
+    Back through `_run`, reading each time would add an array of all times.
+    """
 
     def run(params: dict, projected: Array, times: Times, state: tuple):
         def body(state: tuple, inputs: Any):
@@ -151,7 +154,8 @@ def backward(
         written = _write(written, du, time)
         return (departing, written, _read(written, jnp.maximum(time - 1, 0))), None
 
-    # Each du takes the place of its time's slopes, as these did of u in `_run`.
+    # Each du takes the place of its time's slopes, as these did of u in `_run`. (Whoever has JAX go
+    # backward through this, for second derivatives, pays all times at each; forward mode does not.)
     carried = (dstate, kept.slopes, kept.slopes[-1])
     inputs = (jnp.arange(len(kept.xs)), kept.passing, kept.times, dhs)
     (dstate, du, _), _ = lax.scan(body, carried, inputs, reverse=True)
@@ -168,17 +172,16 @@ def _captures(cell: Cell, kept: Kept, du: Array) -> dict:
 
 
 def _contracted(cell: Cell, kept: Kept, du: Array) -> dict:
-    """`_captures` with their gradients alone, for which time need not follow the batch."""
+    """The gradients of `_captures` alone, in the dtype of sums; time need not follow the batch."""
     dv = cell.recurrent_delta(kept.passing, du)
     if dv is du:  # one product, as if [x h] entered one matrix
-        both = contract_copied_rows(jnp.concatenate([kept.xs, kept.before], -1), du)
+        both = contract_axes(jnp.concatenate([kept.xs, kept.before], -1), du)
         of_x, of_h = jnp.split(both, [kept.xs.shape[-1]])
     else:
-        of_x, of_h = contract_copied_rows(kept.xs, du), contract_copied_rows(kept.before, dv)
+        of_x, of_h = contract_axes(kept.xs, du), contract_axes(kept.before, dv)
     gradients = {"input": {"weight": of_x, "bias": sum_rows(du)}, "recurrent": {"weight": of_h}}
     if cell.recurrent_bias:
         gradients["recurrent"]["bias"] = sum_rows(dv)
-    gradients = jax.tree.map(lambda g: g.astype(du.dtype), gradients)
     return {name: ContractedCapture(g, cell.name) for name, g in gradients.items()}
 
 

@@ -14,6 +14,7 @@ from jax.experimental import checkify
 
 import jaxnn as nn
 from jaxnn.captures import ContractedCapture, LinearCapture, contract_at_once
+from jaxnn.precision import POLICIES, with_precision
 from jaxnn.statistics import kfac_factors, per_example_gradients, per_example_squared_norms
 
 LAYERS = {"rnn": nn.rnn, "gru": nn.gru, "lstm": nn.lstm}
@@ -280,10 +281,26 @@ def test_what_is_overwritten_is_not_copied_at_every_time(kind):
     of_all_times = f"f32[16,4,{8 * blocks}]"
     loops = re.findall(r"body=%?([\w.\-]+)", text)
     bodies = [re.search(rf"\n%?{re.escape(loop)} \(.*?\n}}", text, re.DOTALL) for loop in loops]
-    lines = [line for body in bodies if body for line in body[0].splitlines()]
+    lines = [line for body in bodies for line in body[0].splitlines()]
     assert sum(of_all_times in line and "dynamic-update-slice" in line for line in lines) >= 2
     copies = [line for line in lines if of_all_times in line and re.search(r"\} copy\(", line)]
     assert not copies
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gradients_contracted_at_once_are_summed_in_float32_and_not_rounded_to_half(kind):
+    network = with_precision(LAYERS[kind](2, output="last"), POLICIES["bfloat16"])
+    x, target = normal(0, (64, 2, 2), jnp.float32), normal(1, (64, 2), jnp.float32)
+    params, state = started(network, x)
+    loss = nn.half_squared_error()
+
+    @jax.jit
+    def gradients():
+        captures = nn.backward_pass(network, loss)(params, state, x, target).captures
+        mean = jax.tree.map(lambda g: g / 64, nn.contract(captures))
+        return nn.backprop(network, loss)(params, state, x, target)[1], mean
+
+    assert_agree(*gradients(), 1e-5)
 
 
 def test_gradients_can_be_differentiated_along_a_direction(x64):
