@@ -90,7 +90,7 @@ def _run(
 ) -> tuple[tuple, Array, Array, tuple]:
     """The last state, and of all times h after them and the two things that the cell keeps.
 
-    The slopes of each time take the place of its u: no array has to be filled before the scan, and
+    The slopes of each time take the place of its u: no array has to be filled for them before, and
     what is written lies in the cache, since it was just read there. The next u is read from the
     array as written, so that nothing needs the array as it was before: XLA writes in place.
     """
