@@ -54,6 +54,16 @@ def contract(captures: Any) -> Any:
     return map_captures(lambda capture: capture.gradient(), captures)
 
 
+def contract_for(params: Any, captures: Any) -> Any:
+    """`contract`, in the dtypes of the parameters: of captures that were contracted at once."""
+    return in_dtypes_of(params, contract(captures))
+
+
+def in_dtypes_of(params: Any, sums: Any) -> Any:
+    """A tree of sums, each in the dtype of its parameter."""
+    return jax.tree.map(lambda p, total: total.astype(p.dtype), params, sums)
+
+
 def contracted(captures: Any) -> Any:
     """The captures with their gradients in place of inputs and deltas."""
     return map_captures(lambda capture: ContractedCapture(capture.gradient()), captures)
@@ -218,9 +228,10 @@ def contract_rows(inputs: Array, deltas: Array) -> Array:
 
 
 def contract_axes(inputs: Array, deltas: Array) -> Array:
-    """`contract_rows` of axes that stay apart, as devices may divide them.
+    """`contract_rows`, [in, out] in the dtype of sums, of axes that are not joined to one before.
 
-    XLA's CPU compiler transposes the inputs in memory: faster, for one more array of their size.
+    So devices may divide any of them. XLA's CPU compiler transposes the inputs in memory: faster,
+    for one more array of their size.
     """
     axes = tuple(range(inputs.ndim - 1))
     dtype = accumulator(deltas.dtype)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxnn.captures import contract, contract_at_once
+from jaxnn.captures import contract_at_once, contract_for
 from jaxnn.layer import Layer, Loss
 from jaxnn.validation import require_floating, require_number
 
@@ -45,16 +45,17 @@ def backward_pass(network: Layer, loss: Loss) -> Callable[..., BackwardPass]:
 
 
 def backprop(network: Layer, loss: Loss) -> Callable:
-    """The hand-derived gradient: a backward pass with weights that sum to 1, then `contract`."""
+    """The hand-derived gradient: a backward pass with weights that sum to 1, then `contract`.
+
+    It has the tree and the dtypes of the parameters.
+    """
     run = _backward_pass(network, loss, shares)
 
     def gradient(params, state, x, target, key=None, weights=None):
         with contract_at_once(True):
             result = run(params, state, x, target, key, weights)
         value = _weighted_mean(result.values, weights)
-        gradients = contract(result.captures)
-        gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, params)
-        return (value, result.state), gradients
+        return (value, result.state), contract_for(params, result.captures)
 
     return gradient
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn import pooling
-from jaxnn.captures import contract, contract_at_once
+from jaxnn.captures import contract_at_once, contract_for
 from jaxnn.convolution import conv
 from jaxnn.layer import Layer, label, walk
 from jaxnn.windows import Padding
@@ -52,8 +52,7 @@ def differentiable(layer: Layer) -> Callable:
         dy = jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, dy)
         with contract_at_once(True):
             dx, captures = layer.backward(*kept, dy)
-        gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), contract(captures), kept[0])
-        return gradients, dx, None
+        return contract_for(kept[0], captures), dx, None
 
     @jax.custom_vjp
     def apply(params: Any, x: Any, key: Array | None):

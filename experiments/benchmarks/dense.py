@@ -35,7 +35,14 @@ from experiments.benchmarks.measuring import (
     take_turns,
 )
 from jaxnn import data
-from jaxnn.training import TrainState, create_state, make_epoch, make_step, train
+from jaxnn.training import (
+    TrainState,
+    create_state,
+    make_epoch,
+    make_step,
+    steps_per_epoch,
+    train,
+)
 
 LEARNING_RATES = {"sgd": 0.01, "adam": 0.001}
 
@@ -92,7 +99,7 @@ class Problem(NamedTuple):
     @property
     def epochs_of_a_turn(self) -> int:
         """So many that they have at least 500 steps."""
-        return -(-500 // -(-len(self.x) // self.workload.batch_size))
+        return -(-500 // steps_per_epoch(len(self.x), self.workload.batch_size))
 
     def optax(self) -> optax.GradientTransformation:
         """The optimizer of the contenders in JAX."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import Capture, LinearCapture, StackedCapture, accumulator, static
+from jaxnn.captures import Capture, LinearCapture, StackedCapture, static, sum_rows
 from jaxnn.convolution.choosing import run
 from jaxnn.convolution.geometry import Geometry, spread, transposed_kernel
 from jaxnn.convolution.patches import rows, unfold
@@ -114,9 +114,7 @@ def _with_bias(weight: Array, deltas: Array, use_bias: bool) -> dict[str, Array]
     axis."""
     if not use_bias:
         return {"weight": weight}
-    axes = tuple(range(deltas.ndim - 1))
-    dtype = accumulator(deltas.dtype)
-    return {"weight": weight, "bias": jnp.sum(deltas, axes, dtype).astype(weight.dtype)}
+    return {"weight": weight, "bias": sum_rows(deltas).astype(weight.dtype)}
 
 
 def _linear(patches: Array, deltas: Array, capture: ConvCapture) -> Capture:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.activations import relu
-from jaxnn.captures import Capture, accumulator
+from jaxnn.captures import Capture, sum_rows
 from jaxnn.combinators import serial
 from jaxnn.convolution import direct, phase_patches, winograd
 from jaxnn.convolution.capture import ConvCapture
@@ -197,8 +197,7 @@ def _parameter_gradients(
     """Of the weight and of the bias."""
 
     def sum_won(winner: Array, dy: Array) -> Array:
-        won = jnp.where(winner < NONE_WON, dy, 0)
-        return jnp.sum(won, axis=(0, 1, 2), dtype=accumulator(dy.dtype))
+        return sum_rows(jnp.where(winner < NONE_WON, dy, 0))
 
     def on_cpu(x: Array, winner: Array, dy: Array):
         way = ALGORITHMS[algorithm]

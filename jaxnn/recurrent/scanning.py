@@ -20,6 +20,7 @@ from jaxnn.captures import (
     contract,
     contract_at_once,
     contract_axes,
+    in_dtypes_of,
     sum_rows,
 )
 from jaxnn.recurrent.cells import Cell
@@ -78,7 +79,6 @@ def forward(
     cell: Cell, params: dict, xs: Array, times: Times, state: tuple
 ) -> tuple[tuple, Array, Kept]:
     """The last state, the outputs of all times, and what the way back needs."""
-
     projected = xs @ params["input"]["weight"]
     last, hs, slopes, passing = _run(cell, params, projected, times, state)
     return last, _outputs(hs, times), Kept(xs, times, slopes, passing, state[0], hs)
@@ -220,7 +220,8 @@ def backward_in_chunks(
     xs, times = _cut_up(kept.xs, kept.times, chunk)
     inputs = (xs, times, _whole_chunks(dhs, chunk), kept.starts)
     (dstate, total), dxs = lax.scan(body, (dstate, zeros), inputs, reverse=True)
-    total = jax.tree.map(lambda g, p: g.astype(p.dtype), total, params)
+    if not contract_at_once.value:
+        total = in_dtypes_of(params, total)
     captures = {name: ContractedCapture(g, cell.name) for name, g in total.items()}
     return dstate, _joined(dxs)[: len(kept.xs)], captures
 

@@ -127,8 +127,19 @@ def test_any_shape_agrees(kind, batch, time, size, features, chunk):
         assert_agree(by_hand, by_loop, 1e-10)
 
 
-def test_the_layer_keeps_the_laws():
-    nn.check_layer(nn.gru(2, output="last"), normal(0, (2, 3, 2))).require()
+@pytest.mark.parametrize("truncate", [None, 2])
+def test_the_layer_keeps_the_laws(truncate):
+    layer = nn.gru(2, output="last", truncate=truncate)
+    nn.check_layer(layer, normal(0, (2, 3, 2))).require()
+
+
+@pytest.mark.parametrize("half", [jnp.float16, jnp.bfloat16], ids=lambda half: half.__name__)
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_gradients_have_the_dtype_of_the_parameters(chunk, half):
+    layer, x = nn.gru(2, output="last", chunk=chunk), normal(0, (2, 3, 2), half)
+    arguments = (*started(layer, x), x, jnp.zeros((2, 2), half))
+    _, gradients = jax.eval_shape(nn.backprop(layer, nn.half_squared_error()), *arguments)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype(half)}
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -303,7 +314,7 @@ def test_gradients_contracted_at_once_are_summed_in_float32_and_not_rounded_to_h
     assert_agree(*gradients(), 1e-5)
 
 
-def test_gradients_can_be_differentiated_along_a_direction(x64):
+def test_gradients_can_be_differentiated_forward_and_backward(x64):
     layer = nn.lstm(2, output="last")
     x, target = normal(0, (2, 3, 2)), normal(1, (2, 2))
     params, state = started(layer, x)
@@ -312,8 +323,12 @@ def test_gradients_can_be_differentiated_along_a_direction(x64):
     @jax.jit
     def second(params, along):
         def slope(of):
-            gradient = of(layer, nn.half_squared_error())
-            return jax.jvp(lambda p: gradient(p, state, x, target)[1], (params,), (along,))[1]
+            def gradient(params):
+                return of(layer, nn.half_squared_error())(params, state, x, target)[1]
+
+            _, ahead = jax.jvp(gradient, (params,), (along,))
+            _, back = jax.vjp(gradient, params)
+            return ahead, *back(along)
 
         return slope(nn.backprop), slope(nn.autodiff)
 
