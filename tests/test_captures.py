@@ -99,11 +99,40 @@ def test_backward_uses_params_only_to_propagate(x64):
     assert_agree(with_other[0].deltas, expected, 1e-14)
 
 
-def test_a_linear_capture_contracts_over_batch_and_positions(x64):
-    inputs, deltas = normal(0, (2, 3, 5, 4)), normal(1, (2, 3, 5, 6))
+@pytest.mark.parametrize("features", [4, 8192])  # a product below SMALL_PRODUCT, and one above
+def test_a_linear_capture_contracts_over_batch_and_positions(x64, features):
+    inputs, deltas = normal(0, (2, 3, 11, features)), normal(1, (2, 3, 11, 6))
     gradient = nn.LinearCapture(inputs, deltas).gradient()
     weight = np.einsum("bpqi,bpqo->io", inputs, deltas)
     assert_agree(gradient, {"weight": weight, "bias": np.sum(deltas, (0, 1, 2))}, 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("platform", "features", "transposed"),
+    [("cpu", 4, True), ("cpu", 2**17, False), ("cuda", 4, False), ("tpu", 4, False)],
+)
+def test_small_products_alone_are_of_transposed_inputs_and_on_a_cpu_alone(
+    platform, features, transposed
+):
+    def gradient(inputs, deltas):
+        return nn.LinearCapture(inputs, deltas).gradient()
+
+    arrays = (jax.ShapeDtypeStruct((8, n), jnp.float32) for n in (features, 4))
+    lowered = jax.jit(gradient).trace(*arrays).lower(lowering_platforms=(platform,))
+    assert ("optimization_barrier" in lowered.as_text()) == transposed
+
+
+def test_a_gradient_of_transposed_inputs_can_be_mapped_and_differentiated(x64):
+    inputs, deltas = normal(0, (3, 2, 4)), normal(1, (3, 2, 5))
+
+    def of_captures(inputs, deltas):
+        return nn.LinearCapture(inputs, deltas).gradient()["weight"]
+
+    def by_einsum(inputs, deltas):
+        return jnp.einsum("bi,bo->io", inputs, deltas)
+
+    for of in (jax.vmap, lambda f: jax.vmap(jax.jacrev(f)), lambda f: jax.vmap(jax.jacfwd(f))):
+        assert_agree(of(of_captures)(inputs, deltas), of(by_einsum)(inputs, deltas), 1e-13)
 
 
 def test_an_affine_capture_contracts_over_batch_and_positions(x64):
