@@ -253,11 +253,10 @@ SMALL_PRODUCT = 2**21
 
 
 def _contract_in_faster_layout(inputs: Array, deltas: Array) -> Array:
-    """`contract_rows`."""
+    """`contract_rows`, on a CPU of inputs transposed in memory where the product is small."""
     rows = _rows(inputs)
     if rows.size * deltas.shape[-1] <= SMALL_PRODUCT:
-        in_memory = lax.optimization_barrier
-        rows = lax.platform_dependent(rows.T, cpu=in_memory, default=_as_it_is).T
+        rows = lax.platform_dependent(rows.T, cpu=lax.optimization_barrier, default=_as_it_is).T
     return contract_rows(rows, deltas)
 
 
