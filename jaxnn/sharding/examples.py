@@ -78,13 +78,13 @@ def _sharding_of_batches(batch: int, mesh: Mesh) -> NamedSharding:
 
 
 def take_examples(tree: Any, batch: Array) -> Any:
-    """The examples with these indices [batch], from 0 on, of each array, in a compiled program.
+    """The examples with these indices [batch] of each array, inside of a compiled program.
 
     Under a mesh the arrays are those of `place_examples`, and the result is split in the same way
     where the batch can be split evenly; otherwise all of it is on every device.
     """
     if data_parts() == 1:
-        return jax.tree.map(lambda a: a.at[batch].get(mode="promise_in_bounds"), tree)
+        return jax.tree.map(lambda a: a[batch], tree)
     is_even = parts_of(batch.shape[0]) > 1
 
     def of_part(tree: Any, batch: Array):
