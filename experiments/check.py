@@ -14,7 +14,7 @@ import numpy as np
 from experiments.command_line import Configured, parse_options, run_script, take_config
 from experiments.config import require_compatible
 from jaxnn import autodiff, check_gradients, numerical
-from jaxnn.validation import require_positive_integer
+from jaxnn.core.validation import require_positive_integer
 
 
 @dataclass(frozen=True)

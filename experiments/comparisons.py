@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments import style
 from experiments.files import require_free, write_file
-from jaxnn.validation import require_positive_integer, unknown_name
+from jaxnn.core.validation import require_positive_integer, unknown_name
 
 
 def require_problems(

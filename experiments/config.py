@@ -16,8 +16,9 @@ import jaxnn
 import jaxnn.data
 from experiments.expressions import build, parse
 from jaxnn import Layer, Loss
-from jaxnn.precision import POLICIES, Policy, skip_overflow, with_precision
-from jaxnn.privacy import Privacy
+from jaxnn.core.validation import require_positive_integer, unknown_name
+from jaxnn.learning.privacy import Privacy
+from jaxnn.rewrites.precision import POLICIES, Policy, skip_overflow, with_precision
 from jaxnn.training import (
     make_optimizer,
     make_schedule,
@@ -26,7 +27,6 @@ from jaxnn.training import (
 )
 from jaxnn.training.evaluation import Task
 from jaxnn.training.optimizers import assemble_optimizer
-from jaxnn.validation import require_positive_integer, unknown_name
 
 SETTINGS = ("learning_rate", "weight_decay", "clip_norm")
 """The numbers of a configuration that one compiled program can be given many of."""

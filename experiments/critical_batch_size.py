@@ -30,7 +30,7 @@ from experiments.command_line import parse_options, run_script
 from experiments.comparisons import report
 from experiments.config import DataConfig
 from jaxnn import statistics
-from jaxnn.validation import require_number, require_positive_integer
+from jaxnn.core.validation import require_number, require_positive_integer
 
 RATES = tuple(2.0**k for k in range(-6, 2))
 PROBED, MOST_EXAMPLES = 4000, 600_000

@@ -23,9 +23,9 @@ import jaxnn as nn
 from experiments import style
 from experiments.command_line import parse_options, run_script
 from experiments.runs import new_run
-from jaxnn.attention import attention_maps
 from jaxnn.data.dates import DIGITS, START, Dates, make_dates
 from jaxnn.decoding import beam, from_sequence, greedy
+from jaxnn.layers.attention import attention_maps
 from jaxnn.training import create_state, train
 from jaxnn.training.steps import TrainState
 

@@ -8,10 +8,10 @@ import jax
 from jax.sharding import Mesh
 
 from experiments.config import Config
+from jaxnn.core.validation import require_positive_integer
 from jaxnn.data import Splits
 from jaxnn.sharding import find_layout, make_mesh
 from jaxnn.training import TrainState, place
-from jaxnn.validation import require_positive_integer
 
 
 @dataclass(frozen=True)

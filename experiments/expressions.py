@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxnn.validation import unknown_name
+from jaxnn.core.validation import unknown_name
 
 
 class Call(NamedTuple):

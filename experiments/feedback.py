@@ -22,7 +22,7 @@ from experiments import style
 from experiments.command_line import parse_options, run_script
 from experiments.comparisons import report, require_problems
 from experiments.config import DataConfig
-from jaxnn.feedback import alignment_angles
+from jaxnn.learning.feedback import alignment_angles
 from jaxnn.training import create_state, make_optimizer, make_schedule, steps_per_epoch, train
 from jaxnn.training.evaluation import task_of
 

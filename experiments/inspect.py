@@ -24,6 +24,7 @@ from experiments.held_out import as_images
 from experiments.inspection import Page, draw
 from experiments.runs import initial_state, open_run
 from jaxnn import Layer, Loss, backward_pass, contract, in_inference_mode, label, walk
+from jaxnn.core.validation import require_positive_integer
 from jaxnn.data import Splits
 from jaxnn.statistics import (
     ggn_vector_product,
@@ -32,7 +33,6 @@ from jaxnn.statistics import (
     squared_norms_of,
 )
 from jaxnn.training import TrainState, train
-from jaxnn.validation import require_positive_integer
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh")
 """Layers whose slope is looked at, element by element."""

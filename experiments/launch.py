@@ -26,7 +26,7 @@ import jax
 
 from experiments.command_line import parse_options, run_script
 from experiments.processes import is_first, require_same_versions
-from jaxnn.validation import require_number, require_positive_integer, unknown_name
+from jaxnn.core.validation import require_number, require_positive_integer, unknown_name
 
 SCRIPTS = ("train",)
 """Those that know of several processes."""

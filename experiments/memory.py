@@ -15,8 +15,8 @@ from experiments.benchmarks.measuring import align, inspect_program
 from experiments.command_line import Configured, parse_options, run_script, take_config
 from experiments.config import Config
 from jaxnn import Layer, accumulate, backprop, recompute, serial, summarize
+from jaxnn.core.validation import require_positive_integer
 from jaxnn.data import Splits
-from jaxnn.validation import require_positive_integer
 
 
 @dataclass(frozen=True)

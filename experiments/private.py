@@ -21,7 +21,7 @@ from experiments.config import Config, find_config, read_config, require_compati
 from experiments.held_out import evaluate_on
 from experiments.runs import initial_state
 from jaxnn.data import Splits
-from jaxnn.privacy import epsilon_spent, require_accounting
+from jaxnn.learning.privacy import epsilon_spent, require_accounting
 from jaxnn.training import train
 
 

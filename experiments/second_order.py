@@ -25,7 +25,7 @@ from experiments import style
 from experiments.command_line import parse_options, run_script
 from experiments.comparisons import report, require_problems
 from experiments.config import DataConfig
-from jaxnn.preconditioning import kfac
+from jaxnn.learning.preconditioning import kfac
 from jaxnn.training import create_state, make_epoch, make_predict, make_step
 
 

@@ -29,10 +29,10 @@ from experiments.benchmarks.measuring import align
 from experiments.command_line import parse_options, run_script, take_config
 from experiments.config import SETTINGS, Config, require_compatible
 from experiments.files import require_free, write_file
+from jaxnn.core.validation import require_number, require_positive_integer
 from jaxnn.data import Splits
 from jaxnn.training import Trials, make_sweep
 from jaxnn.training.evaluation import measures
-from jaxnn.validation import require_number, require_positive_integer
 
 CONFIDENCE = 0.95
 

@@ -27,8 +27,12 @@ from experiments import style
 from experiments.command_line import parse_options, run_script
 from experiments.comparisons import report, require_problems
 from experiments.config import DataConfig
-from jaxnn.feedback import angles_between
-from jaxnn.gradients import shares
+from jaxnn.core.gradients import shares
+from jaxnn.core.validation import (
+    require_key,
+    require_number,
+)
+from jaxnn.learning.feedback import angles_between
 from jaxnn.statistics.trees import scaled
 from jaxnn.training import (
     TrainState,
@@ -41,10 +45,6 @@ from jaxnn.training import (
     metrics_of,
     steps_per_epoch,
     task_of,
-)
-from jaxnn.validation import (
-    require_key,
-    require_number,
 )
 
 PROBED = 1000

@@ -21,10 +21,10 @@ import jaxnn as nn
 from experiments import style
 from experiments.command_line import parse_options, run_script
 from experiments.runs import new_run
-from jaxnn.ctc import best_path
+from jaxnn.core.validation import require_positive_integer
 from jaxnn.data.tones import BINS, FRAME, PITCHES, RATE, Tones, make_tones
+from jaxnn.losses.ctc import best_path
 from jaxnn.training import create_state, make_predict, train
-from jaxnn.validation import require_positive_integer
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,13 @@ from experiments.progress import Progress
 from experiments.runs import Run, initial_state, new_run, open_run
 from experiments.stopping import Stopping
 from jaxnn import summarize
+from jaxnn.core.validation import require_number
 from jaxnn.data import Splits
-from jaxnn.feedback import alignment_angles
-from jaxnn.precision import skipped_steps
-from jaxnn.privacy import epsilon_spent, require_accounting
+from jaxnn.learning.feedback import alignment_angles
+from jaxnn.learning.privacy import epsilon_spent, require_accounting
+from jaxnn.rewrites.precision import skipped_steps
 from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, train
 from jaxnn.training.checkpoints import Checkpoints
-from jaxnn.validation import require_number
 
 PROBED = 1000
 """Of how many examples the angles are."""

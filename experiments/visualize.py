@@ -19,7 +19,7 @@ from experiments.command_line import parse_options, run_script, take_folder
 from experiments.held_out import as_images
 from experiments.runs import open_run, restore
 from jaxnn import Layer, identity, rewrite
-from jaxnn.validation import require_positive_integer
+from jaxnn.core.validation import require_positive_integer
 
 RANDOM = ("dropout", "random_flip", "random_shift")
 """Layers that do nothing in inference and keep the shape: saliency is that of the others."""

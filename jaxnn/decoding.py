@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxnn.validation import (
+from jaxnn.core.validation import (
     batch_size,
     require_array,
     require_integer,

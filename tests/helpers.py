@@ -20,7 +20,7 @@ def normal(seed, shape, dtype=float):
 def assert_agree(value, reference, tolerance):
     """‖a − b‖ ≤ tolerance · ‖b‖ for every leaf, of the same shape and dtype as its reference.
 
-    Written with NumPy in float64, independent of `jaxnn.checking`. A reference with a norm
+    Written with NumPy in float64, independent of `jaxnn.core.checking`. A reference with a norm
     below a thousandth of the largest one is held against that thousandth: it is rounding.
     """
     assert jax.tree.structure(value) == jax.tree.structure(reference)

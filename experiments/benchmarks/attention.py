@@ -30,7 +30,7 @@ from experiments.benchmarks.measuring import (
     measure,
     table,
 )
-from jaxnn.attention import blocks, plain
+from jaxnn.layers.attention import blocks, plain
 
 BLOCK = 512
 Programs = dict[str, tuple[Callable, tuple]]

@@ -14,7 +14,7 @@ from jax import Array, lax
 
 import jaxnn as nn
 from experiments.benchmarks.measuring import Contender, Settings, sweep
-from jaxnn.convolution.choosing import choose
+from jaxnn.kernels.convolution.choosing import choose
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from experiments.benchmarks.measuring import (
     measure,
     table,
 )
-from jaxnn.captures import contract_at_once
+from jaxnn.core.captures import contract_at_once
 
 BATCH, SIZE, FEATURES, CHUNK = 64, 64, 128, 32
 CELLS: dict[str, tuple[Callable[..., nn.Layer], int]] = {"LSTM": (nn.lstm, 2), "GRU": (nn.gru, 1)}

@@ -36,7 +36,7 @@ from experiments.benchmarks.measuring import (
     measure,
 )
 from jaxnn import statistics
-from jaxnn.privacy import private
+from jaxnn.learning.privacy import private
 
 BATCH, CLASSES = 128, 10
 STATISTICS = (

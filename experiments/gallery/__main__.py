@@ -18,7 +18,7 @@ from experiments.gallery.result import (
     save_pictures,
     title_and_derivation,
 )
-from jaxnn.validation import unknown_name
+from jaxnn.core.validation import unknown_name
 
 
 def main(output: Path, only: tuple[str, ...] = (), overwrite: bool = False) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import jaxnn as nn
 from experiments import style
 from experiments.gallery.result import Picture, Result, Table, alone
-from jaxnn.checking import Report
+from jaxnn.core.checking import Report
 
 LOSS = nn.softmax_cross_entropy()
 WIDTHS = (4, 16, 64)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxnn.core.validation import require_integer, require_number, require_positive_integer
 from jaxnn.data.optional import require_library
-from jaxnn.validation import require_integer, require_number, require_positive_integer
 
 LANGUAGES = ("de", "en", "es", "fi", "fr", "it", "nl", "pl", "pt", "sv")
 _PATTERNS = (

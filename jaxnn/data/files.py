@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxnn.core.validation import unknown_name
 from jaxnn.data import npz, table
 from jaxnn.data.cache import cached
 from jaxnn.data.dataset import Dataset, as_features, make_dataset
-from jaxnn.validation import unknown_name
 
 SUFFIXES = (".csv", ".npz")
 TASKS = ("classification", "regression")

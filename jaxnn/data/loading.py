@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnn.core.validation import require_boolean, require_integer, require_number, unknown_name
 from jaxnn.data import splitting
 from jaxnn.data.bundled import BUNDLED, read_bundled
 from jaxnn.data.dataset import Dataset
@@ -15,7 +16,6 @@ from jaxnn.data.generated import GENERATED
 from jaxnn.data.mapped import map_splits
 from jaxnn.data.mnist import MNIST, read_mnist
 from jaxnn.data.splitting import Splits, split_off, take
-from jaxnn.validation import require_boolean, require_integer, require_number, unknown_name
 
 NAMES = (*BUNDLED, *GENERATED, *MNIST)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnn.validation import unknown_name
+from jaxnn.core.validation import unknown_name
 
 # Deflate cannot compress further than this (258 bytes in two bits), so a member that claims more
 # is lying about its size.

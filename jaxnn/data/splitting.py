@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxnn.core.validation import unknown_name
 from jaxnn.data.dataset import Dataset
 from jaxnn.data.optional import require_library
-from jaxnn.validation import unknown_name
 
 
 class Standardization(NamedTuple):

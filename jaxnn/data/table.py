@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnn.validation import unknown_name
+from jaxnn.core.validation import unknown_name
 
 VERSION = 1  # changes when the same file would be decoded to something else
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnn.validation import require_number, require_positive_integer
+from jaxnn.core.validation import require_number, require_positive_integer
 
 
 class Text(NamedTuple):

@@ -1,6 +1,6 @@
 """Many devices: meshes, layouts of parameters over them, and what the devices tell each other."""
 
-from jaxnn.sharding.batches import map_parts, on_each_part, split_batch, sum_parts, whole
+from jaxnn.kernels.parts import map_parts, on_each_part, split_batch, sum_parts, whole
 from jaxnn.sharding.communication import Collective, collectives, sent_bytes
 from jaxnn.sharding.examples import join_columns, own_columns, place_examples, take_examples
 from jaxnn.sharding.layouts import (

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnn.sharding.batches import data_parts, parts_of
+from jaxnn.kernels.parts import data_parts, parts_of
 from jaxnn.sharding.mesh import DATA
 
 

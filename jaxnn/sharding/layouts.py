@@ -13,9 +13,9 @@ import jax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxnn.layer import Layer, walk
+from jaxnn.core.layer import Layer, walk
+from jaxnn.core.validation import unknown_name
 from jaxnn.sharding.mesh import DATA, MODEL
-from jaxnn.validation import unknown_name
 
 Layout = Callable[[Layer, Any, Mesh], Any]
 

@@ -7,10 +7,9 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from jaxnn.validation import require_positive_integer
+from jaxnn.core.validation import require_positive_integer
+from jaxnn.kernels.parts import DATA
 
-DATA = "data"
-"""The axis of a mesh over which the examples of a batch are split."""
 MODEL = "model"
 """The axis over which single layers are split."""
 

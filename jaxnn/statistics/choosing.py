@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnn.captures import Capture, EmbeddingCapture, LinearCapture, flat_positions
+from jaxnn.core.captures import Capture, EmbeddingCapture, LinearCapture, flat_positions
 
 
 def linear_form(capture: Any) -> Any:

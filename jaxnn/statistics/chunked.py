@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from jaxnn.convolution.chunks import chunk_count, map_chunks, sum_chunks
+from jaxnn.kernels.chunks import chunk_count, map_chunks, sum_chunks
 from jaxnn.statistics.choosing import linear_form
 
 CHUNK_BYTES = 4 * 2**20

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import Capture, StackedCapture, map_captures
-from jaxnn.gradients import require_weights, shares
-from jaxnn.layer import Layer, Loss
+from jaxnn.core.captures import Capture, StackedCapture, map_captures
+from jaxnn.core.gradients import require_weights, shares
+from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.validation import require_key, require_positive_integer
 from jaxnn.statistics.trees import leading_axes, require_examples_apart
-from jaxnn.validation import require_key, require_positive_integer
 
 
 @jax.tree_util.register_dataclass

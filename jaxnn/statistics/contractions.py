@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import EmbeddingCapture, StackedCapture, accumulator, flat_positions
-from jaxnn.sharding import sum_parts
+from jaxnn.core.captures import EmbeddingCapture, StackedCapture, flat_positions
+from jaxnn.kernels.parts import sum_parts
+from jaxnn.kernels.products import sum_dtype
 from jaxnn.statistics.choosing import gram_for_norms, gram_for_pairs, linear_form
 from jaxnn.statistics.chunked import map_examples
 from jaxnn.statistics.columns import ColumnsCapture, add_up, add_up_columns, over_columns
@@ -118,11 +119,11 @@ def _meetings(a: Any, b: Any) -> Array:
     if not isinstance(a, EmbeddingCapture):
         return _rows_products(a.inputs, b.inputs)
     known = (a.ids >= 0) & (a.ids < a.vocabulary)
-    return (known[:, None] & (a.ids[:, None] == b.ids)).astype(accumulator(a.deltas.dtype))
+    return (known[:, None] & (a.ids[:, None] == b.ids)).astype(sum_dtype(a.deltas.dtype))
 
 
 def _rows_products(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b.T, preferred_element_type=accumulator(a.dtype))
+    return jnp.matmul(a, b.T, preferred_element_type=sum_dtype(a.dtype))
 
 
 def _bias(factors: Any) -> dict[str, Array]:
@@ -144,7 +145,7 @@ def _is_floating(a: Array) -> bool:
 
 
 def _wide(a: Array) -> Array:
-    return a.astype(accumulator(a.dtype))
+    return a.astype(sum_dtype(a.dtype))
 
 
 def _sum_squares(a: Array, axes: Any) -> Array:

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import contract, map_captures
-from jaxnn.gradients import backward_pass
-from jaxnn.layer import Layer, Loss
+from jaxnn.core.captures import contract, map_captures
+from jaxnn.core.gradients import backward_pass
+from jaxnn.core.layer import Layer, Loss
 from jaxnn.statistics import contractions
 from jaxnn.statistics.trees import batch_of, require_examples_apart, scaled
 

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxnn.captures import contract, map_captures
-from jaxnn.gradients import backward_pass, require_weights, shares
-from jaxnn.layer import Layer, Loss
+from jaxnn.core.captures import contract, map_captures
+from jaxnn.core.gradients import backward_pass, require_weights, shares
+from jaxnn.core.layer import Layer, Loss
 from jaxnn.statistics import contractions
 from jaxnn.statistics.columns import as_batch, hessian_root_captures
 from jaxnn.statistics.examples import gradients_of

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.gradients import backprop
-from jaxnn.layer import Layer, Loss
-from jaxnn.validation import require_key, require_positive_integer
+from jaxnn.core.gradients import backprop
+from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.validation import require_key, require_positive_integer
 
 
 def hessian_vector_product(network: Layer, loss: Loss) -> Callable[..., Any]:

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 from jax import Array
 
-from jaxnn.gradients import backward_pass
-from jaxnn.layer import Layer, Loss
+from jaxnn.core.gradients import backward_pass
+from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.validation import require_number, require_positive_integer
 from jaxnn.statistics.examples import gradients_of, products_with
 from jaxnn.statistics.gauss_newton import ggn_vector_product
 from jaxnn.statistics.trees import require_examples_apart
-from jaxnn.validation import require_number, require_positive_integer
 
 
 def influence(

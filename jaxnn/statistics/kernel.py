@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.layer import Layer
+from jaxnn.core.layer import Layer
 from jaxnn.statistics.columns import pull_back, unit_columns
 from jaxnn.statistics.examples import dot_products_of
 

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import StackedCapture, accumulator, map_captures
-from jaxnn.layer import Layer, Loss
+from jaxnn.core.captures import StackedCapture, map_captures
+from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.validation import unknown_name
+from jaxnn.kernels.products import sum_dtype
 from jaxnn.statistics.choosing import linear_form
 from jaxnn.statistics.chunked import sum_examples
 from jaxnn.statistics.columns import ColumnsCapture, hessian_root_captures, over_columns
-from jaxnn.validation import unknown_name
 
 
 def kfac_factors(
@@ -85,7 +86,7 @@ def _factors(capture: Any, shares: Array, gather: Callable) -> dict[str, Array] 
 def _linear_factors(linear: Any, shares: Array, gather: Callable) -> dict[str, Array]:
     if isinstance(linear, StackedCapture):
         return jax.vmap(lambda inner: _linear_factors(inner, shares, gather))(linear.capture)
-    dtype = accumulator(linear.deltas.dtype)
+    dtype = sum_dtype(linear.deltas.dtype)
     inputs, deltas = gather(*(a.astype(dtype) for a in (linear.inputs, linear.deltas)))
     if linear.use_bias:
         # The constant 1 is the input of the bias.

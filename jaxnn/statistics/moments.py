@@ -1,7 +1,7 @@
 """Moments of the gradient over the examples of a batch, and what they say about its size.
 
 Each function of captures also takes ``shares`` [batch], what each example counts in the mean: 1 /
-batch, or wᵢ / Σ w (`jaxnn.gradients.shares`). An example of weight 0 is as if it were not there.
+batch, or wᵢ / Σ w (`jaxnn.core.gradients.shares`). An example of weight 0 is as if it were not there.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import accumulator, contract, map_captures
-from jaxnn.gradients import backward_pass, require_weights, shares
-from jaxnn.layer import Layer, Loss
+from jaxnn.core.captures import contract, map_captures
+from jaxnn.core.gradients import backward_pass, require_weights, shares
+from jaxnn.core.layer import Layer, Loss
+from jaxnn.kernels.products import sum_dtype
 from jaxnn.statistics import contractions
 from jaxnn.statistics.examples import squared_norms_of
 from jaxnn.statistics.trees import require_examples_apart, scaled
@@ -97,7 +98,7 @@ def noise_of(captures: Any, shares: Array) -> tuple[Array, Array]:
     norms = squared_norms_of(captures)
     shares = shares.astype(norms.dtype)
     means = jax.tree.leaves(contract(scaled(captures, shares)))
-    of_mean = sum(jnp.sum(mean.astype(accumulator(mean.dtype)) ** 2) for mean in means)
+    of_mean = sum(jnp.sum(mean.astype(sum_dtype(mean.dtype)) ** 2) for mean in means)
     concentration = jnp.sum(shares**2)
     trace = (jnp.sum(shares * norms) - of_mean) / (1 - concentration)
     return trace, of_mean - trace * concentration

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.captures import Capture, ContractedCapture
+from jaxnn.core.captures import Capture, ContractedCapture
 
 
 def scaled(captures: Any, factors: Array) -> Any:

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.checking import Comparison, Report, parameter_names, relative_errors
-from jaxnn.gradients import autodiff, backprop
-from jaxnn.layer import Layer, Loss
+from jaxnn.core.checking import Comparison, Report, parameter_names, relative_errors
+from jaxnn.core.gradients import autodiff, backprop
+from jaxnn.core.layer import Layer, Loss
 from jaxnn.sharding import take_examples
 from jaxnn.training.steps import TrainState, epoch_order, make_epoch, split_order, take_batches
 

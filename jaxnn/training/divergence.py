@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.checking import parameter_names
-from jaxnn.gradients import backprop
-from jaxnn.layer import Layer, Loss
+from jaxnn.core.checking import parameter_names
+from jaxnn.core.gradients import backprop
+from jaxnn.core.layer import Layer, Loss
 from jaxnn.training.steps import TrainState, epoch_order, split_order
 
 ADVICE = "A smaller learning rate, clip_norm or a normalisation may help"

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.layer import Layer, Loss
+from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.validation import batch_size as batch_size_of
 from jaxnn.sharding import mesh_of, on_mesh, split_batch, whole
-from jaxnn.validation import batch_size as batch_size_of
 
 
 class Task(NamedTuple):

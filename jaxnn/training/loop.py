@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnn.accumulation import accumulate
-from jaxnn.gradients import autodiff, backprop
-from jaxnn.layer import Layer, Loss
-from jaxnn.precision import adjust_scale
-from jaxnn.privacy import Privacy, private
+from jaxnn.core.gradients import autodiff, backprop
+from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.validation import batch_size as batch_size_of
+from jaxnn.core.validation import require_number, require_positive_integer, unknown_name
+from jaxnn.learning.accumulation import accumulate
+from jaxnn.learning.privacy import Privacy, private
+from jaxnn.rewrites.precision import adjust_scale
 from jaxnn.sharding import mesh_of, on_mesh, place_examples, require_divisible, take_examples
 from jaxnn.training.crosschecking import make_checked_epoch
 from jaxnn.training.divergence import ADVICE, Diverged, explain_divergence, finite_elements
@@ -29,8 +31,6 @@ from jaxnn.training.steps import (
     steps_per_epoch,
 )
 from jaxnn.training.streaming import make_streamed_epoch, read_examples
-from jaxnn.validation import batch_size as batch_size_of
-from jaxnn.validation import require_number, require_positive_integer, unknown_name
 
 GRADIENTS = ("manual", "autodiff", "crosscheck", "private")
 """Gradient modes: crosscheck trains by backprop and compares it with autodiff now and then."""

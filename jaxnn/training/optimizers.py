@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnn.validation import (
+from jaxnn.core.validation import (
     require_number,
     require_positive_integer,
     unknown_name,

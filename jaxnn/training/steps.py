@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnn.layer import Layer
-from jaxnn.privacy.sampling import poisson_batches
+from jaxnn.core.layer import Layer
+from jaxnn.core.validation import batch_size as batch_size_of
+from jaxnn.core.validation import require_positive_integer
+from jaxnn.learning.privacy.sampling import poisson_batches
 from jaxnn.sharding import take_examples
 from jaxnn.training.shuffling import shuffle
-from jaxnn.validation import batch_size as batch_size_of
-from jaxnn.validation import require_positive_integer
 
 
 class TrainState(NamedTuple):

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxnn.core.validation import batch_size as batch_size_of
+from jaxnn.core.validation import require_positive_integer
 from jaxnn.data.optional import require_library
 from jaxnn.sharding import join_columns, own_columns
 from jaxnn.training.steps import (
@@ -21,8 +23,6 @@ from jaxnn.training.steps import (
     split_order,
     steps_per_epoch,
 )
-from jaxnn.validation import batch_size as batch_size_of
-from jaxnn.validation import require_positive_integer
 
 
 def make_streamed_epoch(

@@ -1,0 +1,1 @@
+"""What everything else is made of: layers, losses, captures, combinators, gradients, checks."""

@@ -1,0 +1,232 @@
+"""A table of a network: shapes, parameters, what backward keeps in memory, and arithmetic."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxnn.core.captures import static
+from jaxnn.core.layer import Layer, with_parts
+from jaxnn.rewrites.recompute import recompute
+
+
+class Row(NamedTuple):
+    """One layer."""
+
+    layer: str
+    """Its place in the network and its name."""
+    output: str
+    """The shapes of what it returns, the batch included."""
+    parameters: int
+    """The number of its parameters."""
+    residual_bytes: int
+    """What it alone keeps in memory from forward to backward, in bytes."""
+    saved_bytes: int
+    """What it would keep if it were not recomputed. While backward is in a recomputed part of the
+    network, that part's is there again: the peak falls by the total less the largest part's."""
+    flops: int
+    """Floating-point operations of its forward pass, as XLA counts them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The rows of a network; `str` draws them as a table with totals."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def total(self) -> Row:
+        """The sums of the columns."""
+        return Row(
+            layer="total",
+            output="",
+            parameters=sum(row.parameters for row in self.rows),
+            residual_bytes=sum(row.residual_bytes for row in self.rows),
+            saved_bytes=sum(row.saved_bytes for row in self.rows),
+            flops=sum(row.flops for row in self.rows),
+        )
+
+    def __str__(self) -> str:
+        """One line for each layer, then the totals."""
+        head = ["layer", "output", "parameters", "kept for backward", "FLOPs"]
+        cells = [
+            [r.layer, r.output, f"{r.parameters:,}", _in_bytes(r.residual_bytes), f"{r.flops:,}"]
+            for r in (*self.rows, self.total)
+        ]
+        if self.total.saved_bytes:
+            head.insert(4, "saved by recomputing")
+            for row, r in zip(cells, (*self.rows, self.total), strict=True):
+                row.insert(4, _in_bytes(r.saved_bytes))
+        widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+
+        def line(row: list[str]) -> str:
+            names = (cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True))
+            numbers = (cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True))
+            return "  ".join([*names, *numbers])
+
+        rule = "─" * len(line(head))
+        return "\n".join([line(head), rule, *map(line, cells[:-1]), rule, line(cells[-1])])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Trace:
+    """What one layer left behind in a traced forward pass."""
+
+    output: Any
+    residuals: Any
+    parameters: Any
+    path: str = static()
+    name: str = static()
+    traced_output: tuple = static()  # the shapes inside of a scan, without its axis
+    flops: int = static()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Recomputed:
+    """What a recomputed part of the network left behind."""
+
+    kept: Any  # all but the key, a few bytes
+    inside: Any  # the tree of its traces, whose residuals are not kept
+
+
+def summarize(network: Layer, x: Any) -> Summary:
+    """Trace the forward pass on inputs shaped like ``x``; nothing is computed.
+
+    An array that several layers keep is counted once, for the first of them; the inputs and the
+    parameters, which exist anyway, are not counted. What `recompute` keeps, the input of its layer,
+    is counted for the first layer inside.
+    """
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params, state = jax.eval_shape(network.init, key, x)
+    traced = _traced(network)
+
+    def forward(params, state, x, key):
+        return traced.forward(params, state, x, key)[2]
+
+    program, shape = jax.make_jaxpr(forward, return_shape=True)(params, state, x, key)
+    variables = jax.tree.unflatten(jax.tree.structure(shape), program.jaxpr.outvars)
+    traces = list(_traces(variables))
+    counted = {id(variable) for variable in program.jaxpr.invars}
+    kept = [_bytes(kept, counted) for _, kept, _ in traces]
+    # Only now is it known what the layers behind keep anyway.
+    saved = [_bytes(forgotten, counted) for _, _, forgotten in traces]
+    return Summary(
+        tuple(
+            _row(trace, *sizes) for (trace, _, _), *sizes in zip(traces, kept, saved, strict=True)
+        )
+    )
+
+
+def _traced(layer: Layer, path: str = "") -> Layer:
+    """The network with a `_Trace` for the residuals of every layer without parts."""
+    if not layer.parts:
+        return _tracing(path, layer)
+    parts = [
+        _traced(part, f"{path}.{index}" if path else str(index))
+        for index, part in enumerate(layer.parts)
+    ]
+    if layer.rebuild is recompute:
+        return _tracing_recomputed(*parts)
+    return with_parts(layer, parts, path)
+
+
+def _tracing(path: str, layer: Layer) -> Layer:
+    """The layer with a `_Trace` for residuals."""
+
+    def forward(params, state, x, key):
+        y, new_state, residuals = layer.forward(params, state, x, key)
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(y))
+        trace = _Trace(
+            output=y,
+            residuals=residuals,
+            parameters=params,
+            path=path,
+            name=layer.name,
+            traced_output=shapes,
+            flops=_flops(layer, params, state, x, key),
+        )
+        return y, new_state, trace
+
+    return layer._replace(forward=forward)
+
+
+def _tracing_recomputed(layer: Layer) -> Layer:
+    """`recompute` of a traced layer, with `_Recomputed` for residuals."""
+
+    def forward(params, state, x, key):
+        y, new_state, inside = layer.forward(params[0], state[0], x, key)
+        # Inside of a scan, what goes out of it twice is no longer known to be one array.
+        kept = {id(leaf) for leaf in jax.tree.leaves((params, state, x))}
+
+        def forget(node: Any) -> Any:
+            if _is_trace(node):
+                return dataclasses.replace(node, residuals=jax.tree.map(forget, node.residuals))
+            return None if id(node) in kept else node
+
+        inside = jax.tree.map(forget, inside, is_leaf=_is_trace)
+        return y, (new_state,), (_Recomputed((params, state, x), inside),)
+
+    return recompute(layer)._replace(forward=forward)
+
+
+def _is_trace(node: Any) -> bool:
+    return isinstance(node, _Trace)
+
+
+def _traces(tree: Any) -> Iterator[tuple[_Trace, Any, Any]]:
+    """The traces of a tree, each with what its layer keeps and with what it need not keep."""
+
+    def is_node(node: Any) -> bool:
+        return isinstance(node, _Trace | _Recomputed)
+
+    for node in filter(is_node, jax.tree.leaves(tree, is_leaf=is_node)):
+        if _is_trace(node):
+            yield node, node.residuals, ()
+        else:
+            kept = node.kept
+            for trace, own, forgotten in _traces(node.inside):
+                yield trace, kept, (own, forgotten)
+                kept = ()
+
+
+def _flops(layer: Layer, *arguments: Any) -> int:
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
+    lowered = jax.jit(lambda *a: layer.forward(*a)[0]).lower(*shapes)
+    return int((lowered.cost_analysis() or {}).get("flops", 0))
+
+
+def _bytes(variables: Any, counted: set[int]) -> int:
+    """The size of the variables that are not among those counted, which they now are."""
+    total = 0
+    for variable in jax.tree.leaves(variables):
+        if id(variable) not in counted:
+            counted.add(id(variable))
+            total += variable.aval.size * variable.aval.dtype.itemsize
+    return total
+
+
+def _row(trace: _Trace, kept: int, saved: int) -> Row:
+    outputs = [variable.aval.shape for variable in jax.tree.leaves(trace.output)]
+    # What a scan over depth has stacked, it has computed that many times.
+    copies = math.prod(outputs[0]) // max(math.prod(trace.traced_output[0]), 1) if outputs else 1
+    return Row(
+        layer=f"{trace.path} {trace.name}".strip(),
+        output=", ".join(str(list(shape)) for shape in outputs),
+        parameters=sum(variable.aval.size for variable in jax.tree.leaves(trace.parameters)),
+        residual_bytes=kept,
+        saved_bytes=saved,
+        flops=trace.flops * copies,
+    )
+
+
+def _in_bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} GiB"

@@ -1,0 +1,1 @@
+"""The algorithms of a convolution's three passes, and the rule that chooses among them."""

@@ -1,0 +1,1 @@
+"""What turns a network into another one with the same parameters."""
