@@ -14,8 +14,8 @@ import jax
 import tyro
 
 from experiments.benchmarks.measuring import Settings, heading, machine, save
-from experiments.command_line import parse_options, run_script
-from experiments.files import require_free
+from experiments.support.command_line import parse_options, run_script
+from experiments.support.files import require_free
 from jaxnn.core.validation import require_number, require_positive_integer, unknown_name
 
 SUITES = (

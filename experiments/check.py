@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.command_line import Configured, parse_options, run_script, take_config
-from experiments.config import require_compatible
+from experiments.support.command_line import Configured, parse_options, run_script, take_config
+from experiments.support.config import require_compatible
 from jaxnn import autodiff, check_gradients, numerical
 from jaxnn.core.validation import require_positive_integer
 

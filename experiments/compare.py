@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import style
-from experiments.command_line import parse_options, run_script
-from experiments.config import to_table
-from experiments.files import require_free, write_file
-from experiments.runs import open_run
+from experiments.support import style
+from experiments.support.command_line import parse_options, run_script
+from experiments.support.config import to_table
+from experiments.support.files import require_free, write_file
+from experiments.support.runs import open_run
 
 RISING = ("accuracy", "r2")
 """The metrics whose best value is the largest."""

@@ -32,8 +32,8 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import train
-from experiments.command_line import parse_options, run_script
-from experiments.runs import Run, open_run, restore
+from experiments.support.command_line import parse_options, run_script
+from experiments.support.runs import Run, open_run, restore
 from jaxnn.core.validation import require_positive_integer
 
 # All that a resumed run could get wrong: dropout, batch norm, an order that a seed draws, a smaller

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from experiments.command_line import parse_options, run_script, take_folder
-from experiments.held_out import describe, evaluate_on, read_dataset, save_mistakes
-from experiments.runs import open_run, restore
+from experiments.support.command_line import parse_options, run_script, take_folder
+from experiments.support.held_out import describe, evaluate_on, read_dataset, save_mistakes
+from experiments.support.runs import open_run, restore
 
 
 @dataclass(frozen=True)

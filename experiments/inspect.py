@@ -7,6 +7,7 @@ All is computed from the captures of a few backward passes on the first training
 inference mode, where every example has a gradient of its own.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +18,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from experiments import style
-from experiments.command_line import parse_options, run_script
-from experiments.config import Config, find_config, read_config, require_compatible
-from experiments.held_out import as_images
-from experiments.inspection import Page, draw
-from experiments.runs import initial_state, open_run
-from jaxnn import Layer, Loss, backward_pass, contract, in_inference_mode, label, walk
+from experiments.support import style
+from experiments.support.command_line import parse_options, run_script
+from experiments.support.config import Config, find_config, load_config, require_compatible
+from experiments.support.held_out import as_images
+from experiments.support.inspection import Page, draw
+from experiments.support.modes import gradient_options
+from experiments.support.runs import initial_state, open_run
+from experiments.support.watching import Watched, is_activation, is_one, watched
+from jaxnn import Layer, Loss, backward_pass, contract, identity, in_inference_mode, label, walk
+from jaxnn.core.networks import below
 from jaxnn.core.validation import require_positive_integer
 from jaxnn.data import Splits
+from jaxnn.rewrites.precision import ScaledState
 from jaxnn.statistics import (
     ggn_vector_product,
     hessian_vector_product,
+    per_example_squared_norms,
     scaled,
-    squared_norms_of,
 )
 from jaxnn.training import TrainState, train
 
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "sigmoid", "tanh")
-"""Layers whose slope is looked at, element by element."""
 FLAT = 0.05
 """A slope below this share of the largest one lets next to nothing through."""
 
@@ -84,8 +87,7 @@ def main(arguments: list[str]) -> None:
         start = initial_state(config, splits)
         states = [(0, start), run.restore(like=start)]
     else:
-        path = find_config(named)
-        config, name = read_config(path), path.stem
+        config, name = load_config(named), find_config(named).stem
         splits = config.data.load()
         require_compatible(config, splits)
         states = _train(config, splits, options.epochs)
@@ -108,14 +110,15 @@ def look(
     batch = (x, target)
 
     measure = jax.jit(_gradients_by_layer(network, loss))
-    over_training = [
-        (epoch, _in_order(network, jax.tree.map(float, measure(s.params, s.state, *batch))))
-        for epoch, s in states
-    ]
+    places = [label(path, layer) for path, layer in walk(network)]
+    over_training = []
+    for epoch, s in states:
+        found = jax.tree.map(float, measure(s.params, s.state, *batch))
+        over_training.append((epoch, _in_order(places, found)))
     params, state = states[-1][1].params, states[-1][1].state
     flow = flow_through(network, loss, params, state, x, target)
     result = jax.jit(backward_pass(network, loss))(params, state, x, target)
-    norms = np.sqrt(np.asarray(jax.jit(squared_norms_of)(result.captures)))
+    norms = np.sqrt(np.asarray(jax.jit(per_example_squared_norms.of)(result.captures)))
     names = splits.train.class_names
     labels = splits.train.target[:examples]
     captions = [
@@ -138,49 +141,52 @@ def flow_through(
     network: Layer, loss: Loss, params: Any, state: Any, x: jax.Array, target: jax.Array
 ) -> Flow:
     """One pass forward and back, watched at every layer; see `Flow`."""
+    places = []
 
     @jax.jit
-    def watched(params, state, x, target):
-        activations, deltas, slopes = {}, {}, {}
+    def look(params, state, x, target):
+        found: dict[str, dict] = {"y": {}, "dy": {}, "slope": {}}
+        scales = _scales(network, state)
 
         def watch(path: str, layer: Layer) -> Layer:
-            if layer.parts and layer.name != "repeat":  # inside of its scan nothing can be kept
-                parts = (watch(f"{path}.{i}".strip("."), p) for i, p in enumerate(layer.parts))
-                assert layer.rebuild is not None
-                return layer.rebuild(*parts)
             name = label(path, layer)
+            places.append(name)
 
-            def forward(params, state, x, key):
-                y, new_state, residuals = layer.forward(params, state, x, key)
-                if layer.name != "identity" and hasattr(y, "dtype"):
-                    activations[name] = y
-                if layer.name in ACTIVATIONS:
-                    slopes[name] = layer.backward(params, residuals, jnp.ones_like(y))[0]
-                return y, new_state, residuals
+            def tell(what: str, value: Any) -> None:
+                if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
+                    found[what][name] = value / scales[path] if what == "dy" else value
 
-            def backward(params, residuals, dy):
-                if name in activations:
-                    deltas[name] = dy
-                return layer.backward(params, residuals, dy)
+            if isinstance(layer, identity):
+                return layer
+            return Watched(layer, tell, slope=is_activation(layer))
 
-            return layer._replace(forward=forward, backward=backward)
-
-        backward_pass(watch("", network), loss)(params, state, x, target)
+        backward_pass(watched(network, watch), loss)(params, state, x, target)
         dead, saturated = {}, {}
-        for name, slope in slopes.items():
+        for name, slope in found["slope"].items():
             size = jnp.abs(slope)
             dead[name] = jnp.mean(jnp.max(size, tuple(range(size.ndim - 1))) == 0)
             saturated[name] = jnp.mean(size < FLAT * jnp.max(size))
-        return Flow(activations, deltas, dead, saturated)
+        return Flow(found["y"], found["dy"], dead, saturated)
 
-    flow = jax.tree.map(np.asarray, watched(params, state, x, target))
-    return Flow(*(_in_order(network, found) for found in flow))
+    flow = jax.tree.map(np.asarray, look(params, state, x, target))
+    return Flow(*(_in_order(places, found) for found in flow))
 
 
-def _in_order(network: Layer, found: dict[str, Any]) -> dict[str, Any]:
+def _in_order(places: list[str], found: dict[str, Any]) -> dict[str, Any]:
     """By layer from first to last: a dictionary comes back from jit in the order of its keys."""
-    order = {label(path, layer): place for place, (path, layer) in enumerate(walk(network))}
-    return {n: found[n] for n in sorted(found, key=lambda name: order.get(name, len(order)))}
+    return {name: found[name] for name in places if name in found}
+
+
+def _scales(layer: Layer, state: Any, path: str = "", scale: Any = 1.0) -> dict[str, Any]:
+    """{path: what the deltas of the layer there are multiplied by}: by a policy of float16."""
+    if isinstance(state, ScaledState):
+        scale = scale * state.scale
+    if is_one(layer):
+        return {path: scale}
+    found = {}
+    for name, part, own in zip(layer.part_names, layer.parts, layer.of_parts(state), strict=True):
+        found |= _scales(part, own, below(path, name), scale)
+    return found
 
 
 def _gradients_by_layer(network: Layer, loss: Loss) -> Callable:
@@ -191,7 +197,7 @@ def _gradients_by_layer(network: Layer, loss: Loss) -> Callable:
         captures = run(params, state, x, target).captures
         n = x.shape[0]
         mean = contract(scaled(captures, jnp.full(n, 1 / n)))
-        squares = squared_norms_of(captures, per_parameter=True)
+        squares = per_example_squared_norms.of(captures, per_parameter=True)
         found = {}
         for path, layer, m, s in walk(network, mean, squares):
             if not jax.tree.leaves(m):
@@ -254,6 +260,8 @@ def _train(config: Config, splits: Splits, epochs: int | None) -> list[tuple[int
     if epochs is not None:
         require_positive_integer("inspect", "epochs", epochs)
     start = initial_state(config, splits)
+    mode = "manual" if config.gradient == "crosscheck" else config.gradient
+    in_memory: dict[str, Any] = {"gradient": mode, "micro_batches": 1, "stream": False}
     trained = train(
         config.layers,
         config.loss_function,
@@ -263,8 +271,7 @@ def _train(config: Config, splits: Splits, epochs: int | None) -> list[tuple[int
         config.task(splits).prepare(splits.train.target),
         epochs=epochs or config.epochs,
         batch_size=config.batch_size,
-        gradient="manual" if config.gradient == "crosscheck" else config.gradient,
-        privacy=config.privacy_of_gradients,
+        **gradient_options(dataclasses.replace(config, **in_memory), config.layers),
     )
     return [(0, start), *((epoch.number, epoch.train_state) for epoch in trained)]
 

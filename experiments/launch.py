@@ -24,8 +24,8 @@ from tempfile import TemporaryFile
 
 import jax
 
-from experiments.command_line import parse_options, run_script
-from experiments.processes import is_first, require_same_versions
+from experiments.support.command_line import parse_options, run_script
+from experiments.support.processes import is_first, require_same_versions
 from jaxnn.core.validation import require_number, require_positive_integer, unknown_name
 
 SCRIPTS = ("train",)

@@ -7,7 +7,7 @@ python -m experiments.train fashion_cnn --data.name fashion --stream
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.command_line import Configured, parse_options, run_script, take_config
+from experiments.support.command_line import Configured, parse_options, run_script, take_config
 from jaxnn.data import write_mapped
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 
 from experiments.benchmarks.measuring import align, inspect_program
-from experiments.command_line import Configured, parse_options, run_script, take_config
-from experiments.config import Config
+from experiments.support.command_line import Configured, parse_options, run_script, take_config
+from experiments.support.config import Config
 from jaxnn import Layer, accumulate, backprop, recompute, serial, summarize
+from jaxnn.core.combinators import Wrapper
 from jaxnn.core.validation import require_positive_integer
 from jaxnn.data import Splits
 
@@ -73,6 +74,8 @@ def rows(
 
 def in_blocks(network: Layer, count: int) -> Layer:
     """The layers of a `serial` in so many recomputed blocks, as even as can be."""
+    if isinstance(network, Wrapper):  # a policy
+        return network.with_parts((in_blocks(network.parts[0], count),))
     layers = network.parts
     cuts = [round(i * len(layers) / count) for i in range(count + 1)]
     pieces = [layers[a:b] for a, b in itertools.pairwise(cuts) if a < b]

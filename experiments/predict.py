@@ -15,9 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments.command_line import parse_options, run_script, take_folder
-from experiments.files import write_file
-from experiments.runs import open_run, restore
+from experiments.support.command_line import parse_options, run_script, take_folder
+from experiments.support.files import write_file
+from experiments.support.runs import open_run, restore
+from jaxnn import (
+    Loss,
+    binary_cross_entropy,
+    categorical_cross_entropy,
+    projected_cross_entropy,
+    sigmoid_binary_cross_entropy,
+    softmax_cross_entropy,
+)
 from jaxnn.data import read_features
 from jaxnn.training import make_predict
 
@@ -79,7 +87,7 @@ def _table(config, splits, prediction) -> tuple[list[str], list[list[str]]]:
         head = [f"{name} {i}" if several else name for i in range(numbers.shape[1])]
         return head, [[f"{value:.6g}" for value in row] for row in numbers]
     names = splits.train.class_names
-    kind, columns = _columns(config.loss_function.name, prediction)
+    kind, columns = _columns(config.loss_function, prediction)
     heads = names if columns.shape[1] == len(names) else names[1:]
     rows = [
         [names[label], *(f"{value:.4f}" for value in row)]
@@ -88,15 +96,20 @@ def _table(config, splits, prediction) -> tuple[list[str], list[list[str]]]:
     return ["class", *(f"{kind} of {name}" for name in heads)], rows
 
 
-def _columns(loss: str, prediction) -> tuple[str, np.ndarray]:
+def _columns(loss: Loss, prediction) -> tuple[str, np.ndarray]:
     """What the network's outputs say about the classes: probabilities, or else scores."""
-    if loss == "softmax_cross_entropy":
-        prediction = jax.nn.softmax(prediction)
-    if loss == "sigmoid_binary_cross_entropy":
-        prediction = jax.nn.sigmoid(prediction)
-    if loss.endswith("binary_cross_entropy"):
+    match loss:
+        case softmax_cross_entropy() | projected_cross_entropy():
+            prediction = jax.nn.softmax(prediction)
+        case sigmoid_binary_cross_entropy():
+            prediction = jax.nn.sigmoid(prediction)
+        case binary_cross_entropy() | categorical_cross_entropy():
+            pass
+        case _:
+            return "score", np.asarray(prediction)
+    if isinstance(loss, binary_cross_entropy | sigmoid_binary_cross_entropy):
         prediction = np.concatenate([1 - prediction, prediction], axis=1)
-    return "probability" if loss.endswith("cross_entropy") else "score", np.asarray(prediction)
+    return "probability", np.asarray(prediction)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ import tyro
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments import style
 from experiments.benchmarks.measuring import align
-from experiments.command_line import parse_options, run_script, take_config
-from experiments.config import SETTINGS, Config, require_compatible
-from experiments.files import require_free, write_file
+from experiments.support import style
+from experiments.support.command_line import parse_options, run_script, take_config
+from experiments.support.config import SETTINGS, Config, require_compatible
+from experiments.support.files import require_free, write_file
 from jaxnn.core.validation import require_number, require_positive_integer
 from jaxnn.data import Splits
 from jaxnn.training import Trials, make_sweep
@@ -141,10 +141,11 @@ def train(
     task, network, loss = config.task(splits), config.fused_layers, config.loss_function
     examples = len(splits.train.x)
     held_out = jnp.asarray(splits.validation.x), task.prepare(splits.validation.target)
+    deviation = splits.target_standardization.deviation
 
     def measure(params: Any, state: Any) -> dict[str, jax.Array]:
         prediction = network.predict(params, state, held_out[0])
-        return measures(loss, task, prediction, held_out[1])
+        return measures(loss, task, prediction, held_out[1], deviation)
 
     run = make_sweep(
         network,
@@ -164,11 +165,11 @@ def train(
 def tested(config: Config, splits: Splits, trials: Trials) -> dict[str, np.ndarray]:
     """[seeds, settings], the metrics of every network on the test set."""
     task, target = config.task(splits), splits.test.target
-    x = jnp.asarray(splits.test.x)
+    x, deviation = jnp.asarray(splits.test.x), splits.target_standardization.deviation
 
-    def of_one(trained: tuple) -> dict[str, jax.Array]:
+    def of_one(trained: tuple[Any, Any]) -> dict[str, jax.Array]:
         prediction = config.layers.predict(*trained, x)
-        return measures(config.loss_function, task, prediction, task.prepare(target))
+        return measures(config.loss_function, task, prediction, task.prepare(target), deviation)
 
     flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (trials.params, trials.state))
     found = jax.jit(lambda trained: jax.lax.map(of_one, trained))(flat)

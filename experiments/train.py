@@ -24,15 +24,16 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import figures, style
-from experiments.command_line import Configured, parse_options, run_script, take_config
-from experiments.config import Config, require_compatible
-from experiments.devices import DeviceOptions
-from experiments.held_out import describe, evaluate_on, save_mistakes
-from experiments.processes import any_process, is_first
-from experiments.progress import Progress
-from experiments.runs import Run, initial_state, new_run, open_run
-from experiments.stopping import Stopping
+from experiments.support import figures, style
+from experiments.support.command_line import Configured, parse_options, run_script, take_config
+from experiments.support.config import Config, require_compatible
+from experiments.support.devices import DeviceOptions
+from experiments.support.held_out import describe, evaluate_on, save_mistakes
+from experiments.support.modes import gradient_options
+from experiments.support.processes import any_process, is_first
+from experiments.support.progress import Progress
+from experiments.support.runs import Run, initial_state, new_run, open_run
+from experiments.support.stopping import Stopping
 from jaxnn import summarize
 from jaxnn.core.validation import require_number
 from jaxnn.data import Splits
@@ -66,7 +67,7 @@ class Options:
     """A run folder to continue, from its newest checkpoint."""
     angles: bool = False
     """Write to the metrics of every epoch each layer's angle between update and gradient, in
-    degrees, on the first training examples; see jaxnn.feedback."""
+    degrees, on the first training examples; see jaxnn.learning.feedback."""
     save_seconds: float = 30.0
     """Save a checkpoint when the last one is at least this old; the last epoch's always is."""
     stop_seconds: float = 10.0
@@ -162,12 +163,7 @@ def _start(
         epochs=config.epochs,
         batch_size=config.batch_size,
         validation=validation,
-        gradient=config.gradient,
-        micro_batches=config.micro_batches,
-        stream=config.stream,
-        crosscheck_every=config.crosscheck_every,
-        crosscheck_tolerance=config.crosscheck_tolerance,
-        privacy=config.privacy_of_gradients,
+        **gradient_options(config, network),
         patience=config.patience,
         past_validation_losses=[r["validation_loss"] for r in past if "validation_loss" in r],
     )

@@ -14,15 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import figures, style
-from experiments.command_line import parse_options, run_script, take_folder
-from experiments.held_out import as_images
-from experiments.runs import open_run, restore
-from jaxnn import Layer, identity, rewrite
+from experiments.support import figures, style
+from experiments.support.command_line import parse_options, run_script, take_folder
+from experiments.support.held_out import as_images
+from experiments.support.runs import open_run, restore
+from experiments.support.watching import Watched, unrolled, watched
+from jaxnn import Layer, identity, in_inference_mode, label, plain
 from jaxnn.core.validation import require_positive_integer
-
-RANDOM = ("dropout", "random_flip", "random_shift")
-"""Layers that do nothing in inference and keep the shape: saliency is that of the others."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ def main(arguments: list[str]) -> None:
         maps = feature_maps(config.layers, params, state, x[:1])
         pictures["feature_maps.png"] = figures.feature_maps(images[0], maps)
     dx, units = saliency(config.layers, params, state, jnp.asarray(x))
-    names = [splits.test.class_names[unit] for unit in units]
+    classes = splits.test.class_names
+    names = [classes[unit] if classes else f"output {unit}" for unit in units]
     slopes = np.asarray(dx).reshape(images.shape)
     pictures["saliency.png"] = figures.saliency(images, slopes, names)
     for name, figure in pictures.items():
@@ -65,7 +64,7 @@ def main(arguments: list[str]) -> None:
 
 def saliency(network: Layer, params: Any, state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
     """(∂y_k/∂x for each example, k), where k is the unit with the largest output."""
-    quiet = rewrite(network, lambda _, layer: identity() if layer.name in RANDOM else layer)
+    quiet = plain(in_inference_mode(network))
     y, _, residuals = quiet.forward(params, state, x, None)
     units = jnp.argmax(y, -1)
     dx, _ = quiet.backward(params, residuals, jax.nn.one_hot(units, y.shape[-1], dtype=y.dtype))
@@ -82,16 +81,15 @@ def feature_maps(network: Layer, params: Any, state: Any, x: np.ndarray) -> list
     """(layer, output [height, width, channels]) of every layer that returns images, for one x."""
     outputs = []
 
-    def recording(path: str, layer: Layer) -> Layer:
-        def predict(params, state, x):
-            y = layer.predict(params, state, x)
-            if getattr(y, "ndim", 0) == 4 and layer.name not in (*RANDOM, "identity"):
-                outputs.append((f"{path} {layer.name}", np.asarray(y[0])))
-            return y
+    def watch(path: str, layer: Layer) -> Layer:
+        def tell(what: str, y: Any) -> None:
+            if getattr(y, "ndim", 0) == 4:
+                outputs.append((label(path, layer), np.asarray(y[0], np.float32)))
 
-        return layer._replace(predict=predict)
+        does_nothing = isinstance(layer.at_rest(), identity)
+        return layer if does_nothing else Watched(layer, tell)
 
-    rewrite(network, recording).predict(params, state, jnp.asarray(x))
+    watched(unrolled(network), watch).predict(params, state, jnp.asarray(x))
     return outputs
 
 

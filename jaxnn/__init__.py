@@ -4,9 +4,10 @@ Every layer has a forward pass and a backward pass written by hand, both pure fu
 hand-derived gradient can be checked against `jax.grad`.
 """
 
+from jaxnn._moved import install as _find_moved_modules
+from jaxnn.core.adapters import ParameterFree, Pointwise, layer, parameter_free, pointwise
 from jaxnn.core.captures import (
     AffineCapture,
-    Capture,
     ContractedCapture,
     EmbeddingCapture,
     LinearCapture,
@@ -28,19 +29,11 @@ from jaxnn.core.combinators import (
     share,
     skip,
 )
+from jaxnn.core.contract import Capture, Layer, Loss
 from jaxnn.core.gradients import BackwardPass, autodiff, backprop, backward_pass, numerical
 from jaxnn.core.initializers import initializer
-from jaxnn.core.layer import (
-    Layer,
-    Loss,
-    Static,
-    in_inference_mode,
-    label,
-    parameter_free,
-    pointwise,
-    rewrite,
-    walk,
-)
+from jaxnn.core.networks import fuse, in_inference_mode, label, plain, rewrite, summing, walk
+from jaxnn.core.residuals import Static
 from jaxnn.core.summary import Row, Summary, summarize
 from jaxnn.layers.activations import (
     elu,
@@ -85,20 +78,23 @@ from jaxnn.learning.feedback import (
     sign_concordant,
     straight_through,
 )
+from jaxnn.losses.classification import categorical_cross_entropy, softmax_cross_entropy
 from jaxnn.losses.ctc import ctc
-from jaxnn.losses.losses import (
+from jaxnn.losses.elementwise import (
     binary_cross_entropy,
-    categorical_cross_entropy,
     half_squared_error,
     hinge,
     huber,
     mean_squared_error,
     sigmoid_binary_cross_entropy,
-    softmax_cross_entropy,
     sum_absolute_error,
     sum_squared_error,
 )
 from jaxnn.losses.projection import projected_cross_entropy, projection
 from jaxnn.losses.sequences import sequence_loss
-from jaxnn.rewrites.fusing import fuse
+from jaxnn.rewrites.precision import POLICIES, Policy, with_precision
 from jaxnn.rewrites.recompute import recompute
+
+__version__ = "0.2.0"
+
+_find_moved_modules()

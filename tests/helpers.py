@@ -1,5 +1,6 @@
 """What several test files share."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -56,6 +57,25 @@ def masked():
     return nn.parameter_free("masked", forward, lambda mask, dy: (dy * mask, None))
 
 
+def changed(layer, name=None, **methods):
+    """A layer with some of its methods exchanged, given as functions."""
+    own = {m: getattr(layer, m) for m in ("init", "predict", "forward", "backward")} | methods
+    return nn.layer(layer.name if name is None else name, **own)
+
+
+class ChangedLoss(nn.Loss):
+    """A loss with another gradient."""
+
+    loss: nn.Loss
+    function: Callable
+
+    def value(self, prediction, target):
+        return self.loss.value(prediction, target)
+
+    def gradient(self, prediction, target):
+        return self.function(prediction, target)
+
+
 def initialized(layer, x, seed=0):
     """The params and state of a layer, by one program rather than one for every operation."""
     return jax.jit(layer.init)(jax.random.key(seed), x)
@@ -85,3 +105,16 @@ def passes(layer, params, state, x, dy=None, key=None):
         params, residuals, jax.tree.map(jnp.ones_like, y) if dy is None else dy
     )
     return y, dx, nn.contract(captures)
+
+
+@partial(jax.jit, static_argnums=0)
+def value_and_gradient(loss, prediction, target):
+    """What a loss gives by hand; `value_and_gradient.__wrapped__` is the same without `jax.jit`."""
+    return loss.value(prediction, target), loss.gradient(prediction, target)
+
+
+@partial(jax.jit, static_argnums=0)
+def differentiated(value, prediction, target):
+    """A function of predictions, and its gradient by autodiff."""
+    values, vjp = jax.vjp(lambda y: value(y, target), prediction)
+    return values, *vjp(jnp.ones_like(values))

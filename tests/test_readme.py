@@ -26,7 +26,7 @@ def test_the_table_of_layers_names_what_exists():
 
 
 def test_every_public_layer_and_loss_is_in_the_table():
-    from experiments.config import LAYERS, LOSSES
+    from experiments.support.config import LAYERS, LOSSES
 
     assert [name for name in (*LAYERS, *LOSSES) if f"`{name}`" not in README] == []
 

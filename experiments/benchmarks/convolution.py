@@ -108,8 +108,8 @@ def contenders(case: Case) -> dict[str, Contender]:
     )
     x = jax.random.normal(jax.random.key(0), (case.batch, case.size, case.size, case.inputs))
     params, state = layer.init(jax.random.key(1), x)
-    y, _, residuals = jax.eval_shape(layer.forward, params, state, x, None)
-    geometry = residuals[1].value[1]
+    y = jax.eval_shape(layer.predict, params, state, x)
+    _, geometry = layer.plan(x)
     passes = ("forward", "input_gradient", "weight_gradient")
     chosen = (choose(name, geometry, case.inputs, case.outputs, x.dtype) for name in passes)
     note = " ".join(c.algorithm + ("/group" if c.group_by_group else "") for c in chosen)

@@ -36,6 +36,7 @@ from experiments.benchmarks.measuring import (
 )
 from jaxnn import data
 from jaxnn.training import (
+    Crosscheck,
     TrainState,
     create_state,
     make_epoch,
@@ -576,7 +577,7 @@ def measure_crosscheck(workload: Workload, settings: Settings) -> dict[str, Figu
     network = Jaxnn(problem, nn.backprop).network
     epochs = problem.epochs_of_a_turn  # at least five comparisons
 
-    def contender(mode: str) -> Contender:
+    def contender(crosscheck: Crosscheck | None) -> Contender:
         running = train(
             network,
             nn.softmax_cross_entropy(),
@@ -586,12 +587,11 @@ def measure_crosscheck(workload: Workload, settings: Settings) -> dict[str, Figu
             problem.labels,
             epochs=10**6,
             batch_size=workload.batch_size,
-            gradient=mode,
-            crosscheck_every=100,
+            crosscheck=crosscheck,
         )
         return Contender(lambda: [next(running) for _ in range(epochs)], work=epochs)
 
-    contenders = {mode: contender(mode) for mode in ("manual", "crosscheck")}
+    contenders = {"manual": contender(None), "crosscheck": contender(Crosscheck(every=100))}
     return take_turns(contenders, settings.repeats, settings.seconds)
 
 

@@ -75,7 +75,7 @@ def by_hand(network: nn.Layer) -> dict[str, Callable]:
     def norms_beside_gradient(*arguments):
         # Captures of the mean loss give its gradient as they are, and norms up to the shares.
         captures = run(*arguments, shares).captures
-        return nn.contract(captures), statistics.squared_norms_of(captures) / shares**2
+        return nn.contract(captures), statistics.per_example_squared_norms.of(captures) / shares**2
 
     def with_gradient(statistic):
         return lambda *arguments: (plain(*arguments), statistic(*arguments))
@@ -83,8 +83,8 @@ def by_hand(network: nn.Layer) -> dict[str, Callable]:
     return {
         "gradient": plain,
         "squared norms": norms_beside_gradient,
-        "second moment": beside_gradient(lambda c: statistics.second_moment_of(c, shares)),
-        "variance": beside_gradient(lambda c: statistics.variance_of(c, shares)),
+        "second moment": beside_gradient(statistics.gradient_second_moment.of),
+        "variance": beside_gradient(statistics.gradient_variance.of),
         "GGN diagonal": with_gradient(statistics.diagonal_ggn(network, loss)),
         "K-FAC": with_gradient(statistics.kfac_factors(network, loss)),
         "private gradient": lambda *arguments: noisy(*arguments)[1],

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 
-from experiments.files import write_file
 from experiments.gallery import THEMES
 from experiments.gallery.page import Section, page
 from experiments.gallery.result import (
@@ -18,6 +17,7 @@ from experiments.gallery.result import (
     save_pictures,
     title_and_derivation,
 )
+from experiments.support.files import write_file
 from jaxnn.core.validation import unknown_name
 
 

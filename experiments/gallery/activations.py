@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
-from experiments import style
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 
 POINTWISE = {
     "step": (nn.heaviside(), 5),

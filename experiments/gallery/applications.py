@@ -24,8 +24,8 @@ import numpy as np
 import optax
 
 import jaxnn as nn
-from experiments import style
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 from jaxnn.data import load
 from jaxnn.training import create_state, make_epoch, make_step, steps_per_epoch
 
@@ -125,7 +125,8 @@ def diabetes() -> tuple[np.ndarray, np.ndarray]:
     network = nn.dense(1)
     train, test = splits.train, splits.test
     run = trainer(network, nn.mean_squared_error(), train.x, epochs=500, batch_size=len(train.x))
-    prediction = np.asarray(network.predict(*run(train.x, train.target), jnp.asarray(test.x)))
+    params, state = run(train.x, train.target)
+    prediction = np.asarray(network.predict(params, state, jnp.asarray(test.x)))
     scale = splits.target_standardization
     return scale.invert(prediction)[:, 0], scale.invert(test.target)[:, 0]
 

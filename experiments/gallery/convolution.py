@@ -21,8 +21,8 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 import jaxnn as nn
-from experiments import style
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 
 CHANNELS = (
     [[0, 1, 2, 0, 1], [2, 0, 1, 1, 0], [0, 2, 2, 0, 1], [1, 0, 0, 2, 0], [2, 1, 0, 1, 2]],

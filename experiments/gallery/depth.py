@@ -26,10 +26,10 @@ import numpy as np
 import optax
 
 import jaxnn as nn
-from experiments import style
 from experiments.gallery.descent import at, descend, on_batch
 from experiments.gallery.perceptrons import WEIGHTS
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 
 EXACT_BITS = (2, 3, 4, 5, 6, 7, 8, 9, 10)
 TRAINED_BITS, WIDTHS, SEEDS = (2, 4, 6), (1, 2, 4, 8, 16, 32), 20

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
-from experiments import figures, style
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import figures, style
 from jaxnn.data import Dataset, Splits, load
 from jaxnn.training import create_state, make_epoch, make_optimizer, make_step
 

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
-from experiments import style
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 
 
 class Example(NamedTuple):
@@ -75,7 +75,7 @@ def parameters(example: Example) -> tuple:
     dense = [
         {"weight": jnp.array(w, jnp.float64).T, "bias": jnp.array(b, jnp.float64)} for w, b in given
     ]
-    return tuple(dense.pop(0) if layer.name == "dense" else () for layer in example.layers)
+    return tuple(dense.pop(0) if isinstance(layer, nn.dense) else () for layer in example.layers)
 
 
 def forward_values(example: Example) -> dict[str, np.ndarray]:

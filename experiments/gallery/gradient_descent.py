@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import style
 from experiments.gallery.descent import descend
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 
 REGIMES = {"too small": 0.02, "right": 0.9, "large": 1.85, "too large": 2.1}
 """Learning rates on f = ½ w²."""

@@ -19,9 +19,9 @@ import numpy as np
 import optax
 
 import jaxnn as nn
-from experiments import style
 from experiments.gallery.descent import descend, on_batch
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 from jaxnn.data import load
 
 HIDDEN, LAYERS, EXAMPLES = 64, 5, 400

@@ -18,9 +18,9 @@ import numpy as np
 import optax
 
 import jaxnn as nn
-from experiments import style
 from experiments.gallery.descent import at, descend, on_batch
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 from jaxnn import data
 
 FEATURES = ("mean radius", "mean texture")

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
-from experiments import style
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 
 X = jnp.array([[-3.0], [-2.0], [-1.0], [0.5], [1.0], [2.0], [3.0]])
 T = jnp.array([[0.0], [0.0], [1.0], [0.0], [1.0], [1.0], [1.0]])

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import style
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 
 ROWS = [[4, 3], [-3, 2], [4, -1]]
 ORDERS = {"L0": 0, "L1": 1, "L2": 2}

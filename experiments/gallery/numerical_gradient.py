@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
-from experiments import style
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 from jaxnn.core.checking import Report
 
 LOSS = nn.softmax_cross_entropy()

@@ -14,7 +14,7 @@ Gradient descent:  on the cross-entropy of σ(z), whose gradient by z is σ(z) �
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,9 @@ import numpy as np
 import optax
 
 import jaxnn as nn
-from experiments import style
 from experiments.gallery.descent import at, descend, on_batch
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 
 INPUTS = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]], jnp.float32)
 WEIGHTS = {"AND": (1, 1, -1), "OR": (1, 1, 0), "NAND": (-1, -1, 1.1)}
@@ -55,13 +55,16 @@ def xor_network(x: jax.Array) -> jax.Array:
     return MATRIX_NETWORK.predict((first, (), second, ()), ((),) * 4, extended)[:, 0]
 
 
-def perceptron_criterion() -> nn.Loss:
+class perceptron_criterion(nn.Loss):
     """max(0, −(2t − 1) z), with the gradient step(z) − t of the perceptron rule."""
-    return nn.Loss(
-        lambda z, t: jax.nn.relu(-(2 * t - 1) * z)[:, 0],
-        lambda z, t: (z > 0).astype(z.dtype) - t,
-        "perceptron_criterion",
-    )
+
+    def value(self, prediction: jax.Array, target: jax.Array):
+        """[batch]."""
+        return jax.nn.relu(-(2 * target - 1) * prediction)[:, 0]
+
+    def gradient(self, prediction: jax.Array, target: jax.Array):
+        """[batch, 1]."""
+        return (prediction > 0).astype(prediction.dtype) - target
 
 
 def perceptron_rule(epochs: int = 20, rate: float = 0.5) -> dict[str, np.ndarray]:
@@ -97,7 +100,7 @@ class Learned(NamedTuple):
     """[starts, steps + 1]."""
     right: np.ndarray
     """[starts, steps + 1], the right answers out of four."""
-    best: tuple
+    best: tuple[Any, Any]
     """Params and state of the start with the smallest loss at the end."""
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.files import write_file
+from experiments.support.files import write_file
 
 INSTALL = "pip install 'jaxnn[experiments]'"
 
@@ -49,7 +49,7 @@ def text(value: Any) -> str:
 
 
 class Picture(NamedTuple):
-    """A figure made with `experiments.style`, saved as ``THEME-name.png``."""
+    """A figure made with `experiments.support.style`, saved as ``THEME-name.png``."""
 
     name: str
     caption: str

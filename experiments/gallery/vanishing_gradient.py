@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
-from experiments import style
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 
 WIDTH, BATCH, DEPTH = 64, 32, 50
 DEPTHS = (2, 5, 10, 20, DEPTH)

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn as nn
-from experiments import style
 from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.support import style
 
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 EXAMPLES = 500

@@ -2,17 +2,8 @@
 
 ``Layer.backward`` returns, for each dict of parameters, a capture: what entered the parameters and
 the delta (the cotangent) at their output. Contracting it over the batch gives the gradient; because
-both factors are still there, other contractions of the same pair give other quantities.
-
-Laws that every capture keeps:
-
-1. A captures tree mirrors the params tree, one capture for each dict of parameters.
-2. The inputs of a capture do not depend on the cotangent; its deltas are linear in it.
-3. Extra leading axes are wrapped explicitly (`StackedCapture`); a capture never guesses.
-4. Captures have no validation in their constructors: JAX rebuilds them with placeholder leaves.
-5. The arrays that depend on the cotangent, and no others, are called ``deltas``; a capture that
-   wraps one with an extra leading axis calls it ``capture``. What changes the deltas alone (weights
-   of examples) can so be done to any tree of captures.
+both factors are still there, other contractions of the same pair give other quantities. What every
+capture can do, and the laws that it keeps, stand in `jaxnn.core.contract`.
 """
 
 import dataclasses
@@ -24,31 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.core.contract import Capture
 from jaxnn.kernels.products import contract_small_rows, rows_of, sum_dtype, sum_rows
 
 static = partial(dataclasses.field, metadata={"static": True})
-
-
-class Capture:
-    """Base of all captures. A subclass is a registered dataclass that can contract itself."""
-
-    def gradient(self) -> Any:
-        """The gradient of the summed loss, with the tree of the parameters it belongs to."""
-        raise NotImplementedError
-
-    def join(self, *others: Any) -> Any:
-        """One capture for parameters that were used several times in the same example.
-
-        The uses are joined along positions, before any contraction: the norm of a sum is not the
-        sum of norms.
-        """
-        raise NotImplementedError
-
-
-contract_at_once = jax.make_user_context(False)
-"""``with contract_at_once(True)``: of the captures nothing but gradients is wanted, so that a layer
-or combinator may return them contracted (see `contracted`) where this saves memory or time, in the
-dtype of sums or of the parameters."""
 
 
 def contract(captures: Any) -> Any:
@@ -115,6 +85,13 @@ class LinearCapture(Capture):
         """The uses as further positions."""
         return _join_positions(self, *others)
 
+    def map_deltas(self, function: Callable) -> "LinearCapture":
+        return dataclasses.replace(self, deltas=function(self.deltas))
+
+    def linear(self) -> "LinearCapture":
+        inputs, deltas = flat_positions(self.inputs), flat_positions(self.deltas)
+        return dataclasses.replace(self, inputs=inputs, deltas=deltas)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +100,7 @@ class AffineCapture(Capture):
 
     inputs: Any  # [batch, *positions, features]
     deltas: Any  # [batch, *positions, features]
-    # The layer that mixed the examples of the batch into `inputs`, if one did: quantities of a
-    # single example have no meaning then and must refuse by this name.
-    mixed_by: str | None = static(default=None)
+    mixes: str | None = static(default=None)  # pyright: ignore[reportAssignmentType]
     use_offset: bool = static(default=True)
 
     def sums(self) -> tuple[Array, Array]:
@@ -144,6 +119,9 @@ class AffineCapture(Capture):
     def join(self, *others: "AffineCapture") -> "AffineCapture":
         """The uses as further positions."""
         return _join_positions(self, *others)
+
+    def map_deltas(self, function: Callable) -> "AffineCapture":
+        return dataclasses.replace(self, deltas=function(self.deltas))
 
 
 @jax.tree_util.register_dataclass
@@ -173,6 +151,9 @@ class EmbeddingCapture(Capture):
         deltas = jnp.concatenate([flat_positions(use.deltas) for use in uses], 1)
         return dataclasses.replace(self, ids=ids, deltas=deltas)
 
+    def map_deltas(self, function: Callable) -> "EmbeddingCapture":
+        return dataclasses.replace(self, deltas=function(self.deltas))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +161,14 @@ class StackedCapture(Capture):
     """A capture with one extra leading axis, of layers stacked by `repeat`."""
 
     capture: Any
+
+    @property
+    def mixes(self) -> str | None:
+        return self.capture.mixes
+
+    @property
+    def summed_by(self) -> str | None:
+        return self.capture.summed_by
 
     def gradient(self) -> Any:
         """The gradient of every layer of the stack, stacked."""
@@ -189,6 +178,19 @@ class StackedCapture(Capture):
         """Joined layer by layer."""
         join_each = jax.vmap(lambda first, *rest: first.join(*rest))
         return StackedCapture(join_each(self.capture, *(other.capture for other in others)))
+
+    def map_deltas(self, function: Callable) -> "StackedCapture":
+        return StackedCapture(self.capture.map_deltas(jax.vmap(function)))
+
+    def scaled(self, factor: Any) -> "StackedCapture":
+        return StackedCapture(self.capture.scaled(factor))
+
+    def linear(self) -> "StackedCapture | None":
+        inner = jax.vmap(lambda capture: capture.linear())(self.capture)
+        return None if inner is None else StackedCapture(inner)
+
+    def fold(self, parameters: Any) -> Any:
+        return jax.vmap(self.capture.fold)(parameters)
 
 
 @jax.tree_util.register_dataclass
@@ -202,6 +204,10 @@ class ContractedCapture(Capture):
     gradients: Any
     layer: str = static(default="")
 
+    @property
+    def summed_by(self) -> str:
+        return self.layer
+
     def gradient(self) -> Any:
         """The gradient as the layer gave it."""
         return self.gradients
@@ -210,6 +216,16 @@ class ContractedCapture(Capture):
         """The sum of the uses."""
         total = jax.tree.map(lambda *g: sum(g), self.gradients, *(o.gradients for o in others))
         return dataclasses.replace(self, gradients=total)
+
+    def map_deltas(self, function: Callable) -> "ContractedCapture":
+        raise ValueError(
+            f"captures: expected every example to have deltas of its own, but {self.layer} gives "
+            "its gradient summed over the batch"
+        )
+
+    def scaled(self, factor: Any) -> "ContractedCapture":
+        gradients = jax.tree.map(lambda g: g * jnp.asarray(factor, g.dtype), self.gradients)
+        return dataclasses.replace(self, gradients=gradients)
 
 
 def _join_positions(*captures):

@@ -16,8 +16,10 @@ import numpy as np
 from jax import Array
 
 from jaxnn.core.captures import contract
+from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import autodiff, backprop, numerical
-from jaxnn.core.layer import Layer, Loss, label, walk
+from jaxnn.core.mixing import TOLERANCE, largest_influence
+from jaxnn.core.networks import label, walk
 
 
 class Comparison(NamedTuple):
@@ -82,10 +84,10 @@ def check_gradients(
     """Run several gradient functions on one batch and compare each parameter's gradient.
 
     Args:
-        network: The network, its ``params`` and ``state``.
+        network: The network.
         loss: The loss.
-        params: See above.
-        state: See above.
+        params: The network's parameters.
+        state: The network's state.
         x: The inputs of the batch.
         target: The targets of the batch.
         key: For layers that draw random numbers.
@@ -164,6 +166,7 @@ def check_layer(layer: Layer, x: Any, key: Array | None = None) -> Report:
     - contracted captures have the tree, shapes and dtypes of the parameters; dx has those of the
       floating-point arrays of x, and None for other arrays;
     - backward is linear in dy;
+    - no example has a part in y, dx or captures of another, unless the layer says ``mixes``;
     - predict equals forward, where the layer has no state and draws no random numbers.
 
     Args:
@@ -175,7 +178,23 @@ def check_layer(layer: Layer, x: Any, key: Array | None = None) -> Report:
     for dtype in (np.float64, np.float32):
         with jax.enable_x64(dtype == np.float64):
             comparisons += _check_layer_in(layer, _cast(x, dtype), key, np.dtype(dtype))
+    if all(c.passed for c in comparisons) and not _says_that_it_mixes(layer):
+        comparisons += _check_examples_apart(layer, _cast(x, np.float32), key)
     return Report(comparisons)
+
+
+def _says_that_it_mixes(layer: Layer) -> bool:
+    return layer.mixes is True or any(map(_says_that_it_mixes, layer.parts))
+
+
+def _check_examples_apart(layer: Layer, x: Any, key: Array | None) -> list[Comparison]:
+    if 0 in (leaf.shape[0] for leaf in jax.tree.leaves(x)):
+        return []
+    init_key, key = jax.random.split(jax.random.key(0) if key is None else key)
+    params, state = jax.jit(layer.init)(init_key, x)
+    others = jax.tree.map(lambda a: np.roll(np.asarray(a), 1, 0), x)
+    influence = largest_influence(layer, params, state, x, others, key)
+    return [Comparison("float32 examples", "each by itself, or mixes = True", influence, TOLERANCE)]
 
 
 def _check_layer_in(layer: Layer, x: Any, key: Array | None, dtype: np.dtype) -> list[Comparison]:
@@ -240,7 +259,7 @@ def _check_layer_in(layer: Layer, x: Any, key: Array | None, dtype: np.dtype) ->
 
 def _draws_random_numbers(layer: Layer, params: Any, state: Any, x: Any) -> bool:
     try:
-        jax.eval_shape(lambda *a: layer.forward(*a, None), params, state, x)
+        jax.eval_shape(lambda p, s, x: layer.forward(p, s, x, None), params, state, x)
     except Exception:  # whatever a layer raises when it needs a key and is given None
         return True
     return False

@@ -4,7 +4,8 @@
 
 The value is the weighted mean over the batch of each example's loss, Σ wᵢ lᵢ / Σ wᵢ, without
 ``weights`` the plain mean; ``state`` is the layer state after the step. Weights must have a
-positive sum: the mean of nothing is NaN.
+positive sum: the mean of nothing is NaN. An example of weight 0 counts as if it were not there,
+whatever it holds, NaN too: another example stands in its place, of which nothing is used.
 """
 
 from collections.abc import Callable
@@ -15,16 +16,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxnn.core.captures import contract_at_once, contract_for
-from jaxnn.core.layer import Layer, Loss
-from jaxnn.core.validation import require_floating, require_number
+from jaxnn.core.captures import contract_for
+from jaxnn.core.contract import Layer, Loss
+from jaxnn.core.networks import summing
+from jaxnn.core.validation import require_floating, require_positive
 
 
 class BackwardPass(NamedTuple):
     """All that one pass forward and back through a network knows."""
 
     values: Array
-    """[batch], each example's own loss."""
+    """[batch], each example's own loss; 0 for one of weight 0."""
     prediction: Any
     """What the network returned."""
     state: Any
@@ -41,7 +43,7 @@ def backward_pass(network: Layer, loss: Loss) -> Callable[..., BackwardPass]:
     Example i enters with the gradient of its own loss times weights[i] (1 without ``weights``), not
     divided by the batch: what one example contributes does not depend on the others.
     """
-    return _backward_pass(network, loss, lambda weights, values: weights)
+    return _backward_pass(network, loss, _as_given)
 
 
 def backprop(network: Layer, loss: Loss) -> Callable:
@@ -49,11 +51,10 @@ def backprop(network: Layer, loss: Loss) -> Callable:
 
     It has the tree and the dtypes of the parameters.
     """
-    run = _backward_pass(network, loss, shares)
+    run = _backward_pass(summing(network), loss, shares)
 
     def gradient(params, state, x, target, key=None, weights=None):
-        with contract_at_once(True):
-            result = run(params, state, x, target, key, weights)
+        result = run(params, state, x, target, key, weights)
         value = _weighted_mean(result.values, weights)
         return (value, result.state), contract_for(params, result.captures)
 
@@ -61,25 +62,16 @@ def backprop(network: Layer, loss: Loss) -> Callable:
 
 
 def _backward_pass(network: Layer, loss: Loss, factors: Callable) -> Callable[..., BackwardPass]:
-    """``factors``: (weights, values) -> what each example's delta is multiplied by, or None."""
+    """``factors``: (weights, values) -> what each example's delta is multiplied by."""
 
     def run(params, state, x, target, key=None, weights=None):
+        x, target = present(weights, (x, target))
         prediction, new_state, residuals = network.forward(params, state, x, key)
-        if loss.weighted_gradient is None:
-            values = loss.value(prediction, target)
-            require_weights(weights, values)
-            delta = loss.gradient(prediction, target)
-            factor = factors(weights, values)
-            if factor is not None:
-                delta = delta * jnp.expand_dims(factor, range(1, delta.ndim))
-        else:
-            shape = jax.eval_shape(loss.value, prediction, target)
-            require_weights(weights, shape)
-            factor = factors(weights, shape)
-            factor = jnp.ones(shape.shape, shape.dtype) if factor is None else factor
-            values, delta = loss.weighted_gradient(prediction, target, factor)
+        shape = jax.eval_shape(loss.value, prediction, target)
+        require_weights(weights, shape)
+        values, delta = loss.weighted(prediction, target, factors(weights, shape))
         dx, captures = network.backward(params, residuals, delta)
-        return BackwardPass(values, prediction, new_state, captures, dx)
+        return BackwardPass(_of_present(weights, values), prediction, new_state, captures, dx)
 
     return run
 
@@ -97,7 +89,7 @@ def numerical(network: Layer, loss: Loss, step: float | None = None) -> Callable
     balances them, which leaves about 1e-10 in float64 and 1e-4 in float32.
     """
     if step is not None:
-        require_number("numerical", "step", step, minimum=0, open_minimum=True)
+        require_positive("numerical", "step", step)
     mean_loss = _mean_loss(network, loss)
 
     def gradient(params, state, x, target, key=None, weights=None):
@@ -121,12 +113,40 @@ def numerical(network: Layer, loss: Loss, step: float | None = None) -> Callable
 
 def _mean_loss(network: Layer, loss: Loss) -> Callable:
     def mean_loss(params, state, x, target, key=None, weights=None):
+        x, target = present(weights, (x, target))
         prediction, new_state, _ = network.forward(params, state, x, key)
         values = loss.value(prediction, target)
         require_weights(weights, values)
-        return _weighted_mean(values, weights), new_state
+        return _weighted_mean(_of_present(weights, values), weights), new_state
 
     return mean_loss
+
+
+def present(weights: Array | None, tree: Any) -> Any:
+    """The tree, batch first, with the first example of a weight other than 0 in place of those that
+    have the weight 0."""
+    if weights is None:
+        return tree
+    require_floating("gradient function", "weights", weights)
+    if weights.ndim != 1 or weights.shape[0] == 0:
+        return tree
+    absent = weights == 0
+    # Where all are absent, zeros stand in their place.
+    first = (jnp.arange(weights.shape[0]) == jnp.argmin(absent)) & ~absent
+
+    def of_present(a: Array):
+        if jnp.shape(a)[:1] != weights.shape:
+            return a
+        over = tuple(range(1, jnp.ndim(a)))
+        # A sum, which devices that share the batch add up; an index would gather all of it.
+        own = jnp.sum(jnp.where(jnp.expand_dims(first, over), a, 0), 0, dtype=a.dtype)
+        return jnp.where(jnp.expand_dims(absent, over), own, a)
+
+    return jax.tree.map(of_present, tree)
+
+
+def _of_present(weights: Array | None, values: Array) -> Array:
+    return values if weights is None else jnp.where(weights == 0, 0, values)
 
 
 def _weighted_mean(values: Array, weights: Array | None) -> Array:
@@ -140,6 +160,10 @@ def shares(weights: Array | None, values: Any) -> Array:
     if weights is None:
         return jnp.full(values.shape, 1 / max(values.size, 1), values.dtype)
     return weights / jnp.sum(weights)
+
+
+def _as_given(weights: Array | None, values: Any) -> Array:
+    return jnp.ones(values.shape, values.dtype) if weights is None else weights
 
 
 def require_weights(weights: Any, values: Any) -> None:

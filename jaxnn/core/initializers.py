@@ -1,14 +1,24 @@
 """Initialisers of parameters, by name or as functions of `jax.nn.initializers`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn.core.validation import require_number, unknown_name
 
-Initializer = Callable | str
+
+def require_initializer(where: str, name: str, value: Any) -> Any:
+    """The value; raises unless `initializer` knows it."""
+    try:
+        initializer(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}: {name}: {error}") from None
+    return value
+
+
+Initializer = Annotated[Callable | str, require_initializer]
 """(key, shape, dtype) -> array, or a name such as "he" or "normal(0.01)"."""
 
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxnn.core.adapters import Around
 from jaxnn.core.captures import static
-from jaxnn.core.layer import Layer, with_parts
-from jaxnn.rewrites.recompute import recompute
+from jaxnn.core.contract import Layer
+from jaxnn.core.networks import label, rewrite
 
 
 class Row(NamedTuple):
@@ -18,7 +19,7 @@ class Row(NamedTuple):
     layer: str
     """Its place in the network and its name."""
     output: str
-    """The shapes of what it returns, the batch included."""
+    """The shapes of what it returns, the batch included, and dtypes other than JAX's default."""
     parameters: int
     """The number of its parameters."""
     residual_bytes: int
@@ -78,8 +79,7 @@ class _Trace:
     output: Any
     residuals: Any
     parameters: Any
-    path: str = static()
-    name: str = static()
+    label: str = static()
     traced_output: tuple = static()  # the shapes inside of a scan, without its axis
     flops: int = static()
 
@@ -103,7 +103,7 @@ def summarize(network: Layer, x: Any) -> Summary:
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, state = jax.eval_shape(network.init, key, x)
-    traced = _traced(network)
+    traced = rewrite(network, _traced)
 
     def forward(params, state, x, key):
         return traced.forward(params, state, x, key)[2]
@@ -122,44 +122,36 @@ def summarize(network: Layer, x: Any) -> Summary:
     )
 
 
-def _traced(layer: Layer, path: str = "") -> Layer:
-    """The network with a `_Trace` for the residuals of every layer without parts."""
-    if not layer.parts:
-        return _tracing(path, layer)
-    parts = [
-        _traced(part, f"{path}.{index}" if path else str(index))
-        for index, part in enumerate(layer.parts)
-    ]
-    if layer.rebuild is recompute:
-        return _tracing_recomputed(*parts)
-    return with_parts(layer, parts, path)
+def _traced(path: str, layer: Layer) -> Layer:
+    if layer.forgets:
+        return _TracedForgetting(layer)
+    return layer if layer.parts else _Traced(layer, label(path, layer))
 
 
-def _tracing(path: str, layer: Layer) -> Layer:
-    """The layer with a `_Trace` for residuals."""
+class _Traced(Around):
+    """A layer with a `_Trace` for residuals."""
 
-    def forward(params, state, x, key):
-        y, new_state, residuals = layer.forward(params, state, x, key)
-        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(y))
+    label: str
+
+    def forward(self, params: Any, state: Any, x: Any, key: Any):
+        y, new_state, residuals = self.layer.forward(params, state, x, key)
         trace = _Trace(
             output=y,
             residuals=residuals,
             parameters=params,
-            path=path,
-            name=layer.name,
-            traced_output=shapes,
-            flops=_flops(layer, params, state, x, key),
+            label=self.label,
+            traced_output=tuple(leaf.shape for leaf in jax.tree.leaves(y)),
+            flops=_flops(self.layer, params, state, x, key),
         )
         return y, new_state, trace
 
-    return layer._replace(forward=forward)
 
+class _TracedForgetting(Around):
+    """A layer whose part's residuals are computed again, with `_Recomputed` for residuals."""
 
-def _tracing_recomputed(layer: Layer) -> Layer:
-    """`recompute` of a traced layer, with `_Recomputed` for residuals."""
-
-    def forward(params, state, x, key):
-        y, new_state, inside = layer.forward(params[0], state[0], x, key)
+    def forward(self, params: Any, state: Any, x: Any, key: Any):
+        (part,) = self.layer.parts
+        y, new_state, inside = part.forward(params[0], state[0], x, key)
         # Inside of a scan, what goes out of it twice is no longer known to be one array.
         kept = {id(leaf) for leaf in jax.tree.leaves((params, state, x))}
 
@@ -170,8 +162,6 @@ def _tracing_recomputed(layer: Layer) -> Layer:
 
         inside = jax.tree.map(forget, inside, is_leaf=_is_trace)
         return y, (new_state,), (_Recomputed((params, state, x), inside),)
-
-    return recompute(layer)._replace(forward=forward)
 
 
 def _is_trace(node: Any) -> bool:
@@ -215,13 +205,20 @@ def _row(trace: _Trace, kept: int, saved: int) -> Row:
     # What a scan over depth has stacked, it has computed that many times.
     copies = math.prod(outputs[0]) // max(math.prod(trace.traced_output[0]), 1) if outputs else 1
     return Row(
-        layer=f"{trace.path} {trace.name}".strip(),
-        output=", ".join(str(list(shape)) for shape in outputs),
+        layer=trace.label,
+        output=", ".join(map(_shape, jax.tree.leaves(trace.output))),
         parameters=sum(variable.aval.size for variable in jax.tree.leaves(trace.parameters)),
         residual_bytes=kept,
         saved_bytes=saved,
         flops=trace.flops * copies,
     )
+
+
+def _shape(variable: Any) -> str:
+    """ "[2, 3]", with the dtype before it where that is not JAX's default one."""
+    aval = variable.aval
+    usual = aval.dtype == jax.dtypes.canonicalize_dtype(float)
+    return f"{'' if usual else aval.dtype}{list(aval.shape)}"
 
 
 def _in_bytes(count: float) -> str:

@@ -12,6 +12,11 @@ from jax import Array
 from jax.core import Tracer
 from jax.experimental import checkify
 
+LARGEST_SIZE = 2**31 - 1
+"""The largest number that counts elements along an axis."""
+LARGEST_RANK = 32
+LONGEST_REPR = 200
+
 
 def require_array(where: str, name: str, x: Any) -> None:
     """Raise TypeError unless ``x`` is an array (or the shape and dtype of one)."""
@@ -36,12 +41,17 @@ def require_rank(where: str, name: str, x: Any, minimum: int) -> None:
         )
 
 
-def require_integer(where: str, name: str, value: Any, minimum: int) -> None:
-    """Raise unless ``value`` is an int (not a bool) of at least ``minimum``."""
+def require_integer(
+    where: str, name: str, value: Any, minimum: int, maximum: int = LARGEST_SIZE
+) -> int:
+    """The value; raises unless it is an int (not a bool) from ``minimum`` to ``maximum``."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{where}: expected {name} to be an integer, got {value!r}")
+        raise TypeError(f"{where}: expected {name} to be an integer, got {brief(value)}")
     if value < minimum:
         raise ValueError(f"{where}: expected {name} to be at least {minimum}, got {value}")
+    if value > maximum:
+        raise ValueError(f"{where}: expected {name} to be at most {maximum}, got {brief(value)}")
+    return value
 
 
 def require_features(where: str, x: Any, features: int, dtype: Any) -> None:
@@ -56,12 +66,12 @@ def require_features(where: str, x: Any, features: int, dtype: Any) -> None:
         raise TypeError(f"{where}: expected x to be {dtype} as its parameters are, got {x.dtype}")
 
 
-def require_feature_axis(where: str, axis: Any) -> None:
-    """Raise unless ``axis`` is an int that can name an axis other than 0, the batch."""
-    if isinstance(axis, bool) or not isinstance(axis, int):
-        raise TypeError(f"{where}: expected axis to be an integer, got {axis!r}")
+def require_feature_axis(where: str, name: str, axis: Any) -> int:
+    """The axis; raises unless it is an int that can name an axis other than 0, the batch."""
+    require_integer(where, name, axis, -LARGEST_RANK, LARGEST_RANK)
     if axis == 0:
-        raise ValueError(f"{where}: expected axis not to be 0, the batch")
+        raise ValueError(f"{where}: expected {name} not to be 0, the batch")
+    return axis
 
 
 def require_key(where: str, key: Array | None) -> Array:
@@ -71,15 +81,21 @@ def require_key(where: str, key: Array | None) -> Array:
     return key
 
 
-def require_boolean(where: str, name: str, value: Any) -> None:
-    """Raise TypeError unless ``value`` is True or False."""
+def require_boolean(where: str, name: str, value: Any) -> bool:
+    """The value; raises TypeError unless it is True or False."""
     if not isinstance(value, bool):
-        raise TypeError(f"{where}: expected {name} to be True or False, got {value!r}")
+        raise TypeError(f"{where}: expected {name} to be True or False, got {brief(value)}")
+    return value
 
 
-def require_positive_integer(where: str, name: str, value: Any) -> None:
-    """Raise unless ``value`` is an int (not a bool) of at least 1."""
-    require_integer(where, name, value, 1)
+def require_positive_integer(where: str, name: str, value: Any) -> int:
+    """The value; raises unless it is an int (not a bool) of at least 1."""
+    return require_integer(where, name, value, 1)
+
+
+def require_count(where: str, name: str, value: Any) -> int:
+    """The value; raises unless it is an int (not a bool) of at least 0."""
+    return require_integer(where, name, value, 0)
 
 
 def require_number(
@@ -91,13 +107,13 @@ def require_number(
     maximum: float = math.inf,
     open_minimum: bool = False,
     open_maximum: bool = False,
-) -> None:
-    """Raise unless ``value`` is a finite number between the bounds (open ones are excluded).
+) -> float:
+    """The value; raises unless it is a finite number between the bounds (open ones are excluded).
 
     Numbers of NumPy are refused: unlike Python's, they carry a dtype, and would promote arrays.
     """
     if isinstance(value, bool | np.generic) or not isinstance(value, int | float):
-        raise TypeError(f"{where}: expected {name} to be a Python number, got {value!r}")
+        raise TypeError(f"{where}: expected {name} to be a Python number, got {brief(value)}")
     low = value > minimum if open_minimum else value >= minimum
     high = value < maximum if open_maximum else value <= maximum
     if not (math.isfinite(value) and low and high):
@@ -105,7 +121,34 @@ def require_number(
             f"{'(' if open_minimum or minimum == -math.inf else '['}{minimum:g}, "
             f"{maximum:g}{')' if open_maximum or maximum == math.inf else ']'}"
         )
-        raise ValueError(f"{where}: expected {name} to lie in {interval}, got {value}")
+        raise ValueError(f"{where}: expected {name} to lie in {interval}, got {brief(value)}")
+    return value
+
+
+def require_rate(where: str, name: str, value: Any) -> float:
+    """The value; raises unless it is a number in [0, 1)."""
+    return require_number(where, name, value, minimum=0, maximum=1, open_maximum=True)
+
+
+def require_non_negative(where: str, name: str, value: Any) -> float:
+    """The value; raises unless it is a finite number of at least 0."""
+    return require_number(where, name, value, minimum=0)
+
+
+def require_positive(where: str, name: str, value: Any) -> float:
+    """The value; raises unless it is a finite number above 0."""
+    return require_number(where, name, value, minimum=0, open_minimum=True)
+
+
+def require_share(where: str, name: str, value: Any) -> float:
+    """The value; raises unless it is a number in [0, 1]."""
+    return require_number(where, name, value, minimum=0, maximum=1)
+
+
+def brief(value: Any) -> str:
+    """How errors show a value: its repr, cut to a bounded length."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_REPR else f"{text[:LONGEST_REPR]}…"
 
 
 def require_members(where: str, x: Any, count: int | None = None) -> None:
@@ -154,6 +197,15 @@ def require_lengths(where: str, lengths: Any, batch: int, time: int) -> None:
     require_range(where, "lengths", lengths, 0, time, ", the positions of the sequence")
 
 
+def widened(labels: Any) -> Any:
+    """In int32, since 8 bits hold neither all classes nor −1; larger numbers as its largest."""
+    own, narrow = jnp.iinfo(labels.dtype if labels.dtype != bool else np.int8), jnp.iinfo(np.int32)
+    if own.max > narrow.max:
+        clip = np.clip if isinstance(labels, np.ndarray) else jnp.clip
+        labels = clip(labels, max(own.min, narrow.min), narrow.max)
+    return labels.astype(np.int32)
+
+
 def require_range(where: str, name: str, x: Any, low: int, high: int, meaning: str = "") -> None:
     """Raise ValueError unless every number of ``x`` lies in low … high.
 
@@ -162,7 +214,7 @@ def require_range(where: str, name: str, x: Any, low: int, high: int, meaning: s
     expected = f"{where}: expected {name} to lie in {low} … {high}{meaning}"
     values = known_values(x)
     if values is None:
-        check_traced(x, lambda x: (x >= low) & (x <= high), expected)
+        check_traced(x, lambda x: (widened(x) >= low) & (widened(x) <= high), expected)
     elif values.size and not low <= values.min() <= values.max() <= high:
         raise ValueError(f"{expected}, got {values.min()} … {values.max()}")
 

@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.core.captures import contract_at_once, contract_for
-from jaxnn.core.layer import Layer, label, walk
+from jaxnn.core.captures import contract_for
+from jaxnn.core.contract import Layer
+from jaxnn.core.networks import label, summing, walk
+from jaxnn.core.validation import brief
 from jaxnn.layers import pooling
 from jaxnn.layers.convolution import conv
 from jaxnn.layers.windows import Padding
@@ -41,18 +43,19 @@ def differentiable(layer: Layer) -> Callable:
             that the layer makes for x.
     """
     if not isinstance(layer, Layer):
-        raise TypeError(f"differentiable: expected layer to be a Layer, got {layer!r}")
+        raise TypeError(f"differentiable: expected layer to be a Layer, got {brief(layer)}")
+    summed = summing(layer)
 
     def forward(params: Any, x: Any, key: Array | None):
-        y, _, residuals = layer.forward(params, _no_state(layer, params, x), x, key)
+        y, _, residuals = summed.forward(params, _no_state(layer, params, x), x, key)
         return y, (params, residuals)
 
     def backward(kept: Any, dy: Any):
         # JAX gives an output without gradient, an integer, a cotangent of type float0.
         dy = jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, dy)
-        with contract_at_once(True):
-            dx, captures = layer.backward(*kept, dy)
-        return contract_for(kept[0], captures), dx, None
+        params, residuals = kept
+        dx, captures = summed.backward(params, residuals, dy)
+        return contract_for(params, captures), dx, None
 
     @jax.custom_vjp
     def apply(params: Any, x: Any, key: Array | None):
@@ -63,7 +66,7 @@ def differentiable(layer: Layer) -> Callable:
     def function(params: Any, x: Any, key: Array | None = None) -> Any:
         return apply(params, x, key)
 
-    function.__name__ = function.__qualname__ = layer.name or "layer"
+    function.__name__ = function.__qualname__ = layer.name
     function.__doc__ = f"{function.__name__}(params, x, key=None), differentiated by its own layer."
     return function
 
@@ -78,6 +81,11 @@ def _no_state(layer: Layer, params: Any, x: Any) -> Any:
                 f"differentiable: expected layers without state, but {label(path, part)} has "
                 f"{jax.tree.map(lambda a: a.shape, of_part)}, which a function cannot update"
             )
+    if jax.tree.leaves(state):
+        raise ValueError(
+            f"differentiable: expected layers without state, but {layer.name} has some of its own, "
+            "which a function cannot update"
+        )
     wanted, given = (
         jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree) for tree in (expected, params)
     )
@@ -177,7 +185,7 @@ def conv_general_dilated(
         weight.shape[-1],
         weight.shape[:-2],
         strides=tuple(window_strides),
-        padding=padding,
+        padding=padding if isinstance(padding, str) else tuple(padding),
         dilation=1 if rhs_dilation is None else tuple(rhs_dilation),
         groups=feature_group_count,
         use_bias=False,

@@ -1,7 +1,11 @@
 """A batch worked off in chunks, whose intermediate arrays stay in the cache.
 
-The chunks are consecutive examples, one stretch of memory: taking every n-th example instead costs
-as much time again as the work on it. Where a batch is split over devices, each cuts its own part.
+    map_chunks(f, count, x) = f(x) of an f that takes each example by itself,
+    sum_chunks(f, count, x) = f(x) of an f that sums over the batch.
+
+The chunks are consecutive examples, one stretch of memory: to gather every n-th example costs time.
+What the count does not divide, fewer than ``count`` examples, is a chunk of its own. Where a batch
+is split over devices, each cuts its own part.
 """
 
 import operator
@@ -28,8 +32,7 @@ def map_chunks(function: Callable, count: int, *arrays: Array) -> Any:
 
     def of_part(*arrays: Array):
         batch = arrays[0].shape[0]
-        size = batch // part_count
-        rest = batch - part_count * size
+        size, rest = divmod(batch, part_count)
 
         def write(start: Any, size: int, results: Any):
             return jax.tree.map(
@@ -38,11 +41,7 @@ def map_chunks(function: Callable, count: int, *arrays: Array) -> Any:
                 function(*_chunk(arrays, start, size)),
             )
 
-        # To be overwritten. Zeros would be one array for all loops of a program, which is kept
-        # throughout and copied for each; a number of this loop's own input is not shared.
-        some = lax.stop_gradient(arrays[0]).ravel()[0]
-        shapes = jax.eval_shape(function, *arrays)
-        results = jax.tree.map(lambda y: jnp.full(y.shape, some.astype(y.dtype)), shapes)
+        results = _to_be_overwritten(jax.eval_shape(function, *arrays), arrays[0])
         results = lax.fori_loop(0, part_count, lambda n, r: write(n * size, size, r), results)
         return write(batch - rest, rest, results) if rest else results
 
@@ -55,8 +54,7 @@ def sum_chunks(function: Callable, count: int, *arrays: Array) -> Any:
 
     def of_part(*arrays: Array):
         batch = arrays[0].shape[0]
-        size = batch // part_count
-        rest = batch - part_count * size
+        size, rest = divmod(batch, part_count)
 
         def add(n: Any, total: Any):
             return jax.tree.map(operator.add, total, function(*_chunk(arrays, n * size, size)))
@@ -67,6 +65,16 @@ def sum_chunks(function: Callable, count: int, *arrays: Array) -> Any:
 
     part_count = _count_of_part(count, arrays[0].shape[0])
     return function(*arrays) if part_count == 1 else sum_parts(of_part, *arrays)
+
+
+def _to_be_overwritten(shapes: Any, given: Array) -> Any:
+    """Arrays for a loop to write to, filled with a number of ``given``.
+
+    Zeros would be one array for all loops of a program, which is kept throughout and copied for
+    each; a number of this loop's own input is not shared.
+    """
+    some = lax.stop_gradient(given).ravel()[0]
+    return jax.tree.map(lambda y: jnp.full(y.shape, some.astype(y.dtype)), shapes)
 
 
 def _count_of_part(count: int, batch: int) -> int:

@@ -1,13 +1,19 @@
-"""Sums and products of rows, in the dtype and the layout that they need."""
+"""Sums and products, in the dtype, the layout and the memory that they need."""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.kernels.opaque import always
+
 SMALL_PRODUCT = 2**21
-"""The most multiplications of a product that XLA's CPU compiler makes faster, up to twice, on
-inputs transposed in memory: it has another routine for them, which takes one core and starts
-sooner."""
+"""The most multiplications of a product that XLA's CPU compiler makes faster on inputs transposed
+in memory: it has another routine for them, which takes one core and starts sooner."""
 
 
 def sum_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
@@ -28,10 +34,10 @@ def sum_rows(a: Array) -> Array:
 def contract_rows(inputs: Array, deltas: Array) -> Array:
     """Σ inputsᵀ · deltas, [in, out], over all axes of [*, in] and [*, out] but the last.
 
-    In the dtype of sums, and as a plain product of matrices: XLA's CPU compiler makes it several
-    times faster than a batch of one product. It would be up to a third faster on inputs transposed
-    in memory (see `contract_axes`); but the compiler makes such a copy as early as the forward pass
-    and keeps it, as large as the residuals.
+    In the dtype of sums, and as a plain product of matrices: XLA's CPU compiler makes it faster
+    than a batch of one product. It would be faster still on inputs transposed in memory (see
+    `contract_axes`); but the compiler makes such a copy as early as the forward pass and keeps it,
+    as large as the residuals.
     """
     dtype = sum_dtype(deltas.dtype)
     return jnp.matmul(rows_of(inputs).T, rows_of(deltas), preferred_element_type=dtype)
@@ -54,3 +60,28 @@ def contract_small_rows(inputs: Array, deltas: Array) -> Array:
     if rows.size * deltas.shape[-1] <= SMALL_PRODUCT:
         rows = lax.platform_dependent(rows.T, cpu=lax.optimization_barrier, default=lambda a: a).T
     return contract_rows(rows, deltas)
+
+
+def products_side_by_side(product: Callable, left: Any, right: Any) -> Any:
+    """``product(a, b)`` of the arrays at each place of two trees, none waiting for another.
+
+    Each product is too small to be divided among threads. And XLA for CPU would write each to the
+    memory of operands that the product before has read, so that none could begin before that one's
+    end. Here a branch that is never taken, and is chosen when all products are there, reads the
+    operands: their memory stays theirs.
+    """
+    products, treedef = jax.tree.flatten(jax.tree.map(product, left, right))
+    operands = lax.stop_gradient(jax.tree.leaves((left, right)))
+    if all(a.size for a in operands):  # none where the batch is empty
+        never = lax.cond(
+            always(_sum_of_first(products)),
+            lambda operands: False,
+            lambda operands: jnp.isnan(_sum_of_first(operands)),
+            operands,
+        )
+        products[0] = jnp.where(never, jnp.nan, products[0])
+    return treedef.unflatten(products)
+
+
+def _sum_of_first(arrays: list[Array]) -> Array:
+    return functools.reduce(operator.add, (a[(0,) * a.ndim] for a in arrays))

@@ -5,105 +5,137 @@ side, so ReLU'(0) = 0 and leaky ReLU'(0) is the negative slope.
 """
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.layer import Layer, parameter_free, pointwise
-from jaxnn.core.validation import (
-    require_boolean,
-    require_feature_axis,
-    require_floating,
-    require_number,
-)
+from jaxnn.core.adapters import ParameterFree, Pointwise
+from jaxnn.core.validation import require_feature_axis, require_floating, require_non_negative
 
 
-def heaviside() -> Layer:
+class Activation(Pointwise):
+    """Base of those that are known to take every element by itself."""
+
+    mixes = False
+
+
+class heaviside(Activation):
     """y = 1 if x > 0 else 0; the derivative is 0 everywhere (at the jump by convention)."""
 
-    def forward(x: Array):
-        require_floating("heaviside", "x", x)
-        return (x > 0).astype(x.dtype), ()
+    def function(self, x: Array):
+        return (x > 0).astype(x.dtype)
 
-    return parameter_free("heaviside", forward, lambda residuals, dy: jnp.zeros_like(dy))
+    def slope_from_output(self, y: Array):
+        return jnp.zeros_like(y)
 
 
-def sigmoid() -> Layer:
+class sigmoid(Activation):
     """y = 1 / (1 + e⁻ˣ), y' = y (1 − y), which is at most 1/4."""
-    return pointwise("sigmoid", jax.nn.sigmoid, slope_from_output=lambda y: y * (1 - y))
+
+    def function(self, x: Array):
+        return jax.nn.sigmoid(x)
+
+    def slope_from_output(self, y: Array):
+        return y * (1 - y)
 
 
-def tanh() -> Layer:
+class tanh(Activation):
     """y = tanh x, y' = 1 − y²."""
-    return pointwise("tanh", jnp.tanh, slope_from_output=lambda y: 1 - y * y)
+
+    def function(self, x: Array):
+        return jnp.tanh(x)
+
+    def slope_from_output(self, y: Array):
+        return 1 - y * y
 
 
-def relu() -> Layer:
+class relu(Activation):
     """y = max(0, x), y' = 1 if x > 0 else 0."""
 
-    def forward(x: Array):
-        require_floating("relu", "x", x)
-        y = jax.nn.relu(x)
-        return y, y
+    def function(self, x: Array):
+        return jax.nn.relu(x)
 
-    return parameter_free("relu", forward, lambda y, dy: jnp.where(y > 0, dy, 0))
+    def slope_from_output(self, y: Array):
+        return (y > 0).astype(y.dtype)
+
+    def pull_back(self, residuals: Array, dy: Array):
+        return jnp.where(residuals > 0, dy, 0)
 
 
-def leaky_relu(negative_slope: float = 0.01) -> Layer:
+class leaky_relu(Activation):
     """y = x if x > 0 else negative_slope · x, y' = 1 if x > 0 else negative_slope.
 
     Raises:
         ValueError: ``negative_slope`` is negative (y would no longer tell the sign of x).
     """
-    require_number("leaky_relu", "negative_slope", negative_slope, minimum=0)
-    return pointwise(
-        "leaky_relu",
-        lambda x: jnp.where(x > 0, x, negative_slope * x),
-        slope_from_output=lambda y: jnp.where(y > 0, 1, negative_slope).astype(y.dtype),
-    )
+
+    negative_slope: Annotated[float, require_non_negative] = 0.01
+
+    def function(self, x: Array):
+        return jnp.where(x > 0, x, self.negative_slope * x)
+
+    def slope_from_output(self, y: Array):
+        return jnp.where(y > 0, 1, self.negative_slope).astype(y.dtype)
 
 
-def elu(alpha: float = 1.0) -> Layer:
+class elu(Activation):
     """y = x if x > 0 else α (eˣ − 1), y' = 1 if x > 0 else y + α (Clevert et al., 2016).
 
     Raises:
         ValueError: ``alpha`` is negative.
     """
-    require_number("elu", "alpha", alpha, minimum=0)
-    return _scaled_elu("elu", alpha, 1.0)
+
+    alpha: Annotated[float, require_non_negative] = 1.0
+
+    def function(self, x: Array):
+        return _scaled_elu(x, self.alpha, 1.0)
+
+    def slope_from_output(self, y: Array):
+        return _scaled_elu_slope(y, self.alpha, 1.0)
 
 
-def selu() -> Layer:
+class selu(Activation):
     """y = λ elu(x) with α = 1.6733, λ = 1.0507, which keep mean 0 and variance 1.
 
     Klambauer et al., 2017, with their constants to float64 precision.
     """
-    return _scaled_elu("selu", 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
+
+    def function(self, x: Array):
+        return _scaled_elu(x, _SELU_ALPHA, _SELU_SCALE)
+
+    def slope_from_output(self, y: Array):
+        return _scaled_elu_slope(y, _SELU_ALPHA, _SELU_SCALE)
 
 
-def _scaled_elu(name: str, alpha: float, scale: float) -> Layer:
-    def function(x: Array):
-        # Without the inner minimum, autodiff of the branch not taken meets the infinity of eˣ.
-        return scale * jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
-
-    def slope(y: Array):
-        return jnp.where(y > 0, scale, y + scale * alpha).astype(y.dtype)
-
-    return pointwise(name, function, slope_from_output=slope)
+_SELU_ALPHA = 1.6732632423543772848170429916717
+_SELU_SCALE = 1.0507009873554804934193349852946
 
 
-def gelu(approximate: bool = True) -> Layer:
+def _scaled_elu(x: Array, alpha: float, scale: float) -> Array:
+    # Without the inner minimum, autodiff of the branch not taken meets the infinity of eˣ.
+    return scale * jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
+
+
+def _scaled_elu_slope(y: Array, alpha: float, scale: float) -> Array:
+    return jnp.where(y > 0, scale, y + scale * alpha).astype(y.dtype)
+
+
+class gelu(Activation):
     """y = x Φ(x), the normal distribution function Φ exact or by tanh (Hendrycks & Gimpel, 2016).
 
     Exact: y' = Φ(x) + x φ(x) with the density φ. With t = tanh u, u = √(2/π) (x + 0.044715 x³):
     y = x (1 + t) / 2 and y' = (1 + t) / 2 + x (1 − t²) u' / 2.
     """
-    require_boolean("gelu", "approximate", approximate)
-    slope = _gelu_tanh_slope if approximate else _gelu_exact_slope
-    return pointwise(
-        "gelu", lambda x: jax.nn.gelu(x, approximate=approximate), slope_from_input=slope
-    )
+
+    approximate: bool = True
+
+    def function(self, x: Array):
+        return jax.nn.gelu(x, approximate=self.approximate)
+
+    def slope_from_input(self, x: Array):
+        return _gelu_tanh_slope(x) if self.approximate else _gelu_exact_slope(x)
 
 
 def _gelu_exact_slope(x: Array) -> Array:
@@ -118,61 +150,71 @@ def _gelu_tanh_slope(x: Array) -> Array:
     return (1 + t) / 2 + x * (1 - t * t) * root * (1 + 3 * 0.044715 * x * x) / 2
 
 
-def silu() -> Layer:
+class silu(Activation):
     """y = x σ(x), y' = σ(x) (1 + x (1 − σ(x))) (also called swish)."""
 
-    def slope(x: Array):
+    def function(self, x: Array):
+        return jax.nn.silu(x)
+
+    def slope_from_input(self, x: Array):
         s = jax.nn.sigmoid(x)
         return s * (1 + x * (1 - s))
 
-    return pointwise("silu", jax.nn.silu, slope_from_input=slope)
 
-
-def softplus() -> Layer:
+class softplus(Activation):
     """y = log(1 + eˣ), y' = σ(x) = 1 − e⁻ʸ."""
-    return pointwise("softplus", jax.nn.softplus, slope_from_output=lambda y: -jnp.expm1(-y))
+
+    def function(self, x: Array):
+        return jax.nn.softplus(x)
+
+    def slope_from_output(self, y: Array):
+        return -jnp.expm1(-y)
 
 
-def softmax(axis: int = -1) -> Layer:
+class _OverAxis(ParameterFree):
+    """Base of layers that normalise along one axis, in at least float32."""
+
+    axis: Annotated[int, require_feature_axis] = -1
+
+    mixes = False
+
+    @property
+    def wide(self) -> bool:
+        return True
+
+    def _require(self, x: Array) -> None:
+        require_floating(self.name, "x", x)
+        rank = len(x.shape)
+        if not -rank < self.axis < rank:
+            raise ValueError(
+                f"{self.name}: expected axis to name an axis of x other than 0, the batch, "
+                f"got {self.axis} for shape {tuple(x.shape)}"
+            )
+
+
+class softmax(_OverAxis):
     """yᵢ = e^(xᵢ − c) / Σₖ e^(xₖ − c) with c = max x, which avoids ∞/∞.
 
     The Jacobian diag(y) − y yᵀ gives dx = y (dy − y·dy).
     """
 
-    require_feature_axis("softmax", axis)
-
-    def forward(x: Array):
-        _require_axis("softmax", x, axis)
-        y = jax.nn.softmax(x, axis)
+    def apply(self, x: Array):
+        self._require(x)
+        y = jax.nn.softmax(x, self.axis)
         return y, y
 
-    def backward(y: Array, dy: Array):
-        return y * (dy - jnp.sum(y * dy, axis, keepdims=True))
+    def pull_back(self, residuals: Array, dy: Array):
+        y = residuals
+        return y * (dy - jnp.sum(y * dy, self.axis, keepdims=True))
 
-    return parameter_free("softmax", forward, backward)
 
-
-def log_softmax(axis: int = -1) -> Layer:
+class log_softmax(_OverAxis):
     """y = x − log Σₖ e^xₖ, computed with the largest x shifted to 0; dx = dy − eʸ Σₖ dyₖ."""
 
-    require_feature_axis("log_softmax", axis)
-
-    def forward(x: Array):
-        _require_axis("log_softmax", x, axis)
-        y = jax.nn.log_softmax(x, axis)
+    def apply(self, x: Array):
+        self._require(x)
+        y = jax.nn.log_softmax(x, self.axis)
         return y, y
 
-    def backward(y: Array, dy: Array):
-        return dy - jnp.exp(y) * jnp.sum(dy, axis, keepdims=True)
-
-    return parameter_free("log_softmax", forward, backward)
-
-
-def _require_axis(name: str, x: Array, axis: int) -> None:
-    require_floating(name, "x", x)
-    rank = len(x.shape)
-    if not -rank < axis < rank:
-        raise ValueError(
-            f"{name}: expected axis to name an axis of x other than 0, the batch, "
-            f"got {axis} for shape {tuple(x.shape)}"
-        )
+    def pull_back(self, residuals: Array, dy: Array):
+        return dy - jnp.exp(residuals) * jnp.sum(dy, self.axis, keepdims=True)

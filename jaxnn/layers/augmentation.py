@@ -5,14 +5,18 @@ each of them moves pixels, so its backward moves the delta of every pixel back t
 from. x is [batch, *spatial, channels].
 """
 
-from collections.abc import Callable
-from typing import Any
+import abc
+from functools import partial
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.layer import Layer, Static, parameter_free
+from jaxnn.core.adapters import ParameterFree
+from jaxnn.core.combinators import identity
+from jaxnn.core.contract import Layer
+from jaxnn.core.residuals import Static
 from jaxnn.core.validation import require_key
 from jaxnn.layers.windows import (
     Sizes,
@@ -23,7 +27,50 @@ from jaxnn.layers.windows import (
 )
 
 
-def random_flip() -> Layer:
+class _Moving(Layer):
+    """Base of layers that move the pixels of every example as a draw says, in training alone."""
+
+    mixes = False
+
+    @abc.abstractmethod
+    def draw(self, key: Array, x: Array) -> Array:
+        """What is drawn for each example, batch first."""
+
+    @abc.abstractmethod
+    def move(self, x: Array, drawn: Array) -> Array:
+        """y."""
+
+    @abc.abstractmethod
+    def move_back(self, dy: Array, drawn: Array, shape: tuple[int, ...]) -> Array:
+        """dx, whose examples have that shape: the adjoint of ``move``."""
+
+    @property
+    def dimensions(self) -> int | None:
+        """How many spatial dimensions x must have; None for any number."""
+        return None
+
+    def at_rest(self) -> Layer:
+        return identity()
+
+    def init(self, key: Array | None, x: Any):
+        jax.eval_shape(partial(self.predict, (), ()), x)
+        return (), ()
+
+    def predict(self, params: Any, state: Any, x: Array):
+        require_spatial(self.name, x, self.dimensions)
+        return x
+
+    def forward(self, params: Any, state: Any, x: Array, key: Array | None):
+        require_spatial(self.name, x, self.dimensions)
+        drawn = self.draw(require_key(self.name, key), x)
+        return self.move(x, drawn), state, (drawn, Static(tuple(x.shape[1:])))
+
+    def backward(self, params: Any, residuals: Any, dy: Array):
+        drawn, shape = residuals
+        return self.move_back(dy, drawn, shape.value), ()
+
+
+class random_flip(_Moving):
     """Each example mirrored along its last spatial axis (left and right) with probability 1/2.
 
     dx is dy with the same examples mirrored.
@@ -32,18 +79,17 @@ def random_flip() -> Layer:
         ValueError: Training is asked for without a key, or x has no spatial axis.
     """
 
-    def draw(key: Array, x: Array):
+    def draw(self, key: Array, x: Array):
         return jax.random.bernoulli(key, shape=x.shape[:1])
 
-    def flip(x: Array, chosen: Array):
-        return jnp.where(jnp.expand_dims(chosen, range(1, x.ndim)), jnp.flip(x, -2), x)
+    def move(self, x: Array, drawn: Array):
+        return jnp.where(jnp.expand_dims(drawn, range(1, x.ndim)), jnp.flip(x, -2), x)
 
-    return _augmentation(
-        "random_flip", None, draw, flip, lambda chosen, dy, shape: flip(dy, chosen)
-    )
+    def move_back(self, dy: Array, drawn: Array, shape: tuple[int, ...]):
+        return self.move(dy, drawn)
 
 
-def random_crop(size: Sizes) -> Layer:
+class random_crop(_Moving):
     """A window of ``size`` cut out of each example at a random place; inference cuts the middle.
 
     y is [batch, *size, channels]; dx is dy at the place of the window, and 0 elsewhere.
@@ -51,31 +97,32 @@ def random_crop(size: Sizes) -> Layer:
     Raises:
         ValueError: The window does not fit into x, or training is asked for without a key.
     """
-    require_sizes("random_crop", "size", size)
-    dimensions = spatial_dimensions("random_crop", size=size)
 
-    def room(x: Any) -> Array:
-        window = per_dimension(size, len(x.shape) - 2)
-        free = [have - want for have, want in zip(x.shape[1:-1], window, strict=True)]
-        if min(free) < 0:
-            raise ValueError(
-                f"random_crop: expected size to fit into x of shape {tuple(x.shape)}, got {size}"
-            )
-        return jnp.array(free)
+    size: Sizes
 
-    def draw(key: Array, x: Array):
-        return jax.random.randint(key, (x.shape[0], x.ndim - 2), 0, room(x) + 1)
+    @property
+    def dimensions(self) -> int | None:
+        return spatial_dimensions(self.name, size=self.size)
 
-    def cut(x: Array, corners: Array):
-        return _cut(x, corners, per_dimension(size, x.ndim - 2))
+    def at_rest(self) -> Layer:
+        return center_crop(self.size)
 
-    def middle(x: Array):
-        return jnp.broadcast_to(room(x) // 2, (x.shape[0], x.ndim - 2))
+    def predict(self, params: Any, state: Any, x: Array):
+        _room(self.name, x, self.size)
+        return center_crop(self.size).predict(params, state, x)
 
-    return _augmentation("random_crop", dimensions, draw, cut, _paste, middle)
+    def draw(self, key: Array, x: Array):
+        room = jnp.array(_room(self.name, x, self.size))
+        return jax.random.randint(key, (x.shape[0], x.ndim - 2), 0, room + 1)
+
+    def move(self, x: Array, drawn: Array):
+        return _cut(x, drawn, per_dimension(self.size, x.ndim - 2))
+
+    def move_back(self, dy: Array, drawn: Array, shape: tuple[int, ...]):
+        return _paste(dy, drawn, shape)
 
 
-def random_shift(distance: Sizes) -> Layer:
+class random_shift(_Moving):
     """Each example moved by up to ``distance`` pixels either way along each spatial axis.
 
     What comes in at the border is 0; dx is dy moved back.
@@ -83,69 +130,62 @@ def random_shift(distance: Sizes) -> Layer:
     Raises:
         ValueError: Training is asked for without a key, or x has no spatial axis.
     """
-    require_sizes("random_shift", "distance", distance, 0)
-    dimensions = spatial_dimensions("random_shift", distance=distance)
 
-    def margins(rank: int) -> tuple[int, ...]:
-        return per_dimension(distance, rank - 2)
+    distance: Annotated[int | tuple[int, ...], partial(require_sizes, minimum=0)]
 
-    def draw(key: Array, x: Array):
-        most = 2 * jnp.array(margins(x.ndim))
-        return jax.random.randint(key, (x.shape[0], x.ndim - 2), 0, most + 1)
+    @property
+    def dimensions(self) -> int | None:
+        return spatial_dimensions(self.name, distance=self.distance)
 
-    def shift(x: Array, corners: Array):
-        around = [(0, 0), *((m, m) for m in margins(x.ndim)), (0, 0)]
-        return _cut(jnp.pad(x, around), corners, x.shape[1:-1])
+    def draw(self, key: Array, x: Array):
+        return jax.random.randint(key, (x.shape[0], x.ndim - 2), 0, self._most(x) + 1)
 
-    def shift_back(corners: Array, dy: Array, shape: tuple[int, ...]):
-        return shift(dy, 2 * jnp.array(margins(dy.ndim)) - corners)
+    def move(self, x: Array, drawn: Array):
+        margins = per_dimension(self.distance, x.ndim - 2)
+        padded = jnp.pad(x, [(0, 0), *((m, m) for m in margins), (0, 0)])
+        return _cut(padded, drawn, x.shape[1:-1])
 
-    return _augmentation("random_shift", dimensions, draw, shift, shift_back)
+    def move_back(self, dy: Array, drawn: Array, shape: tuple[int, ...]):
+        return self.move(dy, self._most(dy) - drawn)
+
+    def _most(self, x: Array) -> Array:
+        return 2 * jnp.array(per_dimension(self.distance, x.ndim - 2))
 
 
-def _augmentation(
-    name: str,
-    dimensions: int | None,
-    draw: Callable,
-    apply: Callable,
-    undo: Callable,
-    rest: Callable | None = None,
-) -> Layer:
-    """A layer that moves pixels as a draw says.
+class center_crop(ParameterFree):
+    """The middle of each example, y [batch, *size, channels]: `random_crop` in inference.
 
-    Args:
-        name: For summaries and errors.
-        dimensions: How many spatial dimensions x must have; None for any.
-        draw: (key, x) -> what is drawn, batch first.
-        apply: (x, drawn) -> y.
-        undo: (drawn, dy, shape of an example of x) -> dx, the adjoint of ``apply``.
-        rest: x -> what stands for the draw in inference; None where that is the identity.
+    dx is dy there, and 0 elsewhere.
+
+    Raises:
+        ValueError: ``size`` does not fit into x.
     """
 
-    def still_forward(x: Array):
-        require_spatial(name, x, dimensions)
-        return (x, None) if rest is None else moved(x, rest(x))
+    size: Sizes
 
-    def still_backward(residuals: Any, dy: Array):
-        return dy if residuals is None else moved_back(residuals, dy)
+    mixes = False
 
-    def moved(x: Array, drawn: Array):
-        return apply(x, drawn), (drawn, Static(tuple(x.shape[1:])))
+    def apply(self, x: Array):
+        corner = [free // 2 for free in _room(self.name, x, self.size)]
+        size = per_dimension(self.size, len(corner))
+        inside = tuple((low, low + n) for low, n in zip(corner, size, strict=True))
+        return x[:, *(slice(*bounds) for bounds in inside)], Static((tuple(x.shape[1:-1]), inside))
 
-    def moved_back(residuals: Any, dy: Array):
-        drawn, shape = residuals
-        return undo(drawn, dy, shape.value)
+    def pull_back(self, residuals: Static, dy: Array):
+        around = [(low, n - high) for n, (low, high) in zip(*residuals.value, strict=True)]
+        return jnp.pad(dy, [(0, 0), *around, (0, 0)])
 
-    def forward(params: Any, state: Any, x: Array, key: Array | None):
-        require_spatial(name, x, dimensions)
-        y, residuals = moved(x, draw(require_key(name, key), x))
-        return y, state, residuals
 
-    def backward(params: Any, residuals: Any, dy: Array):
-        return moved_back(residuals, dy), ()
-
-    still = parameter_free(name, still_forward, still_backward)
-    return Layer(still.init, still.predict, forward, backward, name, inference=still)
+def _room(where: str, x: Array, size: Sizes) -> list[int]:
+    """How much larger x is than a window of ``size``, in each spatial dimension."""
+    require_spatial(where, x, spatial_dimensions(where, size=size))
+    window = per_dimension(size, len(x.shape) - 2)
+    free = [have - want for have, want in zip(x.shape[1:-1], window, strict=True)]
+    if min(free) < 0:
+        raise ValueError(
+            f"{where}: expected size to fit into x of shape {tuple(x.shape)}, got {size}"
+        )
+    return free
 
 
 def _cut(x: Array, corners: Array, size: tuple[int, ...]) -> Array:
@@ -157,7 +197,7 @@ def _cut(x: Array, corners: Array, size: tuple[int, ...]) -> Array:
     return jax.vmap(cut_one)(x, corners)
 
 
-def _paste(corners: Array, dy: Array, shape: tuple[int, ...]) -> Array:
+def _paste(dy: Array, corners: Array, shape: tuple[int, ...]) -> Array:
     """The adjoint of `_cut`: each dy at its corner of an example of zeros."""
 
     def paste_one(image: Array, corner: Array):

@@ -1,16 +1,16 @@
 """The dense layer: one matrix product forward, two backward."""
 
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Annotated, Any
 
 import jax
 from jax import Array
 from jaxtyping import Float
 
 from jaxnn.core.captures import LinearCapture
+from jaxnn.core.contract import Layer
 from jaxnn.core.initializers import Initializer, initializer
-from jaxnn.core.layer import Layer
 from jaxnn.core.validation import (
-    require_boolean,
     require_features,
     require_floating,
     require_key,
@@ -19,13 +19,7 @@ from jaxnn.core.validation import (
 )
 
 
-def dense(
-    features: int,
-    *,
-    use_bias: bool = True,
-    weight_init: Initializer = "lecun",
-    bias_init: Initializer = "zeros",
-) -> Layer:
+class dense(Layer):
     """y = x W + b on the last axis; backward dx = dy Wᵀ, ∂L/∂W = xᵀ dy, ∂L/∂b = Σ dy.
 
     x is [batch, *positions, in], y is [batch, *positions, features]; the parameters are
@@ -36,33 +30,36 @@ def dense(
             integer.
         ValueError: the last axis of x is not the one that the weight was made for.
     """
-    require_positive_integer("dense", "features", features)
-    require_boolean("dense", "use_bias", use_bias)
-    init_weight, init_bias = initializer(weight_init), initializer(bias_init)
 
-    def init(key: Array | None, x: Any):
+    features: Annotated[int, require_positive_integer]
+    _: KW_ONLY
+    use_bias: bool = True
+    weight_init: Initializer = "lecun"
+    bias_init: Initializer = "zeros"
+
+    mixes = False
+
+    def init(self, key: Array | None, x: Any):
+        """{"weight", "bias"}."""
         require_floating("dense", "x", x)
         require_rank("dense", "x", x, 2)
         weight_key, bias_key = jax.random.split(require_key("dense", key))
-        params = {"weight": init_weight(weight_key, (x.shape[-1], features), x.dtype)}
-        if use_bias:
-            params["bias"] = init_bias(bias_key, (features,), x.dtype)
+        shape = (x.shape[-1], self.features)
+        params = {"weight": initializer(self.weight_init)(weight_key, shape, x.dtype)}
+        if self.use_bias:
+            params["bias"] = initializer(self.bias_init)(bias_key, (self.features,), x.dtype)
         return params, ()
 
-    def predict(params: dict, state: Any, x: Array):
+    def forward(self, params: dict, state: Any, x: Array, key: Array | None):
         weight = params["weight"]
         require_features("dense", x, weight.shape[0], weight.dtype)
         y = x @ weight
-        return y + params["bias"] if use_bias else y
-
-    def forward(params: dict, state: Any, x: Array, key: Array | None):
-        return predict(params, state, x), state, x
+        return y + params["bias"] if self.use_bias else y, state, x
 
     def backward(
+        self,
         params: dict,
-        x: Float[Array, "batch *positions in"],
+        residuals: Float[Array, "batch *positions in"],
         dy: Float[Array, "batch *positions out"],
     ):
-        return dy @ params["weight"].T, LinearCapture(x, dy, use_bias)
-
-    return Layer(init, predict, forward, backward, "dense")
+        return dy @ params["weight"].T, LinearCapture(residuals, dy, self.use_bias)

@@ -1,22 +1,18 @@
 """Dropout: noise that multiplies activations in training."""
 
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.layer import Layer, parameter_free
-from jaxnn.core.validation import (
-    require_boolean,
-    require_floating,
-    require_key,
-    require_number,
-    require_rank,
-)
+from jaxnn.core.combinators import identity
+from jaxnn.core.contract import Layer
+from jaxnn.core.validation import require_floating, require_key, require_rank, require_rate
 
 
-def dropout(rate: float, *, spatial: bool = False) -> Layer:
+class dropout(Layer):
     """y = x m / (1 − rate) with m = 1 with probability 1 − rate, else 0; dx = dy m / (1 − rate).
 
     Inference is the identity, the mean of training (Srivastava et al., 2014, in the inverted form).
@@ -27,33 +23,34 @@ def dropout(rate: float, *, spatial: bool = False) -> Layer:
         ValueError: ``rate`` is not in [0, 1), training is asked for without a key, or ``spatial``
             for an x without positions.
     """
-    require_number("dropout", "rate", rate, minimum=0, maximum=1, open_maximum=True)
-    require_boolean("dropout", "spatial", spatial)
 
-    def check(x: Any):
+    rate: Annotated[float, require_rate]
+    _: KW_ONLY
+    spatial: bool = False
+
+    mixes = False
+
+    def at_rest(self) -> Layer:
+        return identity()
+
+    def init(self, key: Array | None, x: Any):
+        self.predict((), (), x)
+        return (), ()
+
+    def predict(self, params: Any, state: Any, x: Any):
         require_floating("dropout", "x", x)
-        if spatial:
+        if self.spatial:
             require_rank("dropout", "x", x, 3)
         return x
 
-    def init(key: Array | None, x: Any):
-        check(x)
-        return (), ()
+    def forward(self, params: Any, state: Any, x: Array, key: Array | None):
+        self.predict(params, state, x)
+        shape = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]) if self.spatial else x.shape
+        kept = jax.random.bernoulli(require_key("dropout", key), 1 - self.rate, shape)
+        return self._thin(kept, x), state, kept
 
-    def predict(params: Any, state: Any, x: Array):
-        return check(x)
+    def backward(self, params: Any, residuals: Array, dy: Array):
+        return self._thin(residuals, dy), ()
 
-    def forward(params: Any, state: Any, x: Array, key: Array | None):
-        check(x)
-        shape = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]) if spatial else x.shape
-        kept = jax.random.bernoulli(require_key("dropout", key), 1 - rate, shape)
-        return _thin(kept, x), state, kept
-
-    def backward(params: Any, kept: Array, dy: Array):
-        return _thin(kept, dy), ()
-
-    def _thin(kept: Array, values: Array):
-        return jnp.where(kept, values / (1 - rate), 0)
-
-    inference = parameter_free("dropout", lambda x: (check(x), ()), lambda residuals, dy: dy)
-    return Layer(init, predict, forward, backward, "dropout", inference=inference)
+    def _thin(self, kept: Array, values: Array) -> Array:
+        return jnp.where(kept, values / (1 - self.rate), 0)

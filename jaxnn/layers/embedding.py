@@ -1,25 +1,41 @@
 """Embedding: a table of vectors looked up by integer id."""
 
-from typing import Any
+from dataclasses import KW_ONLY
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Float
 
 from jaxnn.core.captures import EmbeddingCapture
+from jaxnn.core.contract import Layer
 from jaxnn.core.initializers import Initializer, initializer
-from jaxnn.core.layer import Layer
-from jaxnn.core.validation import require_positive_integer, require_range, require_rank
+from jaxnn.core.validation import (
+    brief,
+    require_key,
+    require_positive_integer,
+    require_range,
+    require_rank,
+    widened,
+)
 
 
-def embedding(
-    vocabulary: int,
-    features: int,
-    *,
-    weight_init: Initializer = "normal(1.0)",
-    dtype: Any = None,
-) -> Layer:
+def _require_floating_dtype(where: str, name: str, value: Any) -> str | None:
+    """The name of the dtype, so that a layer prints as what builds it."""
+    if value is None:
+        return None
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{where}: expected {name} to be floating-point, got {brief(value)}")
+    return dtype.name
+
+
+class embedding(Layer):
     """y = weight[id] at every position; ∂L/∂weight[v] = Σ dy over the positions whose id is v.
 
     The same as a dense layer without bias on one-hot vectors, which are never made. x holds integer
@@ -42,34 +58,39 @@ def embedding(
             is not floating-point.
         ValueError: a concrete id lies outside of the vocabulary.
     """
-    require_positive_integer("embedding", "vocabulary", vocabulary)
-    require_positive_integer("embedding", "features", features)
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"embedding: expected dtype to be floating-point, got {dtype}")
-    init_weight = initializer(weight_init)
 
-    def init(key: Array, x: Any):
-        _require_ids(x, vocabulary)
-        weight_dtype = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
-        return {"weight": init_weight(key, (vocabulary, features), weight_dtype)}, ()
+    vocabulary: Annotated[int, require_positive_integer]
+    features: Annotated[int, require_positive_integer]
+    _: KW_ONLY
+    weight_init: Initializer = "normal(1.0)"
+    dtype: Annotated[Any, _require_floating_dtype] = None
 
-    def predict(params: dict, state: Any, x: Array):
-        _require_ids(x, vocabulary)
+    mixes = False
+
+    def init(self, key: Array | None, x: Any):
+        self._require_ids(x)
+        dtype = jax.dtypes.canonicalize_dtype(self.dtype or float)
+        shape = (self.vocabulary, self.features)
+        key = require_key("embedding", key)
+        return {"weight": initializer(self.weight_init)(key, shape, dtype)}, ()
+
+    def forward(self, params: dict, state: Any, x: Array, key: Array | None):
+        self._require_ids(x)
         rows = params["weight"].at[x]
-        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        y = rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        # 8 bits do not hold the vocabulary, which ids are compared with.
+        return y, state, widened(x)
 
-    def forward(params: dict, state: Any, x: Array, key: Array | None):
-        return predict(params, state, x), state, x
+    def backward(
+        self, params: dict, residuals: Array, dy: Float[Array, "batch *positions features"]
+    ):
+        return None, EmbeddingCapture(residuals, dy, self.vocabulary)
 
-    def backward(params: dict, ids: Array, dy: Float[Array, "batch *positions features"]):
-        return None, EmbeddingCapture(ids, dy, vocabulary)
-
-    return Layer(init, predict, forward, backward, "embedding")
-
-
-def _require_ids(x: Any, vocabulary: int) -> None:
-    if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.integer):
-        given = getattr(x, "dtype", type(x).__name__)
-        raise TypeError(f"embedding: expected x to be an array of integer ids, got {given}")
-    require_rank("embedding", "x", x, 1)
-    require_range("embedding", "ids", x, 0, vocabulary - 1)
+    def _require_ids(self, x: Any) -> None:
+        if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.integer):
+            given = getattr(x, "dtype", type(x).__name__)
+            raise TypeError(f"embedding: expected x to be an array of integer ids, got {given}")
+        require_rank("embedding", "x", x, 1)
+        if isinstance(x, Tracer) and jnp.iinfo(x.dtype).bits < 32:
+            x = x.astype(jnp.int32)  # the size of the vocabulary may have no place in 8 or 16 bits
+        require_range("embedding", "ids", x, 0, self.vocabulary - 1)

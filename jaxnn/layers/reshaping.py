@@ -1,42 +1,55 @@
 """Layers that rearrange an example without computing anything."""
 
+import abc
 import math
-from typing import Any
+from typing import Annotated, Any
 
 from jax import Array
 
-from jaxnn.core.layer import Layer, Static, parameter_free
+from jaxnn.core.adapters import ParameterFree
+from jaxnn.core.residuals import Static
 from jaxnn.core.validation import require_positive_integer, require_rank
 
 
-def flatten() -> Layer:
-    """y is [batch, features]: every axis of an example in one, in row-major order."""
-    return _reshaped("flatten", lambda shape: (math.prod(shape),))
+class _Reshaping(ParameterFree):
+    mixes = False
 
+    @abc.abstractmethod
+    def target(self, given: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of an example of y, from that of one of x."""
 
-def reshape(*shape: int) -> Layer:
-    """y is [batch, *shape]; the number of elements of an example must stay the same."""
-    for size in shape:
-        require_positive_integer("reshape", "every size", size)
-
-    def target(given: tuple[int, ...]):
-        if math.prod(given) != math.prod(shape):
-            raise ValueError(
-                f"reshape: expected an example with {math.prod(shape)} elements for shape {shape}, "
-                f"got {math.prod(given)} in shape {given}"
-            )
-        return shape
-
-    return _reshaped("reshape", target)
-
-
-def _reshaped(name: str, shape_of: Any) -> Layer:
-    def forward(x: Array):
-        require_rank(name, "x", x, 1)
+    def apply(self, x: Array):
+        require_rank(self.name, "x", x, 1)
         example = tuple(x.shape[1:])
-        return x.reshape(x.shape[0], *shape_of(example)), Static(example)
+        return x.reshape(x.shape[0], *self.target(example)), Static(example)
 
-    def backward(example: Static, dy: Array):
-        return dy.reshape(dy.shape[0], *example.value)
+    def pull_back(self, residuals: Static, dy: Array):
+        return dy.reshape(dy.shape[0], *residuals.value)
 
-    return parameter_free(name, forward, backward)
+
+class flatten(_Reshaping):
+    """y is [batch, features]: every axis of an example in one, in row-major order."""
+
+    def target(self, given: tuple[int, ...]):
+        return (math.prod(given),)
+
+
+class reshape(_Reshaping, init=False):
+    """y is [batch, *shape]; the number of elements of an example must stay the same."""
+
+    shape: tuple[Annotated[int, require_positive_integer], ...]
+
+    def __init__(self, *shape: int):
+        object.__setattr__(self, "shape", shape)
+        self.__post_init__()
+
+    def arguments(self) -> list[tuple[str, Any]]:
+        return [("", size) for size in self.shape]
+
+    def target(self, given: tuple[int, ...]):
+        if math.prod(given) != math.prod(self.shape):
+            raise ValueError(
+                f"reshape: expected an example with {math.prod(self.shape)} elements for shape "
+                f"{self.shape}, got {math.prod(given)} in shape {given}"
+            )
+        return self.shape

@@ -1,32 +1,20 @@
 """Transformer blocks, put together with the combinators."""
 
-from functools import partial
+import functools
+from dataclasses import KW_ONLY
+from typing import Annotated, Literal
 
-from jaxnn.core.combinators import add, fork, on, select, serial, skip
-from jaxnn.core.layer import Layer
-from jaxnn.core.validation import (
-    require_boolean,
-    require_number,
-    require_positive_integer,
-    unknown_name,
-)
+from jaxnn.core.combinators import Compound, add, fork, on, select, serial, skip
+from jaxnn.core.contract import Layer
+from jaxnn.core.validation import require_positive_integer, require_rate
 from jaxnn.layers.activations import gelu
 from jaxnn.layers.attention import attention
 from jaxnn.layers.dense import dense
 from jaxnn.layers.dropout import dropout as dropout_layer
 from jaxnn.layers.normalization import layer_norm, rms_norm
 
-_NORMS = {"layer_norm": layer_norm, "rms_norm": rms_norm}
 
-
-def feed_forward(
-    features: int,
-    hidden: int | None = None,
-    *,
-    activation: Layer | None = None,
-    dropout: float = 0.0,
-    use_bias: bool = True,
-) -> Layer:
+class feed_forward(Compound):
     """y = f(x W₁ + b₁) W₂ + b₂ at every position by itself.
 
     Args:
@@ -39,33 +27,26 @@ def feed_forward(
     Raises:
         ValueError: ``features`` or ``hidden`` is not positive, ``dropout`` is not in [0, 1).
     """
-    require_positive_integer("feed_forward", "features", features)
-    if hidden is not None:
-        require_positive_integer("feed_forward", "hidden", hidden)
-    layers = (
-        dense(hidden or 4 * features, use_bias=use_bias, weight_init="glorot"),
-        gelu() if activation is None else activation,
-        dense(features, use_bias=use_bias, weight_init="glorot"),
-    )
-    return serial(*layers, *_noise("feed_forward", dropout))._replace(name="feed_forward")
+
+    features: Annotated[int, require_positive_integer]
+    hidden: Annotated[int, require_positive_integer] | None = None
+    _: KW_ONLY
+    activation: Layer | None = None
+    dropout: Annotated[float, require_rate] = 0.0
+    use_bias: bool = True
+
+    @functools.cached_property
+    def made(self) -> Layer:
+        make = functools.partial(dense, use_bias=self.use_bias, weight_init="glorot")
+        return serial(
+            make(self.hidden or 4 * self.features),
+            gelu() if self.activation is None else self.activation,
+            make(self.features),
+            *_noise(self.dropout),
+        )
 
 
-def transformer_block(
-    features: int,
-    heads: int,
-    *,
-    hidden: int | None = None,
-    memory: bool = False,
-    mask: bool = False,
-    norm_first: bool = True,
-    norm: str = "layer_norm",
-    activation: Layer | None = None,
-    dropout: float = 0.0,
-    causal: bool = False,
-    rotary: bool = False,
-    groups: int | None = None,
-    block: int | None = None,
-) -> Layer:
+class transformer_block(Compound):
     """Self-attention, attention to a memory if there is one, and a feed-forward network.
 
     Each f of the three stands in a residual connection with a normalisation: x + f(norm(x)), or
@@ -78,52 +59,68 @@ def transformer_block(
 
     Args:
         features: Those of x and y.
-        heads: See `attention`.
-        hidden: See `feed_forward`.
+        heads: Those of `attention`, as are groups and block.
+        hidden: That of `feed_forward`, as is activation.
         memory: Whether x has a memory behind it.
         mask: Whether x has a mask at its end.
         norm_first: Which of the two forms it is.
         norm: The normalisation, "layer_norm" or "rms_norm".
-        activation: See `feed_forward`.
         dropout: The share of the results of every f, before they are added, and of the attention
             weights, that training sets to 0.
-        causal: For the self-attention; see `attention`.
-        rotary: For the self-attention; see `attention`.
-        groups: See `attention`.
-        block: See `attention`.
+        causal: That of the self-attention.
+        rotary: That of the self-attention.
 
     Raises:
-        ValueError: ``features`` is not positive, ``norm`` is unknown; for other reasons see the
-            layers named.
+        ValueError: ``features`` is not positive, ``norm`` is unknown, or one of the layers named
+            refuses its arguments.
     """
-    require_positive_integer("transformer_block", "features", features)
-    for name, value in (("memory", memory), ("mask", mask), ("norm_first", norm_first)):
-        require_boolean("transformer_block", name, value)
-    if norm not in _NORMS:
-        raise ValueError(f"transformer_block: {unknown_name('norm', norm, _NORMS)}")
-    members = 1 + memory + mask
-    make_norm = _NORMS[norm]
 
-    def residual(layer: Layer, *beside: int) -> Layer:
+    features: Annotated[int, require_positive_integer]
+    heads: Annotated[int, require_positive_integer]
+    _: KW_ONLY
+    hidden: Annotated[int, require_positive_integer] | None = None
+    memory: bool = False
+    mask: bool = False
+    norm_first: bool = True
+    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
+    activation: Layer | None = None
+    dropout: Annotated[float, require_rate] = 0.0
+    causal: bool = False
+    rotary: bool = False
+    groups: int | None = None
+    block: int | None = None
+
+    def validate(self) -> None:
+        _ = self.made  # the layers check what concerns them
+
+    @functools.cached_property
+    def made(self) -> Layer:
+        attend = functools.partial(
+            attention, self.heads, groups=self.groups, block=self.block, dropout=self.dropout
+        )
+        own_mask = (1,) if self.mask and not self.memory else ()
+        return serial(
+            self._residual(attend(causal=self.causal, rotary=self.rotary), *own_mask),
+            *([self._residual(attend(), *range(1, self._members))] if self.memory else []),
+            self._residual(feed_forward(self.features, self.hidden, activation=self.activation)),
+        )
+
+    @property
+    def _members(self) -> int:
+        return 1 + self.memory + self.mask
+
+    def _residual(self, layer: Layer, *beside: int) -> Layer:
         """``layer`` is given x, and the members of the tuple whose indices stand in ``beside``."""
-        layers = (layer, *_noise("transformer_block", dropout))
+        norm = layer_norm() if self.norm == "layer_norm" else rms_norm()
+        layers = (layer, *_noise(self.dropout))
         if not beside:
-            whole = skip(make_norm(), *layers) if norm_first else serial(skip(*layers), make_norm())
-            return on(0, whole) if members > 1 else whole
-        given = (select(0, *beside), *((on(0, make_norm()),) if norm_first else ()))
+            whole = skip(norm, *layers) if self.norm_first else serial(skip(*layers), norm)
+            return on(0, whole) if self._members > 1 else whole
+        given = (select(0, *beside), *((on(0, norm),) if self.norm_first else ()))
         total = serial(fork(select(0), serial(*given, *layers)), add())
-        total = total if norm_first else serial(total, make_norm())
-        return fork(total, *(select(index) for index in range(1, members)))
-
-    attend = partial(attention, heads, groups=groups, block=block, dropout=dropout)
-    own_mask = (1,) if mask and not memory else ()
-    return serial(
-        residual(attend(causal=causal, rotary=rotary), *own_mask),
-        *([residual(attend(), *range(1, members))] if memory else []),
-        residual(feed_forward(features, hidden, activation=activation)),
-    )._replace(name="transformer_block")
+        total = total if self.norm_first else serial(total, norm)
+        return fork(total, *(select(index) for index in range(1, self._members)))
 
 
-def _noise(where: str, rate: float) -> tuple[Layer, ...]:
-    require_number(where, "dropout", rate, minimum=0, maximum=1, open_maximum=True)
+def _noise(rate: float) -> tuple[Layer, ...]:
     return (dropout_layer(rate),) if rate else ()

@@ -6,57 +6,73 @@ as one integer for all of them. A layer checks them in two steps: what can be kn
 (`require_spatial`, `per_dimension`, `resolve_padding`, `output_sizes`) when it meets one.
 """
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Annotated, Any, TypeAlias
 
-from jax import Array, lax
+from jax import lax
 
-from jaxnn.core.validation import require_floating, require_integer, unknown_name
+from jaxnn.core.validation import brief, require_floating, require_integer, unknown_name
 from jaxnn.kernels.convolution.geometry import Pairs, extent
-
-Sizes: TypeAlias = int | tuple[int, ...]
-"""One number for each spatial dimension, or one for all of them."""
-
-Padding: TypeAlias = str | int | Sequence[tuple[int, int]]
-"""A name, (low, high) pairs for each spatial dimension, or one integer for all sides."""
 
 MAX_DIMENSIONS = 3
 
 
-def require_sizes(where: str, name: str, value: Any, minimum: int = 1) -> None:
-    """Raise unless ``value`` is an integer of at least ``minimum`` or a tuple of 1 to 3 of them."""
+def require_sizes(where: str, name: str, value: Any, minimum: int = 1) -> Any:
+    """The value, with a tuple for a list.
+
+    Raises:
+        TypeError, ValueError: it is no integer of at least ``minimum`` and no 1 to 3 of them.
+    """
     if not isinstance(value, tuple | list):
-        require_integer(where, name, value, minimum)
-        return
+        return require_integer(where, name, value, minimum)
     if not 1 <= len(value) <= MAX_DIMENSIONS:
         raise ValueError(
             f"{where}: expected {name} to have 1 to {MAX_DIMENSIONS} entries, one for each spatial "
-            f"dimension, got {value!r}"
+            f"dimension, got {brief(value)}"
         )
-    for entry in value:
-        require_integer(where, f"every entry of {name}", entry, minimum)
+    return tuple(require_integer(where, f"every entry of {name}", n, minimum) for n in value)
 
 
 def require_padding(
-    where: str, padding: Any, names: Iterable[str] = ("SAME", "VALID"), name: str = "padding"
-) -> None:
-    """Raise unless ``padding`` is one of ``names``, an integer, or 1 to 3 (low, high) pairs."""
-    if isinstance(padding, str):
-        if padding not in names:
-            raise ValueError(f"{where}: {unknown_name(name, padding, names)}")
-        return
-    if not isinstance(padding, tuple | list):
-        require_integer(where, name, padding, 0)
-        return
-    rule = f"{where}: expected {name} to be a name, an integer or (low, high) for each dimension"
-    if not 1 <= len(padding) <= MAX_DIMENSIONS:
-        raise ValueError(f"{rule}, 1 to {MAX_DIMENSIONS} pairs, got {padding!r}")
-    for pair in padding:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise ValueError(f"{rule}, got {padding!r}")
-        for entry in pair:
-            require_integer(where, f"every entry of {name}", entry, 0)
+    where: str, name: str, value: Any, names: Iterable[str] = ("SAME", "VALID")
+) -> Any:
+    """The value, with tuples for lists.
+
+    Raises:
+        TypeError, ValueError: it is none of ``names``, no integer and no 1 to 3 (low, high) pairs.
+    """
+    if isinstance(value, str) and names:
+        if value not in names:
+            raise ValueError(f"{where}: {unknown_name(name, value, names)}")
+        return value
+    if isinstance(value, int):
+        return require_integer(where, name, value, 0)
+    which = "a name, an integer" if names else "an integer"
+    rule = f"{where}: expected {name} to be {which} or (low, high) for each dimension"
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{rule}, got {brief(value)}")
+    if not 1 <= len(value) <= MAX_DIMENSIONS:
+        raise ValueError(f"{rule}, 1 to {MAX_DIMENSIONS} pairs, got {brief(value)}")
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in value):
+        raise ValueError(f"{rule}, got {brief(value)}")
+    entry = f"every entry of {name}"
+    return tuple(tuple(require_integer(where, entry, n, 0) for n in pair) for pair in value)
+
+
+Sizes: TypeAlias = Annotated[int | tuple[int, ...], require_sizes]
+"""One number for each spatial dimension, or one for all of them."""
+
+Widths: TypeAlias = Annotated[int | Pairs, partial(require_padding, names=())]
+"""(low, high) pairs for each spatial dimension, or one integer for all sides."""
+
+Padding: TypeAlias = Annotated[str | int | Pairs, require_padding]
+"""`Widths`, or "SAME" or "VALID"."""
+
+CircularPadding: TypeAlias = Annotated[
+    str | int | Pairs, partial(require_padding, names=("SAME", "VALID", "CIRCULAR"))
+]
+"""`Padding`, or "CIRCULAR"."""
 
 
 def spatial_dimensions(where: str, **arguments: Any) -> int | None:
@@ -64,7 +80,7 @@ def spatial_dimensions(where: str, **arguments: Any) -> int | None:
 
     None where all are integers or names: then the input decides.
     """
-    lengths = {n: len(a) for n, a in arguments.items() if isinstance(a, tuple | list)}
+    lengths = {n: len(a) for n, a in arguments.items() if isinstance(a, tuple)}
     if len(set(lengths.values())) > 1:
         given = ", ".join(f"{n}={arguments[n]!r}" for n in lengths)
         raise ValueError(f"{where}: expected as many entries in each of the tuples, got {given}")
@@ -73,7 +89,7 @@ def spatial_dimensions(where: str, **arguments: Any) -> int | None:
 
 def per_dimension(value: Sizes, dimensions: int) -> tuple[int, ...]:
     """``value`` as one number for each of ``dimensions``."""
-    return tuple(value) if isinstance(value, tuple | list) else (value,) * dimensions
+    return value if isinstance(value, tuple) else (value,) * dimensions
 
 
 def require_spatial(where: str, x: Any, dimensions: int | None = None) -> tuple[int, ...]:
@@ -146,23 +162,3 @@ def output_sizes(
             f"got {tuple(window)}{spread}"
         )
     return tuple((p - r) // s + 1 for p, r, s in zip(padded, reach, strides, strict=True))
-
-
-def window_elements(
-    padded: Array,
-    output: Sequence[int],
-    window: Sequence[int],
-    strides: Sequence[int],
-    dilation: Sequence[int],
-) -> Iterator[Array]:
-    """For each element of the window, row-major, what it meets: [batch, *output, channels].
-
-    ``padded`` is the input with its padding, ``output`` how many windows there are in each
-    dimension. Every element is one strided slice, so nothing is copied where XLA fuses it.
-    """
-    for element in itertools.product(*map(range, window)):
-        start = [e * d for e, d in zip(element, dilation, strict=True)]
-        stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, output, strides, strict=True)]
-        yield lax.slice(
-            padded, (0, *start, 0), (padded.shape[0], *stop, padded.shape[-1]), (1, *strides, 1)
-        )

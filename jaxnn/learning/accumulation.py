@@ -1,5 +1,6 @@
 """Gradient accumulation: a large batch in the memory of a small one."""
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -7,28 +8,49 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.layer import Layer
+from jaxnn.core.contract import Layer
+from jaxnn.core.mixing import mixing_layers
 from jaxnn.core.validation import batch_size, require_positive_integer
 from jaxnn.kernels.products import sum_dtype
-from jaxnn.statistics.trees import mixing_layers
+
+
+class SummedGradient(abc.ABC):
+    """A gradient function: a sum over the examples, and what is done to the sum once."""
+
+    @abc.abstractmethod
+    def __call__(self, params, state, x, target, key=None, weights=None) -> tuple[tuple, Any]:
+        """((value, state), gradients)."""
+
+    @abc.abstractmethod
+    def split(self, key: Array | None) -> tuple[Array | None, Array | None]:
+        """The keys of `sums` and of `finish`."""
+
+    @abc.abstractmethod
+    def sums(self, params, state, x, target, key=None, weights=None) -> tuple[tuple, Any]:
+        """((values [batch], state), the sum over the examples); sums of parts add up."""
+
+    @abc.abstractmethod
+    def finish(self, params, values, weights, sums, key) -> tuple[Any, Any]:
+        """(value, gradients) of the whole sum."""
 
 
 def accumulate(gradient: Callable, micro_batches: int, *, network: Layer) -> Callable:
-    """``gradient`` of one micro-batch after the other, and their mean: the gradient of the batch.
+    """``gradient`` of one micro-batch after the other, put together to that of the whole batch.
 
     With g_m and w_m the gradient and the sum of the weights of micro-batch m, Σ w_m g_m / Σ w_m is
-    the weighted mean over the whole batch, to rounding; sums run in at least float32. What backward
-    keeps, `jaxnn.summarize`'s total, shrinks by the number of micro-batches. A scan goes through
-    them: example i is in micro-batch i mod ``micro_batches``, so that each has its share on every
-    device of a sharded batch. Where they do not divide the batch, examples without weight fill the
-    last rows.
+    the weighted mean over the whole batch, to rounding; sums run in at least float32. The sums of a
+    `SummedGradient`, such as `jaxnn.learning.privacy.private`, add up, and are finished once: its
+    noise is that of the whole batch. What backward keeps, `jaxnn.summarize`'s total, shrinks by the
+    number of micro-batches. A scan goes through them: example i is in micro-batch
+    i mod ``micro_batches``, so that each has its share on every device of a sharded batch. Where
+    they do not divide the batch, examples without weight fill the last rows.
 
     Layer state passes from micro-batch to micro-batch; each draws random numbers of its own, so
     that dropout's are others than those of the whole batch.
 
     Args:
-        gradient: What `jaxnn.backprop`, `jaxnn.autodiff` or `jaxnn.numerical` returns: a weighted
-            mean over the batch, with that signature.
+        gradient: A `SummedGradient`; or what `jaxnn.backprop`, `jaxnn.autodiff` or
+            `jaxnn.numerical` returns: a weighted mean over the batch, with that signature.
         micro_batches: Into how many the batch is cut.
         network: The network that ``gradient`` is of.
 
@@ -38,48 +60,98 @@ def accumulate(gradient: Callable, micro_batches: int, *, network: Layer) -> Cal
             something else than of the batch.
     """
     require_positive_integer("accumulate", "micro_batches", micro_batches)
+    put_together = _sum if isinstance(gradient, SummedGradient) else _mean
 
     def accumulated(params, state, x, target, key=None, weights=None):
         size = batch_size("accumulate", (x, target))
         rows = -(-size // micro_batches)
         missing = rows * micro_batches - size
+        counted = weights
+        if weights is not None and jnp.shape(weights) != (size,):
+            raise ValueError(
+                f"accumulate: expected weights to have shape ({size},), one for each example, "
+                f"got {jnp.shape(weights)}"
+            )
         if missing and weights is None:
-            value_dtype = jax.eval_shape(gradient, params, state, x, target, key)[0][0].dtype
-            weights = jnp.ones(size, value_dtype)
+            value = jax.eval_shape(gradient, params, state, x, target, key)[0][0]
+            _require_array(value)
+            counted = jnp.ones(size, value.dtype)
         examples = jax.tree.map(lambda a: _fill(a, missing), (x, target))
-        if weights is not None:
-            weights = jnp.pad(weights, (0, missing))
-        # Cut so that neighbours go to different micro-batches; see above.
+        if counted is not None:
+            counted = jnp.pad(counted, (0, missing))
+        # Neighbours go to different micro-batches.
         cut = jax.tree.map(
-            lambda a: a.reshape(rows, micro_batches, *a.shape[1:]), (*examples, weights)
+            lambda a: a.reshape(rows, micro_batches, *a.shape[1:]), (*examples, counted)
         )
-        one = jax.tree.map(lambda a: a[:, 0], cut[0])
-        _require_examples_apart(network, params, state, one, key)
+        _require_examples_apart(
+            network, params, state, jax.tree.map(lambda a: a[:, 0], cut[0]), key
+        )
 
-        def of(state: Any, index: Any):
+        def part(index: Any, key: Array | None) -> tuple:
             xs, targets, own = jax.tree.map(
                 lambda a: jax.lax.dynamic_index_in_dim(a, index, 1, keepdims=False), cut
             )
-            own_key = None if key is None else jax.random.fold_in(key, index)
-            (value, state), gradients = gradient(params, state, xs, targets, own_key, own)
-            return state, own, (value, gradients)
+            return xs, targets, None if key is None else jax.random.fold_in(key, index), own
 
-        def body(carry: tuple, index: Any):
-            state, weight_sum, total = carry
-            state, own, terms = of(state, index)
-            share = float(rows) if own is None else jnp.sum(own)
-            # The mean of nothing is NaN: a micro-batch without weight adds nothing.
-            total = jax.tree.map(lambda t, a: t + jnp.where(share > 0, a * share, 0), total, terms)
-            return (state, weight_sum + share, total), None
-
-        terms = jax.eval_shape(of, state, 0)[2]
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, sum_dtype(a.dtype)), terms)
-        start = (state, jnp.zeros((), sum_dtype(terms[0].dtype)), zeros)
-        (state, weight_sum, total), _ = jax.lax.scan(body, start, jnp.arange(micro_batches))
-        value, gradients = jax.tree.map(lambda t, a: (t / weight_sum).astype(a.dtype), total, terms)
-        return (value, state), gradients
+        numbers = jnp.arange(micro_batches)
+        return put_together(gradient, params, state, part, numbers, size, key, weights)
 
     return accumulated
+
+
+def _mean(gradient, params, state, part, numbers, size, key, weights):
+    """The mean of the micro-batches' values and gradients, each by the weight that it has."""
+
+    rows = -(-size // len(numbers))
+
+    def of(state: Any, index: Any):
+        arguments = part(index, key)
+        (value, state), gradients = gradient(params, state, *arguments)
+        return state, arguments[-1], (value, gradients)
+
+    def body(carry: tuple, index: Any):
+        state, weight_sum, total = carry
+        state, own, terms = of(state, index)
+        share = float(rows) if own is None else jnp.sum(own)
+        # The mean of nothing is NaN: a micro-batch without weight adds nothing.
+        total = jax.tree.map(lambda t, a: t + jnp.where(share > 0, a * share, 0), total, terms)
+        return (state, weight_sum + share, total), None
+
+    terms = jax.eval_shape(of, state, 0)[2]
+    _require_array(terms[0])
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, sum_dtype(a.dtype)), terms)
+    start = (state, jnp.zeros((), sum_dtype(terms[0].dtype)), zeros)
+    (state, weight_sum, total), _ = jax.lax.scan(body, start, numbers)
+    value, gradients = jax.tree.map(lambda t, a: (t / weight_sum).astype(a.dtype), total, terms)
+    return (value, state), gradients
+
+
+def _sum(gradient, params, state, part, numbers, size, key, weights):
+    """The sum over the micro-batches, finished."""
+    key, last_key = gradient.split(key)
+
+    def of(state: Any, index: Any):
+        return gradient.sums(params, state, *part(index, key))
+
+    def body(carry: tuple, index: Any):
+        state, total = carry
+        (values, state), sums = of(state, index)
+        return (state, jax.tree.map(jnp.add, total, sums)), values
+
+    sums = jax.eval_shape(of, state, 0)[1]
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sums)
+    (state, total), values = jax.lax.scan(body, (state, zeros), numbers)
+    values = values.T.ravel()[:size]  # example i was the micro-batch's (i div their number)-th
+    value, gradients = gradient.finish(params, values, weights, total, last_key)
+    return (value, state), gradients
+
+
+def _require_array(value: Any) -> None:
+    if not isinstance(value, jax.ShapeDtypeStruct):
+        raise ValueError(
+            "accumulate: expected gradient to return one number as value, got "
+            f"{type(value).__name__}: measures of micro-batches cannot be put together"
+        )
 
 
 def _fill(a: Array, missing: int) -> Array:
@@ -89,11 +161,7 @@ def _fill(a: Array, missing: int) -> Array:
 
 
 def _require_examples_apart(network: Layer, params: Any, state: Any, x: Any, key: Any) -> None:
-    def captures(params, state, x, key):
-        y, _, residuals = network.forward(params, state, x, key)
-        return network.backward(params, residuals, y)[1]
-
-    for layer in mixing_layers(jax.eval_shape(captures, params, state, x, key)):
+    for layer in mixing_layers(network, params, state, x, key):
         raise ValueError(
             f"accumulate: expected layers that take every example by itself, but {layer} mixes the "
             "examples of a batch in training: of micro-batches it would compute something else "

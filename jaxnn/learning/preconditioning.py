@@ -15,8 +15,9 @@ import optax
 from jax import Array
 
 from jaxnn.core.captures import StackedCapture, map_captures
+from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backward_pass
-from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.networks import plain
 from jaxnn.core.validation import require_number, require_positive_integer
 from jaxnn.statistics import kfac_factors
 
@@ -82,7 +83,7 @@ def kfac(
     if norm_constraint is not None:
         require_number("kfac", "norm_constraint", norm_constraint, minimum=0, open_minimum=True)
     factors_of = kfac_factors(network, loss, samples=samples, positions=positions)
-    captures, like = _shapes(network, backward_pass(network, loss), factors_of, x, target)
+    captures, like = _shapes(plain(network), loss, factors_of, x, target)
     if not jax.tree.leaves(like):
         raise ValueError(f"kfac: expected a network with a linear map, {network.name} has none")
 
@@ -121,8 +122,9 @@ def kfac(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _shapes(network: Layer, run: Callable, factors_of: Callable, x: Any, target: Any) -> tuple:
+def _shapes(network: Layer, loss: Loss, factors_of: Callable, x: Any, target: Any) -> tuple:
     """The captures and the factors of a batch, as shapes."""
+    run = backward_pass(network, loss)
 
     def both(key: Array, x: Any, target: Any):
         params, state = network.init(key, x)
@@ -173,7 +175,7 @@ def _precondition(capture: Any, inverses: Any, gradient: Any) -> Any:
         parameters = {"weight": matrix[..., :inputs, :]}
         if "bias" in gradient:
             parameters["bias"] = matrix[..., inputs, :]
-        return capture.folded(parameters) if hasattr(capture, "folded") else parameters
+        return capture.fold(parameters)
 
     # Folding only moves elements, so that its transpose is its inverse.
     shape = jax.ShapeDtypeStruct((*a.shape[:-1], b.shape[-1]), b.dtype)

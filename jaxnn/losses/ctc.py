@@ -15,7 +15,7 @@ that the path is in s at t is γ_t(s) = exp(α_t(s) + β_t(s) − log P), and fo
     ∂(−log P)/∂z_t(k) = softmax(z_t)_k − Σ_{s: l'_s = k} γ_t(s).
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,19 +23,20 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from jaxnn.core.layer import Loss
+from jaxnn.core.contract import Loss
 from jaxnn.core.validation import (
     check_traced,
     known_values,
     require_array,
+    require_count,
     require_floating,
-    require_integer,
     require_lengths,
+    widened,
 )
-from jaxnn.kernels.products import sum_dtype
+from jaxnn.losses.targets import is_integer, like, over, wide
 
 
-def ctc(blank: int = 0) -> Loss:
+class ctc(Loss):
     """−log P(labels | logits), summed over all alignments; see the head of this file.
 
     Prediction: logits [batch, time, classes]. Target: ``labels`` [batch, labels], integers without
@@ -55,31 +56,63 @@ def ctc(blank: int = 0) -> Loss:
         TypeError: labels or lengths are not integers, or logits not floating-point.
         ValueError: a shape does not fit, a label is no class, or a target is too long.
     """
-    require_integer("ctc", "blank", blank, 0)
 
-    def value(prediction: Array, target: Any):
-        trellis = _trellis(prediction, *_read(prediction, target, blank), blank)
-        return _loss(_forward(trellis)[1]).astype(prediction.dtype)
+    blank: Annotated[int, require_count] = 0
 
-    def both(prediction: Array, target: Any):
-        labels, lengths = _read(prediction, target, blank)
-        trellis = _trellis(prediction, labels, lengths, blank)
+    def value(self, prediction: Any, target: Any):
+        trellis = _trellis(prediction, *self._read(prediction, target), self.blank)
+        return like(prediction, _loss(_forward(trellis)[1]))
+
+    def gradient(self, prediction: Any, target: Any):
+        return self._both(prediction, target)[1]
+
+    def weighted(self, prediction: Any, target: Any, factors: Array):
+        values, delta = self._both(prediction, target)
+        return values, delta * over(factors, 3).astype(delta.dtype)
+
+    def task(self, classes: int):
+        raise ValueError(
+            "ctc: expected a loss of one label or number for each example, but this one takes "
+            "sequences of labels; train with it from Python, as experiments/tones.py does"
+        )
+
+    def _both(self, prediction: Any, target: Any) -> tuple[Array, Array]:
+        labels, lengths = self._read(prediction, target)
+        trellis = _trellis(prediction, labels, lengths, self.blank)
         alphas, log_p = _forward(trellis)
         occupied = _occupied(trellis, alphas, log_p)
         classes = jax.nn.one_hot(trellis.classes, prediction.shape[-1], dtype=occupied.dtype)
         reached = jnp.einsum("tbs,bsk->btk", occupied, classes)
         real = jnp.swapaxes(trellis.valid, 0, 1) & ~_impossible(log_p)[:, None, None]
-        delta = jnp.where(real, jax.nn.softmax(prediction) - reached, 0)
-        return _loss(log_p).astype(prediction.dtype), delta.astype(prediction.dtype)
+        delta = jnp.where(real, jax.nn.softmax(wide(prediction)) - reached, 0)
+        return like(prediction, _loss(log_p)), like(prediction, delta)
 
-    def gradient(prediction: Array, target: Any):
-        return both(prediction, target)[1]
-
-    def weighted_gradient(prediction: Array, target: Any, factors: Array):
-        values, delta = both(prediction, target)
-        return values, delta * factors[:, None, None]
-
-    return Loss(value, gradient, "ctc", weighted_gradient=weighted_gradient)
+    def _read(self, prediction: Any, target: Any) -> tuple[Array, Array | None]:
+        """Labels and lengths; raises where one is not as described."""
+        batch, time, classes = _require_logits("ctc", prediction, self.blank)
+        if isinstance(target, tuple) and len(target) != 2:
+            raise TypeError(
+                f"ctc: expected target to be labels or a tuple (labels, lengths), "
+                f"got a tuple of {len(target)}"
+            )
+        labels, lengths = target if isinstance(target, tuple) else (target, None)
+        require_array("ctc", "labels", labels)
+        if not is_integer(labels):
+            raise TypeError(f"ctc: expected labels to be integers, got {labels.dtype}")
+        if len(labels.shape) != 2 or labels.shape[0] != batch:
+            raise ValueError(
+                f"ctc: expected labels to have shape [{batch}, labels], got {tuple(labels.shape)}"
+            )
+        if lengths is not None:
+            require_lengths("ctc", lengths, batch, time)
+        known = known_values(labels)
+        if known is not None:
+            known = widened(known)
+            _require_labels(known, classes, self.blank)
+            known_lengths = np.full(batch, time) if lengths is None else known_values(lengths)
+            if known_lengths is not None:
+                _require_room(known, known_lengths)
+        return widened(labels), lengths
 
 
 def best_path(logits: Array, lengths: Any = None, blank: int = 0) -> Array:
@@ -88,7 +121,8 @@ def best_path(logits: Array, lengths: Any = None, blank: int = 0) -> Array:
     Greedy decoding: the largest class at each of the first lengths[b] times, repeats merged, blanks
     removed. The most probable labels may be others, whose probability is spread over more paths.
     """
-    batch, time, _ = logits.shape
+    require_count("best_path", "blank", blank)
+    batch, time, _ = _require_logits("best_path", logits, blank)
     path = jnp.argmax(logits, -1)
     before = jnp.pad(path[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     read = (path != before) & (path != blank)
@@ -138,7 +172,7 @@ def _trellis(
 
     classes = among_blanks(jnp.where(known, labels, blank), blank)
     repeated = jnp.pad(labels[:, 1:] == labels[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    log_p = jax.nn.log_softmax(logits.astype(sum_dtype(logits.dtype)))
+    log_p = jax.nn.log_softmax(wide(logits))
     emitted = jnp.take_along_axis(log_p, classes[:, None], -1)
     emitted = jnp.where(among_blanks(known, True)[:, None], emitted, NEVER)
     last = 2 * length[:, None]
@@ -202,39 +236,19 @@ def _shift(a: Array, by: int) -> Array:
     return padded[:, :size] if by > 0 else padded[:, -size:]
 
 
-def _read(prediction: Any, target: Any, blank: int) -> tuple[Array, Array | None]:
-    """Labels and lengths; raises where one is not as `ctc` describes it."""
-    require_floating("ctc", "prediction", prediction)
-    if len(prediction.shape) != 3:
+def _require_logits(name: str, logits: Any, blank: int) -> tuple[int, int, int]:
+    """[batch, time, classes]."""
+    require_floating(name, "prediction", logits)
+    if len(logits.shape) != 3:
         raise ValueError(
-            f"ctc: expected prediction to have shape [batch, time, classes], "
-            f"got {tuple(prediction.shape)}"
+            f"{name}: expected prediction to have shape [batch, time, classes], "
+            f"got {tuple(logits.shape)}"
         )
-    batch, time, classes = prediction.shape
-    if blank >= classes:
-        raise ValueError(f"ctc: expected blank to be below {classes}, the classes, got {blank}")
-    if isinstance(target, tuple) and len(target) != 2:
-        raise TypeError(
-            f"ctc: expected target to be labels or a tuple (labels, lengths), "
-            f"got a tuple of {len(target)}"
-        )
-    labels, lengths = target if isinstance(target, tuple) else (target, None)
-    require_array("ctc", "labels", labels)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"ctc: expected labels to be integers, got {labels.dtype}")
-    if len(labels.shape) != 2 or labels.shape[0] != batch:
+    if blank >= logits.shape[-1]:
         raise ValueError(
-            f"ctc: expected labels to have shape [{batch}, labels], got {tuple(labels.shape)}"
+            f"{name}: expected blank to be below {logits.shape[-1]}, the classes, got {blank}"
         )
-    if lengths is not None:
-        require_lengths("ctc", lengths, batch, time)
-    known = known_values(labels)
-    if known is not None:
-        _require_labels(known, classes, blank)
-        known_lengths = np.full(batch, time) if lengths is None else known_values(lengths)
-        if known_lengths is not None:
-            _require_room(known, known_lengths)
-    return labels, lengths
+    return logits.shape
 
 
 def _require_labels(labels: np.ndarray, classes: int, blank: int) -> None:

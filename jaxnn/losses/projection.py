@@ -8,27 +8,29 @@ gradient,
     dz = c (softmax(z) − onehot(t))     dx = dz Wᵀ     dW += xᵀ dz     db += Σ dz,
 
 and forgets the logits. The factor c of each example (its weight in the mean of the batch) has to be
-known then, since dW is a sum over examples: such a loss has `Loss.weighted_gradient`, and the layer
+known then, since dW is a sum over examples: such a loss has `Loss.weighted` alone, and the layer
 gives a gradient that is contracted already.
 """
 
 import dataclasses
-import math
-from collections.abc import Callable
-from typing import Any, cast
+from dataclasses import KW_ONLY
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.captures import ContractedCapture
-from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.contract import Layer, Loss
+from jaxnn.core.initializers import Initializer
+from jaxnn.core.task import of_labels
 from jaxnn.core.validation import require_array, require_positive_integer
 from jaxnn.kernels.parts import map_parts, on_each_part
 from jaxnn.kernels.products import sum_dtype
 from jaxnn.layers.dense import dense
-from jaxnn.losses.losses import softmax_cross_entropy
+from jaxnn.losses.classification import softmax_cross_entropy
 from jaxnn.losses.sequences import read_target, sequence_loss, shares_of
+from jaxnn.losses.targets import OfLabels, is_integer, over, size
 
 
 @jax.tree_util.register_dataclass
@@ -42,27 +44,53 @@ class Factors:
     """{"weight": [features, classes], "bias": [classes]} as a dense layer has them."""
 
 
-def projection(features: int, **options: Any) -> Layer:
-    """A `dense` layer, y = x W + b, for `projected_cross_entropy`.
+class projection(Layer):
+    """A `dense` layer, y = x W + b, for `projected_cross_entropy`; its arguments are those of it.
 
     Inference returns y. Training returns the `Factors` x, W and b, so that the loss need not hold
     y, and its capture is contracted: quantities of single examples refuse it, but can be had of
-    ``in_inference_mode(network)``, where this is the dense layer. ``options`` are those of `dense`.
+    ``in_inference_mode(network)``, where this is the dense layer.
     """
-    layer = dense(features, **options)
 
-    def forward(params: dict, state: Any, x: Array, key: Array | None):
-        jax.eval_shape(layer.predict, params, state, x)  # refuses what does not fit
+    features: Annotated[int, require_positive_integer]
+    _: KW_ONLY
+    use_bias: bool = True
+    weight_init: Initializer = "lecun"
+    bias_init: Initializer = "zeros"
+
+    mixes = False
+
+    def at_rest(self) -> Layer:
+        return projection_at_rest(
+            self.features,
+            use_bias=self.use_bias,
+            weight_init=self.weight_init,
+            bias_init=self.bias_init,
+        )
+
+    def init(self, key: Array | None, x: Any):
+        return self.at_rest().init(key, x)
+
+    def predict(self, params: Any, state: Any, x: Any):
+        return self.at_rest().predict(params, state, x)
+
+    def forward(self, params: dict, state: Any, x: Array, key: Array | None):
+        jax.eval_shape(self.at_rest().predict, params, state, x)  # refuses what does not fit
         return Factors(x, params), state, ()
 
-    def backward(params: dict, residuals: Any, dy: Factors):
+    def backward(self, params: dict, residuals: Any, dy: Factors):
         return dy.x, ContractedCapture(dy.params, layer="projection")
 
-    inference = layer._replace(name="projection")
-    return Layer(layer.init, layer.predict, forward, backward, "projection", inference=inference)
+
+class projection_at_rest(dense):
+    """The dense layer of a `projection`, under its name."""
+
+    @property
+    def name(self) -> str:
+        return "projection"
 
 
-def projected_cross_entropy(block: int = 256) -> Loss:
+class projected_cross_entropy(OfLabels):
     """`softmax_cross_entropy` with integer labels, of logits or of a `projection`'s factors.
 
     The target is labels [batch, *positions], of which an example's loss is the mean; or, for
@@ -70,8 +98,8 @@ def projected_cross_entropy(block: int = 256) -> Loss:
     mean over the real positions.
 
     Of factors, at most ``block`` positions · classes logits are held at a time, and they are
-    computed once for the loss and its gradient together. A label outside of the classes adds
-    nothing to loss and gradient, as for `softmax_cross_entropy`.
+    computed once for the loss and its gradient together. A label that is no class is treated as by
+    `softmax_cross_entropy`.
 
     Args:
         block: How many positions are taken at once.
@@ -80,17 +108,13 @@ def projected_cross_entropy(block: int = 256) -> Loss:
         ValueError: ``block`` is not positive, or the labels are not [batch, *positions].
         TypeError: the target is not made of integers.
     """
-    require_positive_integer("projected_cross_entropy", "block", block)
-    of_logits = softmax_cross_entropy()
-    padded = sequence_loss(of_logits)
 
-    def whole(target: Any):
-        return padded if isinstance(target, tuple) else of_logits
+    block: Annotated[int, require_positive_integer] = 256
 
-    def value(prediction: Any, target: Any):
+    def value(self, prediction: Any, target: Any):
         if not isinstance(prediction, Factors):
-            return whole(target).value(prediction, target)
-        prediction, labels, shares = _read(prediction, target)
+            return self._of_logits(target).value(prediction, target)
+        x, labels, shares = self._read(prediction, target)
         weight, bias = _weight_and_bias(prediction)
 
         def of_block(rows: tuple):
@@ -98,26 +122,25 @@ def projected_cross_entropy(block: int = 256) -> Loss:
             return _losses(_logits(x, weight, bias), labels)
 
         def of_part(x: Array, labels: Array, shares: Array):
-            return _by_example(jax.lax.map(of_block, _cut(x, labels, block)), shares)
+            return _by_example(jax.lax.map(of_block, _cut(x, labels, self.block)), shares)
 
-        return map_parts(of_part, prediction.x, labels, shares)
+        return map_parts(of_part, x, labels, shares)
 
-    def gradient(prediction: Any, target: Any):
+    def gradient(self, prediction: Any, target: Any):
         if not isinstance(prediction, Factors):
-            return whole(target).gradient(prediction, target)
+            return self._of_logits(target).gradient(prediction, target)
         raise TypeError(
             "projected_cross_entropy: expected logits, got the factors of a projection, whose "
             "parameters have no gradient for each example; take in_inference_mode(network)"
         )
 
-    def weighted_gradient(prediction: Any, target: Any, factors: Array):
+    def weighted(self, prediction: Any, target: Any, factors: Array):
         """(losses, gradient of Σ factors[b] l_b by the factors of the logits)."""
         if not isinstance(prediction, Factors):
-            delta = whole(target).gradient(prediction, target)
-            return whole(target).value(prediction, target), delta * _expand(factors, delta.ndim)
-        prediction, all_labels, shares = _read(prediction, target)
+            return self._of_logits(target).weighted(prediction, target, factors)
+        x, all_labels, shares = self._read(prediction, target)
         weight, bias = _weight_and_bias(prediction)
-        weighted = shares * _expand(factors, shares.ndim)
+        weighted = shares * over(factors, shares.ndim)
         wide = sum_dtype(weight.dtype)
 
         def body(total: tuple, rows: tuple):
@@ -133,26 +156,53 @@ def projected_cross_entropy(block: int = 256) -> Loss:
 
         def of_part(x: Array, labels: Array, shares: Array, weighted: Array):
             start = (jnp.zeros(weight.shape, wide), jnp.zeros(weight.shape[1:], wide))
-            rows = (*_cut(x, labels, block), _blocks(weighted.reshape(-1), block))
+            rows = (*_cut(x, labels, self.block), _blocks(weighted.reshape(-1), self.block))
             total, (losses, dx) = jax.lax.scan(body, start, rows)
             dx = dx.reshape(-1, weight.shape[0])[: shares.size].reshape(x.shape)
             return (_by_example(losses, shares), dx), total
 
-        (losses, dx), (dweight, dbias) = on_each_part(
-            of_part, prediction.x, all_labels, shares, weighted
-        )
+        (losses, dx), (dweight, dbias) = on_each_part(of_part, x, all_labels, shares, weighted)
         gradients = {"weight": dweight.astype(weight.dtype)}
         if bias is not None:
             gradients["bias"] = dbias.astype(weight.dtype)
         return losses, Factors(dx, gradients)
 
-    return Loss(
-        value,
-        gradient,
-        "projected_cross_entropy",
-        hessian_root=lambda y, target, v: cast(Callable, whole(target).hessian_root)(y, target, v),
-        weighted_gradient=weighted_gradient,
-    )
+    @property
+    def root_known(self) -> bool:
+        return True
+
+    def hessian_root(self, prediction: Any, target: Any, v: Any):
+        return self._of_logits(target).hessian_root(prediction, target, v)
+
+    def task(self, classes: int):
+        return of_labels(self.name, classes)
+
+    def _of_logits(self, target: Any) -> Loss:
+        loss = softmax_cross_entropy(ignore_index=self.ignore_index)
+        return sequence_loss(loss) if isinstance(target, tuple) else loss
+
+    def _read(self, prediction: Factors, target: Any) -> tuple[Array, Array, Array]:
+        """x, labels and shares [batch, *positions]; what does not count has the label −1, x 0."""
+        name, x, mask = self.name, prediction.x, None
+        if isinstance(target, tuple):
+            target, mask = read_target(name, x, target)
+        require_array(name, "target", target)
+        if not is_integer(target):
+            raise TypeError(f"{name}: expected target to be integer labels, got {target.dtype}")
+        if tuple(target.shape) != x.shape[:-1]:
+            raise ValueError(
+                f"{name}: expected labels of shape {x.shape[:-1]}, one for each position, "
+                f"got {target.shape}"
+            )
+        counted, dtype = self.counted(target), sum_dtype(x.dtype)
+        if mask is not None:  # padding may hold anything
+            target = jnp.where(mask, target, jnp.zeros((), target.dtype))
+            counted = mask if counted is None else mask & counted
+        labels = self.read_labels(target, prediction.params["weight"].shape[1])
+        if counted is None:
+            return x, labels, jnp.full(labels.shape, 1 / size(labels.shape[1:]), dtype)
+        cleared = jnp.where(counted[..., None], x, 0)
+        return cleared, jnp.where(counted, labels, -1), shares_of(counted, dtype)
 
 
 def _logits(x: Array, weight: Array, bias: Array | None) -> Array:
@@ -188,28 +238,3 @@ def _by_example(losses: Array, shares: Array) -> Array:
 
 def _weight_and_bias(prediction: Factors) -> tuple[Array, Array | None]:
     return prediction.params["weight"], prediction.params.get("bias")
-
-
-def _expand(factors: Array, rank: int) -> Array:
-    return jnp.expand_dims(factors, range(1, rank))
-
-
-def _read(prediction: Factors, target: Any) -> tuple[Factors, Array, Array]:
-    """Factors, labels and shares [batch, *positions]; the label of padding is −1, its x is 0."""
-    name, x = "projected_cross_entropy", prediction.x
-    mask = None
-    if isinstance(target, tuple):
-        target, mask = read_target(name, x, target)
-    require_array(name, "target", target)
-    if not jnp.issubdtype(target.dtype, jnp.integer):
-        raise TypeError(f"{name}: expected target to be integer labels, got {target.dtype}")
-    if target.shape != x.shape[:-1]:
-        raise ValueError(
-            f"{name}: expected labels of shape {x.shape[:-1]}, one for each position, "
-            f"got {target.shape}"
-        )
-    if mask is None:
-        shares = jnp.full(target.shape, 1 / max(math.prod(target.shape[1:]), 1), x.dtype)
-        return prediction, target, shares
-    cleared = Factors(jnp.where(mask[..., None], x, 0), prediction.params)
-    return cleared, jnp.where(mask, target, -1), shares_of(mask, x.dtype)

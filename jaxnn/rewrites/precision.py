@@ -2,9 +2,9 @@
 
 `with_precision` rewrites a network so that every layer in it is given half-precision copies of its
 parameters and inputs, and hands half-precision activations on. Three things stay in at least
-float32: normalisation and softmax (`WIDE_LAYERS`), the prediction, so that losses are computed from
-it in float32, and the captures, so that every sum over a batch runs and ends in float32 (the values
-that enter it are those of half precision).
+float32: layers that are ``wide`` (normalisation, softmax), the prediction, so that losses are
+computed from it in float32, and the captures, so that every sum over a batch runs and ends in
+float32 (the values that enter it are those of half precision).
 
 float16 has five bits of exponent: deltas below 6e-8 vanish. There the backward pass is given S · dy
 and, being linear, gives back S times everything, of which the captures and dx, wide again, are
@@ -13,6 +13,8 @@ and lies in the state of the network: `adjust_scale` halves it when a gradient h
 doubles it after many that have not; `skip_overflow` makes an optimiser pass over what has.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,26 +23,21 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnn.core.layer import Layer, Static, label, rewrite
+from jaxnn.core.adapters import Around
+from jaxnn.core.captures import map_captures
+from jaxnn.core.combinators import Wrapper
+from jaxnn.core.contract import Layer
+from jaxnn.core.networks import below, label
+from jaxnn.core.residuals import Static
 from jaxnn.core.validation import unknown_name
 from jaxnn.kernels.products import sum_dtype
 
-WIDE_LAYERS = (
-    "batch_norm",
-    "group_norm",
-    "layer_norm",
-    "log_softmax",
-    "rms_norm",
-    "softmax",
-)
-"""The names of the layers that compute in at least float32 whatever the policy."""
-
-FIRST_SCALE, LARGEST_SCALE = 2.0**10, 2.0**24
+FIRST_SCALE, SMALLEST_SCALE, LARGEST_SCALE = 2.0**10, 2.0**-24, 2.0**24
 """The first is small: for statistics, deltas of single examples are not divided by the batch."""
 DOUBLE_AFTER = 2000
 """Steps without overflow after which the scale is doubled."""
 MOST_SKIPPED = 50
-"""In a row; by then the scale is at 1, and what is not finite is so for other reasons."""
+"""In a row; by then the scale is at its smallest, and the cause is another."""
 
 
 class Policy(NamedTuple):
@@ -77,20 +74,63 @@ class ScaledState(NamedTuple):
     """Steps since the scale was last changed, int32."""
 
 
-def with_precision(network: Layer, policy: Policy) -> Layer:
+class with_precision(Wrapper):
     """The same network under a policy; params have the same tree, in ``policy.parameters``.
 
     x keeps its dtype; its gradient has it too. With ``policy.scales`` the network's state is a
-    `ScaledState`. `jaxnn.fuse` comes before: of layers under a policy it leaves the hands.
+    `ScaledState`.
 
     Raises:
         ValueError: a dtype is unknown or not floating-point; at ``init``, a layer cannot compute in
             ``policy.compute``, which the message names.
     """
-    for field, name in policy._asdict().items():
-        if name not in _DTYPES:
-            raise ValueError(f"precision: {unknown_name(f'dtype of {field}', name, _DTYPES)}")
-    return _around(rewrite(network, lambda path, layer: _under(policy, path, layer)), policy)
+
+    layer: Layer
+    policy: Policy
+
+    mixes = False
+
+    def validate(self) -> None:
+        for field, name in self.policy._asdict().items():
+            if name not in _DTYPES:
+                raise ValueError(f"precision: {unknown_name(f'dtype of {field}', name, _DTYPES)}")
+
+    @functools.cached_property
+    def _mixed(self) -> Layer:
+        """The network with casts around every layer without parts."""
+        return _in_policy(self.layer, self.policy)
+
+    def inner_state(self, tree: Any) -> Any:
+        return tree.inner if isinstance(tree, ScaledState) else tree
+
+    def init(self, key: Array | None, x: Any):
+        params, state = self._mixed.init(key, _cast(x, self.policy.compute))
+        if self.policy.scales:
+            state = ScaledState(state, jnp.float32(FIRST_SCALE), jnp.int32(0))
+        return params, state
+
+    def predict(self, params: Any, state: Any, x: Any):
+        x = _cast(x, self.policy.compute)
+        return _cast(self._mixed.predict(params, self.inner_state(state), x), self.policy.output)
+
+    def forward(self, params: Any, state: Any, x: Any, key: Array | None):
+        dtypes = Static(tuple(leaf.dtype for leaf in jax.tree.leaves(x)))
+        x = _cast(x, self.policy.compute)
+        y, inner, residuals = self._mixed.forward(params, self.inner_state(state), x, key)
+        scale = state.scale if self.policy.scales else None
+        state = state._replace(inner=inner) if self.policy.scales else inner
+        return _cast(y, self.policy.output), state, (residuals, scale, dtypes)
+
+    def backward(self, params: Any, residuals: Any, dy: Any):
+        inner, scale, dtypes = residuals
+        if scale is not None:
+            dy = _times(dy, scale)
+        dx, captures = self._mixed.backward(params, inner, _cast(dy, self.policy.compute))
+        dx = _cast_each(dx, dtypes.value)
+        if scale is not None:
+            dx = _times(dx, 1 / scale)
+            captures = map_captures(lambda capture: capture.scaled(1 / scale), captures)
+        return dx, captures
 
 
 def adjust_scale(gradient: Callable) -> Callable:
@@ -121,47 +161,59 @@ def skipped_steps(optimizer_state: Any) -> int:
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
-def _under(policy: Policy, path: str, layer: Layer) -> Layer:
-    """A layer without parts, whose floating-point arrays are cast on the way in and out."""
-    wide = layer.name in WIDE_LAYERS
-    compute = str(sum_dtype(policy.compute)) if wide else policy.compute
-
-    def init(key: Array | None, x: Any):
-        params, state = layer.init(key, _cast(x, policy.parameters))
-        _require_served(layer, path, compute, params, state, x, key)
-        return _cast((params, state), policy.parameters)
-
-    def predict(params: Any, state: Any, x: Any):
-        y = layer.predict(*_cast((params, state, x), compute))
-        return _cast(y, policy.compute)
-
-    def forward(params: Any, state: Any, x: Any, key: Array | None):
-        y, new_state, residuals = layer.forward(*_cast((params, state, x), compute), key)
-        return _cast(y, policy.compute), _cast(new_state, policy.parameters), residuals
-
-    def backward(params: Any, residuals: Any, dy: Any):
-        dx, captures = layer.backward(_cast(params, compute), residuals, _cast(dy, compute))
-        sums = str(sum_dtype(policy.parameters))
-        return _cast(dx, policy.compute), _cast(captures, sums)
-
-    inference = layer.inference and _under(policy, path, layer.inference)
-    return layer._replace(
-        init=init,
-        predict=predict,
-        forward=forward,
-        backward=backward,
-        name=f"{layer.name} in {compute}",
-        inference=inference,
+def _in_policy(layer: Layer, policy: Policy, path: str = "") -> Layer:
+    """The network with casts around all that computes by itself: what has no parts, or is wide."""
+    if isinstance(layer, Around) and layer.keeps:
+        return dataclasses.replace(layer, layer=_in_policy(layer.layer, policy, path))
+    if layer.wide or not layer.parts:
+        return _Cast(layer, policy, path)
+    parts = zip(layer.part_names, layer.parts, strict=True)
+    return layer.with_parts(
+        tuple(_in_policy(part, policy, below(path, name)) for name, part in parts)
     )
+
+
+class _Cast(Around):
+    """A layer without parts, whose floating-point arrays are cast on the way in and out."""
+
+    policy: Policy
+    path: str
+
+    @property
+    def compute(self) -> str:
+        """The dtype of its arithmetic."""
+        return str(sum_dtype(self.policy.compute)) if self.layer.wide else self.policy.compute
+
+    def init(self, key: Array | None, x: Any):
+        params, state = self.layer.init(key, _cast(x, self.policy.parameters))
+        _require_served(self.layer, self.path, self.compute, params, state, x, key)
+        return _cast((params, state), self.policy.parameters)
+
+    def predict(self, params: Any, state: Any, x: Any):
+        params, state, x = _cast((params, state, x), self.compute)
+        y = self.layer.predict(params, state, x)
+        return _cast(y, self.policy.compute)
+
+    def forward(self, params: Any, state: Any, x: Any, key: Array | None):
+        params, state, x = _cast((params, state, x), self.compute)
+        y, state, residuals = self.layer.forward(params, state, x, key)
+        return _cast(y, self.policy.compute), _cast(state, self.policy.parameters), residuals
+
+    def backward(self, params: Any, residuals: Any, dy: Any):
+        params, dy = _cast((params, dy), self.compute)
+        dx, captures = self.layer.backward(params, residuals, dy)
+        sums = str(sum_dtype(self.policy.parameters))
+        return _cast(dx, self.policy.compute), _cast(captures, sums)
 
 
 def _require_served(
     layer: Layer, path: str, compute: str, params: Any, state: Any, x: Any, key: Any
 ) -> None:
     def run(params, state, x, key):
-        y, _, residuals = layer.forward(*_cast((params, state, x), compute), key)
+        params, state, x = _cast((params, state, x), compute)
+        y, _, residuals = layer.forward(params, state, x, key)
         dy = jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.floating) else None, y)
-        return layer.backward(_cast(params, compute), residuals, dy)[0]
+        return layer.backward(params, residuals, dy)[0]
 
     try:
         jax.eval_shape(run, params, state, x, jax.random.key(0) if key is None else key)
@@ -172,68 +224,14 @@ def _require_served(
         ) from error
 
 
-def _around(network: Layer, policy: Policy) -> Layer:
-    """The network with casts at both ends, and scaled deltas where the policy has them."""
-
-    def init(key: Array | None, x: Any):
-        params, state = network.init(key, _cast(x, policy.compute))
-        if policy.scales:
-            state = ScaledState(state, jnp.float32(FIRST_SCALE), jnp.int32(0))
-        return params, state
-
-    def predict(params: Any, state: Any, x: Any):
-        inner = state.inner if policy.scales else state
-        return _cast(network.predict(params, inner, _cast(x, policy.compute)), policy.output)
-
-    def forward(params: Any, state: Any, x: Any, key: Array | None):
-        inner = state.inner if policy.scales else state
-        scale = state.scale if policy.scales else None
-        dtypes = Static(tuple(leaf.dtype for leaf in jax.tree.leaves(x)))
-        y, inner, residuals = network.forward(params, inner, _cast(x, policy.compute), key)
-        new_state = state._replace(inner=inner) if policy.scales else inner
-        return _cast(y, policy.output), new_state, (residuals, scale, dtypes)
-
-    def backward(params: Any, residuals: Any, dy: Any):
-        inner, scale, dtypes = residuals
-        if scale is not None:
-            dy = _times(dy, scale)
-        dx, captures = network.backward(params, inner, _cast(dy, policy.compute))
-        dx = _cast_each(dx, dtypes.value)
-        if scale is not None:
-            dx, captures = _times(dx, 1 / scale), _divide_deltas(captures, scale)
-        return dx, captures
-
-    def rebuild(*parts: Layer):
-        assert network.rebuild is not None
-        return _around(network.rebuild(*parts)._replace(name=network.name), policy)
-
-    inference = network.inference and _around(network.inference, policy)
-    return network._replace(
-        init=init,
-        predict=predict,
-        forward=forward,
-        backward=backward,
-        rebuild=network.rebuild and rebuild,
-        inference=inference,
-    )
-
-
 def _next_scale(state: ScaledState, gradients: Any) -> ScaledState:
     finite = jnp.all(jnp.array([jnp.isfinite(g).all() for g in jax.tree.leaves(gradients)]))
     steps = jnp.where(finite, state.finite_steps + 1, 0)
     grows = steps >= DOUBLE_AFTER
     scale = jnp.where(finite, jnp.where(grows, 2.0, 1.0), 0.5) * state.scale
-    return ScaledState(state.inner, jnp.clip(scale, 1.0, LARGEST_SCALE), jnp.where(grows, 0, steps))
-
-
-def _divide_deltas(captures: Any, scale: Array) -> Any:
-    """What is linear in dy, divided: the deltas, and gradients that are contracted already."""
-
-    def divide(path: tuple, leaf: Array):
-        linear = any(getattr(entry, "name", None) in ("deltas", "gradients") for entry in path)
-        return leaf * (1 / scale).astype(leaf.dtype) if linear else leaf
-
-    return jax.tree_util.tree_map_with_path(divide, captures)
+    return ScaledState(
+        state.inner, jnp.clip(scale, SMALLEST_SCALE, LARGEST_SCALE), jnp.where(grows, 0, steps)
+    )
 
 
 def _times(tree: Any, factor: Array) -> Any:

@@ -13,8 +13,10 @@ import jax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxnn.core.layer import Layer, walk
+from jaxnn.core.contract import Layer
+from jaxnn.core.networks import walk
 from jaxnn.core.validation import unknown_name
+from jaxnn.layers.dense import dense
 from jaxnn.sharding.mesh import DATA, MODEL
 
 Layout = Callable[[Layer, Any, Mesh], Any]
@@ -55,36 +57,25 @@ def tensor_parallel(network: Layer, params: Any, mesh: Mesh) -> Any:
     other layers, are whole on every device; a last dense layer without a second is, too.
     """
     parts = mesh.shape[MODEL]
-    specs: dict[str, dict[str, P]] = {}
-    first = None
-    for path, layer, own in walk(network, params):
-        if layer.name != "dense":
+    specs = []  # of one layer after the other, as its own part of params
+    first = None  # a dense layer that waits for a second: its place, and its specs with one
+    for _, layer, own in walk(network, params):
+        specs.append(jax.tree.map(lambda _: P(), own))
+        if not isinstance(layer, dense):
             continue
         *stack, inputs, outputs = own["weight"].shape  # `repeat` stacks the parameters of layers
         whole = (None,) * len(stack)
         if first is not None and inputs % parts == 0:
-            specs[first[0]] = first[1]
-            specs[path] = {"weight": P(*whole, MODEL, None), "bias": P()}
+            specs[first[0]] |= first[1]
+            specs[-1]["weight"] = P(*whole, MODEL, None)
             first = None
         elif outputs % parts == 0:
             columns = {"weight": P(*whole, None, MODEL), "bias": P(*whole, MODEL)}
-            first = path, columns
+            first = len(specs) - 1, {name: columns[name] for name in own if name in columns}
         else:
             first = None
-    return _fill(network, params, specs)
-
-
-def _fill(network: Layer, params: Any, specs: dict[str, dict[str, P]], path: str = "") -> Any:
-    """A tree like params, of the specs of the layers that are named, P() elsewhere."""
-    if not network.parts:
-        named = specs.get(path)
-        return (
-            jax.tree.map(lambda _: P(), params) if named is None else {n: named[n] for n in params}
-        )
-    return tuple(
-        _fill(part, own, specs, f"{path}.{index}" if path else str(index))
-        for index, (part, own) in enumerate(zip(network.parts, params, strict=True))
-    )
+    # The layers come in the order of the leaves, whatever the tree between them is made of.
+    return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(specs))
 
 
 LAYOUTS: dict[str, Layout] = {

@@ -10,22 +10,13 @@ a gradient takes positions · m · n. With one position it always wins; with the
 convolution it loses. Both forms are matrix products, so that the number of multiplications decides.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxnn.core.captures import Capture, EmbeddingCapture, LinearCapture, flat_positions
-
-
-def linear_form(capture: Any) -> Any:
-    """The capture with its positions on one axis, where its parameters are those of a linear map.
-
-    A `LinearCapture`, a `StackedCapture` of one for each group of a convolution, or None.
-    """
-    if isinstance(capture, LinearCapture):
-        inputs, deltas = flat_positions(capture.inputs), flat_positions(capture.deltas)
-        return LinearCapture(inputs, deltas, capture.use_bias)
-    return capture.unfolded() if hasattr(capture, "unfolded") else None
+from jaxnn.core.captures import EmbeddingCapture, flat_positions
+from jaxnn.core.contract import Capture
 
 
 def gram_for_norms(capture: Capture) -> bool:
@@ -43,6 +34,24 @@ def gram_for_pairs(first: Capture, second: Capture) -> bool:
     return rows * columns * a.comparison <= (rows + columns + a.batch * b.batch) * a.gradient
 
 
+def positions_of(capture: Capture) -> int | None:
+    """At how many positions of an example its linear map acts; None of another capture."""
+    sizes = _sizes(capture)
+    return None if sizes is None else sizes.positions
+
+
+def linear_bytes(capture: Capture) -> int:
+    """What an example takes as a linear map sees it: the patches of a convolution are large."""
+    linear = jax.eval_shape(lambda c: c.linear(), capture)
+    batch = jax.tree.leaves(capture)[0].shape[0]
+    return _bytes(capture if linear is None else linear) // max(batch, 1)
+
+
+def gradient_bytes(capture: Capture) -> int:
+    """What an example and its gradient take."""
+    return linear_bytes(capture) + _bytes(jax.eval_shape(lambda c: c.gradient(), capture))
+
+
 class _Sizes(NamedTuple):
     batch: int
     positions: int
@@ -57,9 +66,13 @@ def _sizes(capture: Any) -> _Sizes | None:
         # A linear map of one-hot vectors, which are compared by their ids.
         batch, positions, features = jax.eval_shape(flat_positions, capture.deltas).shape
         return _Sizes(batch, positions, 1 + features, capture.vocabulary * features)
-    linear = jax.eval_shape(linear_form, capture)
+    linear = jax.eval_shape(lambda c: c.linear(), capture)
     if linear is None:
         return None
     inputs, deltas = jax.tree.leaves(linear)
     batch, positions, m = inputs.shape[-3:]
     return _Sizes(batch, positions, m + deltas.shape[-1], m * deltas.shape[-1])
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))

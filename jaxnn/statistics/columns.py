@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.captures import Capture, StackedCapture, map_captures
-from jaxnn.core.gradients import require_weights, shares
-from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.captures import StackedCapture, map_captures
+from jaxnn.core.contract import Capture, Layer, Loss
+from jaxnn.core.gradients import present, require_weights
+from jaxnn.core.mixing import require_apart
+from jaxnn.core.networks import plain
 from jaxnn.core.validation import require_key, require_positive_integer
-from jaxnn.statistics.trees import leading_axes, require_examples_apart
+from jaxnn.kernels.sums import add_up
+from jaxnn.statistics.trees import require_examples_apart
 
 
 @jax.tree_util.register_dataclass
@@ -31,6 +34,18 @@ class ColumnsCapture(Capture):
         """The gradient of every column, stacked."""
         return over_columns(lambda capture: capture.gradient())(self)
 
+    def map_deltas(self, function: Callable) -> "ColumnsCapture":
+        """``function`` of the deltas of every column."""
+        return ColumnsCapture(self.capture.map_deltas(jax.vmap(function)))
+
+    def linear(self) -> Capture | None:
+        """The linear capture of every column, whose inputs are there once."""
+        return _mapped(lambda capture: capture.linear(), _delta_axes(self.capture))(self.capture)
+
+    def fold(self, parameters: Any) -> Any:
+        """As without columns."""
+        return self.capture.fold(parameters)
+
 
 def over_columns(function: Callable) -> Callable:
     """``function`` of a capture, mapped over the columns of a `ColumnsCapture`."""
@@ -41,39 +56,25 @@ def over_columns(function: Callable) -> Callable:
     return mapped
 
 
-def add_up(function: Callable, tree: Any) -> Any:
-    """Σ_i function(tree[i]) over the first axis of all arrays, one term after the other.
-
-    On CPU, XLA's reduction over a leading axis takes up to 90 times as long as this loop, whose
-    terms stay in the cache; none is kept.
-    """
-    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), tree)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, one))
-
-    def body(total: Any, term: Any):
-        return jax.tree.map(jnp.add, total, function(term)), None
-
-    return jax.lax.scan(body, zeros, tree)[0]
-
-
 def add_up_columns(function: Callable, columns: ColumnsCapture) -> Any:
     """The sum over the columns of ``function`` of each column's capture."""
-    axes = _delta_axes(columns.capture)
     leaves, treedef = jax.tree.flatten(columns.capture)
-    mapped = [axis is not None for axis in treedef.flatten_up_to(axes)]
+    of_columns = [axis is not None for axis in treedef.flatten_up_to(_delta_axes(columns.capture))]
 
     def of_column(deltas: list):
         rest = iter(deltas)
-        filled = [next(rest) if m else leaf for leaf, m in zip(leaves, mapped, strict=True)]
+        filled = [next(rest) if own else a for a, own in zip(leaves, of_columns, strict=True)]
         return function(treedef.unflatten(filled))
 
-    return add_up(of_column, [leaf for leaf, m in zip(leaves, mapped, strict=True) if m])
+    return add_up(of_column, [a for a, own in zip(leaves, of_columns, strict=True) if own])
 
 
 def as_batch(capture: Any) -> Any:
     """The capture of a batch of columns · batch examples, for which the inputs are repeated."""
     if isinstance(capture, StackedCapture):
         return StackedCapture(jax.vmap(as_batch)(capture.capture))
+    if not isinstance(capture, ColumnsCapture):
+        return capture
     repeated = over_columns(lambda inner: inner)(capture)
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), repeated)
 
@@ -88,9 +89,7 @@ def pull_back(where: str, network: Layer, params: Any, residuals: Any, columns: 
     def captures_of(dy: Array):
         return require_examples_apart(where, network.backward(params, residuals, dy)[1])
 
-    one = jax.ShapeDtypeStruct(columns.shape[1:], columns.dtype)
-    axes = _delta_axes(jax.eval_shape(captures_of, one))
-    return map_captures(_wrap, jax.vmap(captures_of, out_axes=axes)(columns))
+    return _mapped(captures_of, 0)(columns)
 
 
 def unit_columns(prediction: Array) -> Array:
@@ -101,45 +100,74 @@ def unit_columns(prediction: Array) -> Array:
 
 
 def hessian_root_captures(
-    where: str, network: Layer, loss: Loss, samples: int | None = None
+    where: str, network: Layer, loss: Loss, *, samples: int | None = None
 ) -> Callable:
-    """(params, state, x, target, key=None, weights=None) -> (captures, shares).
+    """(params, state, x, target, key=None, weights=None) -> captures, of the plain network.
 
-    The captures are those of the columns of a root S of each example's loss Hessian, H = S Sᵀ, or,
-    with ``samples``, of so many vectors S ε / √samples with independent signs ε, whose products
-    have the mean E[S ε εᵀ Sᵀ] = H. ``shares`` [batch] is what each example counts in the mean.
-    Where ``samples`` is given, the key is split between the network and the signs.
+    They are those of the columns of a root S of each example's loss Hessian, H = S Sᵀ, or, with
+    ``samples``, of so many vectors S ε / √samples with independent signs ε, whose products have the
+    mean E[S ε εᵀ Sᵀ] = H. Then the key is split between the network and the signs. ``where`` is the
+    name of the quantity, for errors.
     """
-    if loss.hessian_root is None:
+    if not loss.root_known:
         raise ValueError(
             f"{where}: expected a loss with hessian_root, a root of its Hessian, "
-            f"got {loss.name or 'one'} without it"
+            f"got {loss.name} without it"
         )
-    root = loss.hessian_root
     if samples is not None:
         require_positive_integer(where, "samples", samples)
+    network = plain(network)
 
     def run(params, state, x, target, key=None, weights=None):
         if samples is not None:
             key, sign_key = jax.random.split(require_key(where, key))
+        require_apart(where, network, params, state, x, key)
+        x, target = present(weights, (x, target))
         prediction, _, residuals = network.forward(params, state, x, key)
-        values = loss.value(prediction, target)
-        require_weights(weights, values)
+        require_weights(weights, jax.eval_shape(loss.value, prediction, target))
         if samples is None:
             vectors = unit_columns(prediction)
         else:
             shape = (samples, *prediction.shape)
             signs = jax.random.rademacher(sign_key, shape, prediction.dtype)
             vectors = signs / math.sqrt(samples)
-        columns = jax.vmap(lambda v: root(prediction, target, v))(vectors)
-        return pull_back(where, network, params, residuals, columns), shares(weights, values)
+        columns = jax.vmap(lambda v: loss.hessian_root(prediction, target, v))(vectors)
+        return pull_back(where, network, params, residuals, columns)
 
     return run
 
 
+def _mapped(function: Callable, in_axes: Any) -> Callable:
+    """``function`` of one argument, which returns captures, mapped over columns: of what it returns
+    the deltas alone have the axis."""
+
+    def mapped(argument: Any):
+        run = jax.vmap(function, (in_axes,))
+        axes = _delta_axes(jax.eval_shape(run, argument))
+        return map_captures(_wrap, jax.vmap(function, (in_axes,), axes)(argument))
+
+    return mapped
+
+
 def _delta_axes(captures: Any) -> Any:
     """Of a vmap over columns: where the deltas have (or get) the axis, None for other arrays."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: leading_axes(path), captures)
+    return map_captures(_axes_of_one, captures)
+
+
+def _axes_of_one(capture: Capture) -> Capture:
+    leaves, treedef = jax.tree.flatten(capture)
+    axis, inner, found = 0, capture, []
+    while isinstance(inner, StackedCapture):  # what is mapped over a stack meets columns inside
+        axis, inner = axis + 1, inner.capture
+
+    def look(*leaves: Array):
+        # The deltas are what another array takes the place of.
+        changed = treedef.unflatten(leaves).map_deltas(lambda deltas: 1 * deltas)
+        kept = {id(leaf) for leaf in jax.tree.leaves(changed)}
+        found.extend(None if id(leaf) in kept else axis for leaf in leaves)
+
+    jax.eval_shape(look, *leaves)
+    return treedef.unflatten(found)
 
 
 def _wrap(capture: Capture) -> Capture:

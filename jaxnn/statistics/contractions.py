@@ -14,19 +14,30 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.captures import EmbeddingCapture, StackedCapture, flat_positions
+from jaxnn.core.captures import (
+    AffineCapture,
+    EmbeddingCapture,
+    LinearCapture,
+    StackedCapture,
+    flat_positions,
+)
+from jaxnn.core.validation import widened
 from jaxnn.kernels.parts import sum_parts
 from jaxnn.kernels.products import sum_dtype
-from jaxnn.statistics.choosing import gram_for_norms, gram_for_pairs, linear_form
-from jaxnn.statistics.chunked import map_examples
-from jaxnn.statistics.columns import ColumnsCapture, add_up, add_up_columns, over_columns
+from jaxnn.kernels.sums import add_up, map_examples
+from jaxnn.statistics.choosing import (
+    gradient_bytes,
+    gram_for_norms,
+    gram_for_pairs,
+    positions_of,
+)
+from jaxnn.statistics.columns import ColumnsCapture, add_up_columns, over_columns
 
 
 def per_example(capture: Any) -> dict[str, Array]:
     """[batch, *parameter], each example's gradient."""
     if isinstance(capture, StackedCapture):
         return jax.vmap(per_example, out_axes=1)(capture.capture)
-
     return jax.vmap(_gradient_of_one)(capture)
 
 
@@ -37,13 +48,14 @@ def squared_norms(capture: Any) -> dict[str, Array]:
     if not gram_for_norms(capture):
 
         def of_examples(part: Any):
-            gradients = per_example(linear_form(part) or part)
+            gradients = per_example(part.linear() or part)
             return jax.tree.map(lambda g: _sum_squares(g, range(1, g.ndim)), gradients)
 
-        return map_examples(of_examples, capture)
+        return map_examples(of_examples, gradient_bytes(capture), capture)
     if isinstance(factors := _factors(capture), StackedCapture):
         return squared_norms(factors)
-    weight = {"weight": jax.vmap(_product)(factors, factors)}
+    # Where the terms of the sum cancel, rounding may leave less than nothing.
+    weight = {"weight": jnp.maximum(jax.vmap(_product)(factors, factors), 0)}
     return weight | jax.tree.map(lambda g: _sum_squares(g, 1), _bias(factors))
 
 
@@ -67,29 +79,44 @@ def dot_products(first: Any, second: Any) -> dict[str, Array]:
 
 def sum_of_squares(capture: Any) -> dict[str, Array]:
     """[*parameter], Σ_b G_b² element by element; of a capture with columns, over those as well."""
-    if isinstance(capture, StackedCapture):
-        return jax.vmap(sum_of_squares)(capture.capture)
-    columns = isinstance(capture, ColumnsCapture)
-    inner = capture.capture if columns else capture
-    if _has_one_position(inner, leading=int(columns)):
-        # The square of a product is the product of the squares, and the squares of the deltas of
-        # several columns that meet the same inputs may be added up before it.
-        squared = jax.tree.map(lambda a: _wide(a) ** 2 if _is_floating(a) else a, inner)
-        deltas = add_up(lambda d: d, squared.deltas) if columns else squared.deltas
-        return dataclasses.replace(squared, deltas=deltas).gradient()
-    if columns:
-        return add_up_columns(sum_of_squares, capture)
-    if isinstance(capture, EmbeddingCapture) and gram_for_norms(capture):
-        # An element of G_b is a sum over the positions with its id; its square is the sum over
-        # them of their own delta times that sum.
-        factors = _factors(capture)
-        together = jax.vmap(_meetings)(factors, factors) @ _wide(factors.deltas)
-        return dataclasses.replace(factors, deltas=_wide(factors.deltas) * together).gradient()
+    match capture:
+        case StackedCapture():
+            return jax.vmap(sum_of_squares)(capture.capture)
+        case ColumnsCapture(one) if _is_product(one, leading=2):
+            # The squares of deltas that meet the same inputs may be added up before the product.
+            return _squared(one, add_up(lambda deltas: deltas, _wide(one.deltas) ** 2)).gradient()
+        case _ if _is_product(capture, leading=1):
+            return _squared(capture, _wide(capture.deltas) ** 2).gradient()
+        case _ if positions_of(capture) == 1:
+            return capture.fold(sum_of_squares(capture.linear()))
+        case ColumnsCapture():
+            return add_up_columns(sum_of_squares, capture)
+        case EmbeddingCapture() if gram_for_norms(capture):
+            # An element of G_b is a sum over the positions with its id; its square is the sum over
+            # them of their own delta times that sum.
+            factors = _factors(capture)
+            together = jax.vmap(_meetings)(factors, factors) @ _wide(factors.deltas)
+            return dataclasses.replace(factors, deltas=_wide(factors.deltas) * together).gradient()
 
     def squares(example: Any):
-        return jax.tree.map(lambda g: g * g, _wide_gradient_of_one(example))
+        return jax.tree.map(lambda g: _wide(g) ** 2, _gradient_of_one(example))
 
     return sum_parts(lambda capture: add_up(squares, capture), capture)
+
+
+def _is_product(capture: Any, leading: int) -> bool:
+    """Whether each element of its gradient is, at one position of an example, the product of what
+    entered the parameters and a delta, whose positions come after so many axes."""
+    if not isinstance(capture, LinearCapture | AffineCapture | EmbeddingCapture):
+        return False
+    return math.prod(capture.deltas.shape[leading:-1]) == 1
+
+
+def _squared(capture: Any, deltas: Array) -> Any:
+    """The capture with the squares of what entered the parameters, and these deltas: at one
+    position, the square of a product is the product of the squares."""
+    squared = jax.tree.map(lambda a: _wide(a) ** 2 if _is_floating(a) else a, capture)
+    return dataclasses.replace(squared, deltas=deltas)
 
 
 def _gradient_of_one(example: Any) -> dict[str, Array]:
@@ -97,15 +124,11 @@ def _gradient_of_one(example: Any) -> dict[str, Array]:
     return jax.tree.map(lambda a: a[None], example).gradient()
 
 
-def _wide_gradient_of_one(example: Any) -> dict[str, Array]:
-    return jax.tree.map(_wide, _gradient_of_one(example))
-
-
 def _factors(capture: Any) -> Any:
     """The capture with its positions on one axis, as something that `_product` can multiply."""
     if not isinstance(capture, EmbeddingCapture):
-        return linear_form(capture)
-    ids = flat_positions(capture.ids[..., None])[..., 0]
+        return capture.linear()
+    ids = flat_positions(widened(capture.ids)[..., None])[..., 0]
     return dataclasses.replace(capture, ids=ids, deltas=flat_positions(capture.deltas))
 
 
@@ -128,16 +151,12 @@ def _rows_products(a: Array, b: Array) -> Array:
 
 def _bias(factors: Any) -> dict[str, Array]:
     """Each example's gradient of the bias, which is never large."""
-    return {"bias": jnp.sum(_wide(factors.deltas), 1)} if getattr(factors, "use_bias", 0) else {}
+    has_bias = isinstance(factors, LinearCapture) and factors.use_bias
+    return {"bias": jnp.sum(_wide(factors.deltas), 1)} if has_bias else {}
 
 
 def _all_products(a: Array, b: Array) -> Array:
     return _rows_products(*(g.reshape(g.shape[0], math.prod(g.shape[1:])) for g in (a, b)))
-
-
-def _has_one_position(capture: Any, leading: int) -> bool:
-    """Whether its deltas are [batch, features] but for axes of length 1, after ``leading`` axes."""
-    return hasattr(capture, "deltas") and math.prod(capture.deltas.shape[leading + 1 : -1]) == 1
 
 
 def _is_floating(a: Array) -> bool:

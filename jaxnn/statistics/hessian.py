@@ -1,4 +1,8 @@
-"""The Hessian of the mean loss: its product with a vector, its trace and its diagonal."""
+"""The Hessian of the mean loss: its product with a vector, its trace and its diagonal.
+
+Of a network under a rule of feedback, or with a straight-through estimator, it is that of the plain
+network: another gradient than that of the loss has no symmetric derivative.
+"""
 
 from collections.abc import Callable
 from functools import reduce
@@ -8,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backprop
-from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.networks import plain
 from jaxnn.core.validation import require_key, require_positive_integer
 
 
@@ -19,7 +24,7 @@ def hessian_vector_product(network: Layer, loss: Loss) -> Callable[..., Any]:
     The derivative along v of the hand-derived gradient (Pearlmutter, 1994): forward-mode
     differentiation of a backward pass, about twice its time, and the Hessian is never formed.
     """
-    gradient = backprop(network, loss)
+    gradient = backprop(plain(network), loss)
 
     def product(vector, params, *arguments, **named):
         def of(params: Any):

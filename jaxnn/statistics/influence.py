@@ -4,14 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.gradients import backward_pass
-from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.contract import Layer, Loss
+from jaxnn.core.networks import plain
 from jaxnn.core.validation import require_number, require_positive_integer
-from jaxnn.statistics.examples import gradients_of, products_with
+from jaxnn.statistics.examples import per_example_gradients, products_with
 from jaxnn.statistics.gauss_newton import ggn_vector_product
-from jaxnn.statistics.trees import require_examples_apart
+from jaxnn.statistics.quantities import own_captures
 
 
 def influence(
@@ -26,10 +27,11 @@ def influence(
     -> [queries, batch], −∂l_qᵀ (G + λ I)⁻¹ ∂l_b.
 
     How fast the loss of query q changes as the weight of training example b grows in the mean loss
-    whose minimum is at params (Koh and Liang, 2017): negative where b helps q. G, the Gauss-Newton
-    matrix of the (weighted) training batch, stands for the Hessian, which away from the minimum
-    is not positive definite (Bae et al., 2022). Each query takes one solution by conjugate
-    gradients, in which G is a `ggn_vector_product`; no gradient of a training example is formed.
+    whose minimum is at params (Koh and Liang, 2017): negative where b helps q, 0 for a b of weight
+    0, which is not there. G, the Gauss-Newton matrix of the (weighted) training batch, stands for
+    the Hessian, which away from the minimum is not positive definite (Bae et al., 2022). Each query
+    takes one solution by conjugate gradients, in which G is a `ggn_vector_product`; no gradient of
+    a training example is formed.
 
     Args:
         network: The network; one with batch norm or dropout, `in_inference_mode`.
@@ -44,12 +46,12 @@ def influence(
     require_number("influence", "damping", damping, minimum=0, open_minimum=True)
     require_number("influence", "tolerance", tolerance, minimum=0)
     require_positive_integer("influence", "iterations", iterations)
-    run, curvature = backward_pass(network, loss), ggn_vector_product(network, loss)
+    run = own_captures("influence", plain(network), loss)
+    curvature = ggn_vector_product(network, loss)
 
     def compute(params, state, x, target, queries, query_target, key=None, weights=None):
-        training = run(params, state, x, target, key).captures
-        asked = run(params, state, queries, query_target, key).captures
-        require_examples_apart("influence", (training, asked))
+        training = run(params, state, x, target, key, weights)
+        asked = run(params, state, queries, query_target, key)
 
         def damped(vector: Any):
             product = curvature(vector, params, state, x, target, key, weights)
@@ -58,8 +60,9 @@ def influence(
         def of_query(gradient: Any):
             solve = jax.scipy.sparse.linalg.cg
             solution, _ = solve(damped, gradient, tol=tolerance, maxiter=iterations)
-            return -products_with(training, solution)
+            products = -products_with(training, solution)
+            return products if weights is None else jnp.where(weights == 0, 0, products)
 
-        return jax.lax.map(of_query, gradients_of(asked))
+        return jax.lax.map(of_query, per_example_gradients.of(asked))
 
     return compute

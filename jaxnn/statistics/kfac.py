@@ -16,54 +16,49 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.captures import StackedCapture, map_captures
-from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.validation import unknown_name
 from jaxnn.kernels.products import sum_dtype
-from jaxnn.statistics.choosing import linear_form
-from jaxnn.statistics.chunked import sum_examples
+from jaxnn.kernels.sums import sum_examples
+from jaxnn.statistics.choosing import linear_bytes
 from jaxnn.statistics.columns import ColumnsCapture, hessian_root_captures, over_columns
+from jaxnn.statistics.quantities import quantity
+from jaxnn.statistics.trees import shares_of
 
 
-def kfac_factors(
-    network: Layer,
-    loss: Loss,
-    *,
-    samples: int | None = 1,
-    positions: str = "expand",
-) -> Callable[..., Any]:
-    """(params, state, x, target, key=None, weights=None) -> factors, in the tree of captures.
+def _roots(
+    where: str, network: Layer, loss: Loss, *, samples: int | None = 1, positions: str = "expand"
+) -> Callable:
+    if positions not in _POSITIONS:
+        raise ValueError(f"{where}: {unknown_name('positions', positions, _POSITIONS)}")
+    return hessian_root_captures(where, network, loss, samples=samples)
+
+
+@quantity(captures_of=_roots)
+def kfac_factors(captures: Any, weights: Array | None = None, *, positions: str = "expand") -> Any:
+    """The factors, in the tree of captures.
 
     For each dict of parameters {"inputs": A [in + 1, in + 1], "deltas": B [out, out]}, with
     kron(A, B) for the block of ``weight`` and ``bias`` stacked as [in + 1, out] and read row by
-    row; A is [in, in] without a bias. A convolution is the linear map of its unfolded patches, taps
-    in row-major order, with an axis of groups before both factors where it has some; what `repeat`
+    row; A is [in, in] without a bias. A convolution is the linear map of its patches, taps in
+    row-major order, with an axis of groups before both factors where it has some; what `repeat`
     stacks is stacked here. None where the parameters are not those of a linear map (normalisation,
     embedding). In at least float32.
 
+    By the option ``samples`` so many random combinations of the columns of S estimate B, 1 unless
+    given; it needs a key. None is for the exact B, for which an example has as many columns as
+    outputs.
+
     Args:
-        network: The network.
-        loss: A loss with ``hessian_root``.
-        samples: How many random combinations of the columns of S estimate B; it needs a key. None
-            for the exact B, for which an example has as many columns as outputs.
+        captures: Of the columns of a root of each example's loss Hessian.
+        weights: What each example counts in the means.
         positions: "expand" or "reduce"; see the head of this file.
 
     Raises:
         ValueError: ``positions`` is unknown, or the loss has no ``hessian_root``; see also
             `per_example_gradients`.
     """
-    if positions not in _POSITIONS:
-        raise ValueError(f"kfac_factors: {unknown_name('positions', positions, _POSITIONS)}")
-    run = hessian_root_captures("kfac_factors", network, loss, samples)
-
-    def factors(params, state, x, target, key=None, weights=None):
-        captures, shares = run(params, state, x, target, key, weights)
-        return kfac_of(captures, shares, positions)
-
-    return factors
-
-
-def kfac_of(captures: Any, shares: Array, positions: str = "expand") -> Any:
-    """The factors from the captures of `hessian_root_captures`; see `kfac_factors`."""
+    shares = shares_of(captures, weights)
     return map_captures(lambda c: _factors(c, shares, _POSITIONS[positions]), captures)
 
 
@@ -74,13 +69,13 @@ def _factors(capture: Any, shares: Array, gather: Callable) -> dict[str, Array] 
         # The inputs are those of every column; of the deltas' factor, columns add up.
         mapped = over_columns(lambda inner: _factors(inner, shares, gather))(capture)
         return mapped and {"inputs": mapped["inputs"][0], "deltas": jnp.sum(mapped["deltas"], 0)}
-    if jax.eval_shape(linear_form, capture) is None:
+    if jax.eval_shape(lambda c: c.linear(), capture) is None:
         return None
 
     def of_examples(part: Any, shares: Array) -> dict[str, Array]:
-        return _linear_factors(linear_form(part), shares, gather)
+        return _linear_factors(part.linear(), shares, gather)
 
-    return sum_examples(of_examples, capture, shares)
+    return sum_examples(of_examples, linear_bytes(capture), capture, shares)
 
 
 def _linear_factors(linear: Any, shares: Array, gather: Callable) -> dict[str, Array]:

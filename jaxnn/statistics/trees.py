@@ -1,14 +1,14 @@
 """What is done to whole trees of captures: weights for examples, and what must not be asked."""
 
-import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.captures import Capture, ContractedCapture
+from jaxnn.core.captures import StackedCapture, map_captures
+from jaxnn.core.contract import Capture
+from jaxnn.kernels.products import sum_dtype
 
 
 def scaled(captures: Any, factors: Array) -> Any:
@@ -18,31 +18,67 @@ def scaled(captures: Any, factors: Array) -> Any:
     is had without forming any, and its transpose how their products with one vector are.
     """
 
-    def scale(path: tuple, leaf: Array):
-        if (leading := leading_axes(path)) is None:
-            return leaf
-        axes = (*range(leading), *range(leading + 1, leaf.ndim))
-        return leaf * jnp.expand_dims(factors, axes).astype(leaf.dtype)
+    def scale(deltas: Array):
+        if factors.shape != deltas.shape[:1]:
+            raise ValueError(
+                f"captures: expected one factor for each of {deltas.shape[0]} examples, "
+                f"got shape {factors.shape}"
+            )
+        return deltas * _over(factors, deltas).astype(deltas.dtype)
 
-    return jax.tree_util.tree_map_with_path(scale, captures)
+    return map_captures(lambda capture: capture.map_deltas(scale), captures)
+
+
+def weighted(captures: Any, weights: Array | None) -> Any:
+    """The captures of Σ weights[b] l_b, or those given where there are no weights."""
+    return captures if weights is None else scaled(captures, weights)
+
+
+def shares_of(captures: Any, weights: Array | None) -> Array:
+    """[batch], what each example counts in a mean: wᵢ / Σ w, or 1 / batch."""
+    if weights is None:
+        batch = batch_of(captures)
+        return jnp.full(batch, 1 / max(batch, 1))
+    return weights / jnp.sum(weights, dtype=sum_dtype(weights.dtype))
 
 
 def batch_of(captures: Any) -> int:
-    """How many examples the captures are of.
+    """How many examples the captures are of; 0 of a network without parameters.
 
     Raises:
-        ValueError: there are none, of a network without parameters.
+        ValueError: one capture is of more examples than another.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(captures):
-        if (leading := leading_axes(path)) is not None:
-            return leaf.shape[leading]
-    raise ValueError("captures: expected those of a network with parameters, got none")
+    sizes = set()
+
+    def record(deltas: Array):
+        sizes.add(deltas.shape[0])
+        return deltas
+
+    jax.eval_shape(lambda tree: map_captures(lambda c: c.map_deltas(record), tree), captures)
+    if len(sizes) > 1:
+        raise ValueError(f"captures: expected one batch size in all of them, got {sorted(sizes)}")
+    return max(sizes, default=0)
 
 
-def leading_axes(path: tuple) -> int | None:
-    """How many axes stand before the batch of the deltas at this path; None for other arrays."""
-    names = [getattr(entry, "name", None) for entry in path]
-    return names.count("capture") if names[-1] == "deltas" else None
+def without(captures: Any, absent: Array) -> Any:
+    """The captures with zeros in place of all that they hold of the examples in ``absent`` [batch]:
+    whatever that is, infinite or NaN, nothing of it is left."""
+
+    def clear(capture: Capture):
+        if isinstance(capture, StackedCapture):
+            return StackedCapture(jax.vmap(clear)(capture.capture))
+        return jax.tree.map(lambda a: jnp.where(_over(absent, a), jnp.zeros_like(a), a), capture)
+
+    return map_captures(clear, captures)
+
+
+def widened(captures: Any) -> Any:
+    """The captures in the dtype of sums, in which they are then contracted."""
+
+    def widen(a: Array):
+        return a.astype(sum_dtype(a.dtype)) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    return jax.tree.map(widen, captures)
 
 
 def require_examples_apart(where: str, captures: Any) -> Any:
@@ -51,14 +87,16 @@ def require_examples_apart(where: str, captures: Any) -> Any:
     Raises:
         ValueError: a layer mixes the examples of a batch, or has contracted its gradient already.
     """
-    for place, part in _all_parts(captures):
-        if mixed_by := getattr(part, "mixed_by", None):
-            name, reason = mixed_by, "mixes the examples of a batch in training"
+    places = jax.tree_util.tree_leaves_with_path(captures, lambda node: isinstance(node, Capture))
+    for path, capture in places:
+        if capture.mixes is not None:
+            name, reason = capture.mixes, "mixes the examples of a batch in training"
             remedy = "; take in_inference_mode(network) in place of network"
-        elif isinstance(part, ContractedCapture):
-            name, reason, remedy = part.layer, "gives its gradient summed over the batch", ""
+        elif capture.summed_by is not None:
+            name, reason, remedy = capture.summed_by, "gives its gradient summed over the batch", ""
         else:
             continue
+        place = jax.tree_util.keystr(path, simple=True, separator=".")
         raise ValueError(
             f"{where}: expected every example to have a gradient of its own, but "
             f"{f'{place} {name}'.strip()} {reason}{remedy}"
@@ -66,29 +104,6 @@ def require_examples_apart(where: str, captures: Any) -> Any:
     return captures
 
 
-def mixing_layers(captures: Any) -> Iterator[str]:
-    """The layers, by place and name, that mix the examples of a batch, as their captures say."""
-    for place, part in _all_parts(captures):
-        if mixed_by := getattr(part, "mixed_by", None):
-            yield f"{place} {mixed_by}".strip()
-
-
-def _all_parts(captures: Any) -> Iterator[tuple[str, Capture]]:
-    """Every capture of the tree and those inside of it, with the place of the outer one."""
-    for path, capture in jax.tree_util.tree_leaves_with_path(captures, is_leaf=_is_capture):
-        place = jax.tree_util.keystr(path, simple=True, separator=".")
-        for part in _parts(capture):
-            yield place, part
-
-
-def _parts(capture: Any) -> Iterator[Capture]:
-    """The capture and those inside of it."""
-    yield capture
-    fields = [getattr(capture, field.name) for field in dataclasses.fields(capture)]
-    for inner in jax.tree.leaves(fields, is_leaf=_is_capture):
-        if _is_capture(inner):
-            yield from _parts(inner)
-
-
-def _is_capture(node: Any) -> bool:
-    return isinstance(node, Capture)
+def _over(factors: Array, a: Array) -> Array:
+    """[batch] with as many more axes as ``a`` has."""
+    return jnp.expand_dims(factors, tuple(range(1, a.ndim)))

@@ -1,7 +1,19 @@
 """Training: pure steps and epochs, optimisers by name, and the loop around them."""
 
-from jaxnn.training.crosschecking import Disagreement
+from jaxnn.training.crosschecking import Crosscheck, Disagreement
 from jaxnn.training.divergence import Diverged
+from jaxnn.training.drawing import (
+    Batches,
+    Draw,
+    Poisson,
+    Shuffled,
+    epoch_order,
+    in_batches,
+    make_epoch,
+    make_poisson_epoch,
+    poisson,
+    shuffled,
+)
 from jaxnn.training.evaluation import make_predict, metrics_of, task_of
 from jaxnn.training.loop import Epoch, train
 from jaxnn.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
@@ -10,12 +22,9 @@ from jaxnn.training.shuffling import shuffle
 from jaxnn.training.steps import (
     TrainState,
     create_state,
-    epoch_order,
-    make_epoch,
-    make_poisson_epoch,
     make_step,
     steps_per_epoch,
     take_batches,
 )
-from jaxnn.training.streaming import make_streamed_epoch
+from jaxnn.training.streaming import Streamed, make_streamed_epoch, streamed
 from jaxnn.training.sweeping import Trials, make_sweep

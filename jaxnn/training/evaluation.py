@@ -1,41 +1,21 @@
 """What a loss asks of a data set, predictions over a whole set, and metrics."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.core.layer import Layer, Loss
+from jaxnn.core.contract import Layer, Loss
+from jaxnn.core.task import Task
 from jaxnn.core.validation import batch_size as batch_size_of
 from jaxnn.sharding import mesh_of, on_mesh, split_batch, whole
 
 
-class Task(NamedTuple):
-    """How one loss is used on one kind of data."""
-
-    outputs: int | None
-    """The number of outputs that the network must have; None where the data decide."""
-    prepare: Callable[[Any], Any]
-    """(labels or numbers of the data set) -> the target that the loss takes."""
-    decide: Callable[[Array], Array] | None
-    """(predictions) -> labels; None for regression."""
-
-
-# The prediction from which on a binary classifier decides for class 1, and the numbers that stand
-# for the classes 0 and 1 in the target.
-_BINARY = {
-    "sigmoid_binary_cross_entropy": (0.0, (0.0, 1.0)),
-    "binary_cross_entropy": (0.5, (0.0, 1.0)),
-    "hinge": (0.0, (-1.0, 1.0)),
-}
-_CATEGORICAL = ("softmax_cross_entropy", "categorical_cross_entropy")
-
-
 def task_of(loss: Loss, classes: int) -> Task:
-    """The task of a loss of `jaxnn.losses` on data with this many classes (0 for regression).
+    """The task of a loss on data with this many classes (0 for regression).
 
     Categorical losses take the labels, one output for each class. Binary ones take them as numbers
     [n, 1], one output. Losses of an error take numbers, and labels one-hot.
@@ -43,26 +23,7 @@ def task_of(loss: Loss, classes: int) -> Task:
     Raises:
         ValueError: The loss cannot be used on such data.
     """
-    if loss.name in _BINARY:
-        if classes != 2:
-            raise ValueError(f"{loss.name}: expected data with 2 classes, got {classes}")
-        threshold, numbers = _BINARY[loss.name]
-        return Task(
-            outputs=1,
-            prepare=lambda labels: np.asarray(numbers, np.float32)[labels][:, None],
-            decide=lambda prediction: (prediction[:, 0] > threshold).astype(jnp.int32),
-        )
-    if loss.name in _CATEGORICAL:
-        if classes == 0:
-            raise ValueError(f"{loss.name}: expected data with classes, got numbers to regress")
-        return Task(classes, lambda labels: labels, lambda prediction: jnp.argmax(prediction, -1))
-    if classes == 0:
-        return Task(None, lambda numbers: numbers, None)
-    return Task(
-        classes,
-        lambda labels: np.eye(classes, dtype=np.float32)[labels],
-        lambda prediction: jnp.argmax(prediction, -1),
-    )
+    return loss.task(classes)
 
 
 def make_predict(network: Layer, batch_size: int = 1000) -> Callable:
@@ -88,12 +49,17 @@ def make_predict(network: Layer, batch_size: int = 1000) -> Callable:
     return run
 
 
-def metrics_of(loss: Loss, task: Task, prediction: Array, target: Array) -> dict[str, float]:
+def metrics_of(
+    loss: Loss, task: Task, prediction: Array, target: Any, deviation: Any = 1.0
+) -> dict[str, float]:
     """The numbers of `measures`."""
-    return {name: float(m) for name, m in measures(loss, task, prediction, target).items()}
+    found = measures(loss, task, prediction, target, deviation)
+    return {name: float(m) for name, m in found.items()}
 
 
-def measures(loss: Loss, task: Task, prediction: Array, target: Any) -> dict[str, Array]:
+def measures(
+    loss: Loss, task: Task, prediction: Array, target: Any, deviation: Any = 1.0
+) -> dict[str, Array]:
     """The mean ``loss``, and with it ``accuracy`` (classes) or ``r2`` and ``mae`` (regression).
 
     Args:
@@ -101,16 +67,26 @@ def measures(loss: Loss, task: Task, prediction: Array, target: Any) -> dict[str
         task: From `task_of`.
         prediction: What the network returned, [n, outputs].
         target: What the loss takes, from ``task.prepare``.
+        deviation: By what a regression's target was divided when it was standardised, a number or
+            one for each output, [outputs]: ``mae`` is in the units that it had before.
 
     ``r2`` is 1 − Σ (t − y)² / Σ (t − mean t)², the coefficient of determination, and ``mae`` the
-    mean of |t − y|, both over all examples and outputs.
+    mean of deviation · |t − y|, both over all examples and outputs.
+
+    Raises:
+        ValueError: ``deviation`` has another shape.
     """
     target = jnp.asarray(target)
     found = {"loss": jnp.mean(loss.value(prediction, target))}
     if task.decide is None:
+        if np.shape(deviation) not in ((), prediction.shape[1:]):
+            raise ValueError(
+                f"metrics: expected deviation to be a number or one for each output, shape "
+                f"{prediction.shape[1:]}, got shape {np.shape(deviation)}"
+            )
         spread = jnp.sum((target - jnp.mean(target, 0)) ** 2)
         found["r2"] = 1 - jnp.sum((target - prediction) ** 2) / spread
-        found["mae"] = jnp.mean(jnp.abs(target - prediction))
+        found["mae"] = jnp.mean(deviation * jnp.abs(target - prediction))
     else:
         is_labels = jnp.issubdtype(target.dtype, jnp.integer)
         labels = target if is_labels else task.decide(target)

@@ -15,7 +15,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxnn.core.layer import Layer
+from jaxnn.core.contract import Layer
 from jaxnn.sharding import DATA, Layout, replicated, whole
 from jaxnn.training.steps import TrainState
 

@@ -19,15 +19,16 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backprop
-from jaxnn.core.layer import Layer, Loss
 from jaxnn.core.validation import batch_size as batch_size_of
 from jaxnn.core.validation import require_integer, require_positive_integer
 from jaxnn.rewrites.precision import adjust_scale
-from jaxnn.training.steps import TrainState, create_state, make_epoch, make_step, require_batch_fits
+from jaxnn.training.drawing import make_epoch
+from jaxnn.training.steps import TrainState, create_state, make_step, require_batch_fits
 
 TOGETHER, UNROLL = 8, 4
-"""How many side by side, and how many steps in the body of a loop: measured for small networks."""
+"""How many side by side, and how many steps in the body of a loop: for small networks."""
 
 
 class Trials(NamedTuple):

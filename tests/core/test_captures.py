@@ -196,8 +196,8 @@ def test_uses_are_joined_as_positions_of_the_same_example(x64):
 
 
 def test_joining_keeps_static_facts():
-    affine = nn.AffineCapture(jnp.ones((2, 3)), jnp.ones((2, 3)), mixed_by="batch_norm")
-    assert nn.join(affine, affine).mixed_by == "batch_norm"
+    affine = nn.AffineCapture(jnp.ones((2, 3)), jnp.ones((2, 3)), mixes="batch_norm")
+    assert nn.join(affine, affine).mixes == "batch_norm"
     linear = nn.LinearCapture(jnp.ones((2, 3)), jnp.ones((2, 3)), use_bias=False)
     assert set(nn.join(linear, linear).gradient()) == {"weight"}
 
@@ -225,7 +225,7 @@ def test_a_contracted_capture_gives_its_gradient_and_joins_by_sum():
     "capture",
     [
         nn.LinearCapture(1.0, 2.0, use_bias=False),
-        nn.AffineCapture(1.0, 2.0, mixed_by="norm"),
+        nn.AffineCapture(1.0, 2.0, mixes="norm"),
         nn.StackedCapture(nn.LinearCapture(1.0, 2.0)),
         nn.ContractedCapture({"weight": 1.0}, layer="tied"),
     ],

@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import normal, started
+from helpers import ChangedLoss, changed, normal, started
 
 import jaxnn as nn
 
@@ -9,9 +9,9 @@ DENSE = nn.dense(3)
 X = normal(0, (2, 4))
 
 
-def changed(change):
+def dense_whose(change):
     """A dense layer whose backward returns what ``change`` makes of (dx, capture, dy)."""
-    return DENSE._replace(backward=lambda params, x, dy: change(*DENSE.backward(params, x, dy), dy))
+    return changed(DENSE, backward=lambda params, x, dy: change(*DENSE.backward(params, x, dy), dy))
 
 
 def altered(capture, **factors):
@@ -20,39 +20,39 @@ def altered(capture, **factors):
 
 
 WRONG = {
-    "wrong dx": (changed(lambda dx, c, dy: (1.01 * dx, c)), "float64 dx[0]", "vjp"),
+    "wrong dx": (dense_whose(lambda dx, c, dy: (1.01 * dx, c)), "float64 dx[0]", "vjp"),
     "wrong weight": (
-        changed(lambda dx, c, dy: (dx, altered(c, weight=1.01))),
+        dense_whose(lambda dx, c, dy: (dx, altered(c, weight=1.01))),
         "float64 dense weight",
         "vjp",
     ),
     "wrong bias": (
-        changed(lambda dx, c, dy: (dx, altered(c, bias=-1))),
+        dense_whose(lambda dx, c, dy: (dx, altered(c, bias=-1))),
         "float64 dense bias",
         "vjp",
     ),
     "nonlinear in dy": (
-        changed(lambda dx, c, dy: (dx * jnp.abs(dy).sum(), c)),
+        dense_whose(lambda dx, c, dy: (dx * jnp.abs(dy).sum(), c)),
         "float64 dx[0]",
         "linearity",
     ),
     "predict unlike forward": (
-        DENSE._replace(predict=lambda *a: 1.01 * DENSE.predict(*a)),
+        changed(DENSE, predict=lambda *a: 1.01 * DENSE.predict(*a)),
         "float64 y[0]",
         "predict",
     ),
     "missing key": (
-        changed(lambda dx, c, dy: (dx, nn.LinearCapture(c.inputs, c.deltas, use_bias=False))),
+        dense_whose(lambda dx, c, dy: (dx, nn.LinearCapture(c.inputs, c.deltas, use_bias=False))),
         "float64 gradients",
         "tree",
     ),
     "wrong dtype": (
-        changed(lambda dx, c, dy: (dx.astype(jnp.float16), c)),
+        dense_whose(lambda dx, c, dy: (dx.astype(jnp.float16), c)),
         "float64 dx",
         "tree",
     ),
-    "wrong shape": (changed(lambda dx, c, dy: (dx[:1], c)), "float64 dx", "tree"),
-    "not a number": (changed(lambda dx, c, dy: (dx * jnp.nan, c)), "float64 dx[0]", "vjp"),
+    "wrong shape": (dense_whose(lambda dx, c, dy: (dx[:1], c)), "float64 dx", "tree"),
+    "not a number": (dense_whose(lambda dx, c, dy: (dx * jnp.nan, c)), "float64 dx[0]", "vjp"),
 }
 
 
@@ -103,7 +103,7 @@ def test_check_gradients_names_layer_and_parameter(name, x64):
 
 def test_check_gradients_finds_a_wrong_loss_gradient(x64):
     loss = nn.mean_squared_error()
-    wrong = loss._replace(gradient=lambda y, t: 2 * loss.gradient(y, t))
+    wrong = ChangedLoss(loss, lambda y, t: 2 * loss.gradient(y, t))
     x = normal(0, (2, 4))
     params, state = started(DENSE, x)
     report = nn.check_gradients(DENSE, wrong, params, state, x, normal(1, (2, 3)))

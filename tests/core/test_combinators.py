@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chex import assert_trees_all_equal
-from helpers import assert_agree, initialized, masked, normal, passes, started
+from helpers import assert_agree, changed, initialized, masked, normal, passes, started
 
 import jaxnn as nn
 
@@ -148,7 +148,8 @@ def test_repeat_draws_other_random_numbers_for_each_copy():
     network = nn.repeat(nn.dropout(0.5), 2)
     x = jnp.ones((2, 64))
     params, state = network.init(None, x)
-    _, _, (kept,) = jax.jit(network.forward)(params, state, x, jax.random.key(0))
+    _, _, residuals = jax.jit(network.forward)(params, state, x, jax.random.key(0))
+    kept = residuals.kept[0].kept
     assert not np.array_equal(kept[0], kept[1])
 
 
@@ -176,8 +177,9 @@ def test_share_passes_state_from_use_to_use(x64):
 def test_serial_gives_every_layer_another_key():
     network = nn.serial(nn.dropout(0.5), nn.dropout(0.5))
     forward = jax.jit(network.forward)
-    _, _, kept = forward(((), ()), ((), ()), jnp.ones((2, 64)), jax.random.key(0))
-    assert not np.array_equal(*kept)
+    _, _, residuals = forward(((), ()), ((), ()), jnp.ones((2, 64)), jax.random.key(0))
+    first, second = (of_part.kept for of_part in residuals.kept)
+    assert not np.array_equal(first, second)
 
 
 def test_a_network_runs_under_jit_vmap_and_scan(x64):
@@ -194,7 +196,7 @@ def test_a_network_runs_under_jit_vmap_and_scan(x64):
 
 
 DENSE = nn.dense(3)
-BROKEN = nn.Layer(DENSE.init, DENSE.predict, DENSE.forward, lambda *a: 1 / 0, "broken")
+BROKEN = changed(DENSE, "broken", backward=lambda *a: 1 / 0)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_a_combinator_of_nothing_is_refused(combinator):
     [*COMBINATORS, nn.share, lambda layer: nn.repeat(layer, 2), lambda layer: nn.on(0, layer)],
 )
 def test_a_factory_that_was_not_called_is_refused_with_a_hint(combinator, untyped):
-    with pytest.raises(TypeError, match=r"expected argument 0 to be a Layer, .*call it"):
+    with pytest.raises(TypeError, match=r"expected (argument 0|layer) to be a Layer, .*call it"):
         combinator(nn.relu)
 
 
@@ -321,7 +323,7 @@ def test_concatenate_refuses_the_batch_axis_however_it_is_written(untyped):
 
 @pytest.mark.parametrize("index", [-1, 1.0, True, "0"])
 def test_on_refuses_what_is_no_index(index, untyped):
-    with pytest.raises(ValueError, match="on: expected index to be an integer of at least 0"):
+    with pytest.raises((TypeError, ValueError), match="on: expected index to be"):
         nn.on(index, nn.relu())
 
 

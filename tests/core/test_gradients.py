@@ -115,11 +115,43 @@ def test_captures_of_a_backward_pass_are_not_divided_by_the_batch(x64):
 
 
 def test_a_backward_pass_multiplies_each_example_by_its_weight(x64):
-    arguments, w = batch(), weights("some zero")
+    arguments, w = batch(), jnp.asarray([0.5, 2.0, 0.25, 1.0])
     run = jitted(nn.backward_pass)
     plain, weighted = run(*arguments), run(*arguments, None, w)
     assert_agree(weighted.dx, np.asarray(plain.dx) * np.asarray(w)[:, None], 1e-12)
     assert_agree(weighted.values, plain.values, 0)
+
+
+BAD = [jnp.nan, jnp.inf]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("make", [nn.backprop, nn.autodiff, nn.numerical])
+def test_an_example_of_weight_0_counts_as_if_it_were_not_there_whatever_it_holds(make, bad, x64):
+    params, state, x, target = batch()
+    w = weights("some zero")
+    expected = jax.jit(make(NETWORK, LOSS))(params, state, x[1:3], target[1:3], None, w[1:3])
+    x = x.at[0].set(bad).at[3, 1].set(bad)
+    target = target.at[0].set(-7)
+    assert_agree(jitted(make)(params, state, x, target, None, w), expected, 1e-9)
+
+
+def test_an_example_of_weight_0_has_the_value_0_and_no_dx(x64):
+    params, state, x, target = batch()
+    w = weights("some zero")
+    result = jitted(nn.backward_pass)(params, state, x.at[0].set(jnp.nan), target, None, w)
+    assert np.all(np.asarray(result.values)[[0, 3]] == 0)
+    assert np.all(np.asarray(result.dx)[[0, 3]] == 0)
+
+
+@pytest.mark.parametrize("make", [nn.backprop, nn.autodiff])
+def test_a_float_target_of_weight_0_may_hold_nan(make, x64):
+    params, state, x, _ = batch()
+    loss, w = nn.mean_squared_error(), weights("some zero")
+    target = normal(5, (4, 2))
+    expected = jax.jit(make(NETWORK, loss))(params, state, x, target, None, w)
+    unknown = target.at[0].set(jnp.nan)
+    assert_agree(jax.jit(make(NETWORK, loss))(params, state, x, unknown, None, w), expected, 1e-12)
 
 
 def test_a_network_without_parameters_has_no_gradients(x64):

@@ -12,8 +12,8 @@ import pytest
 from sklearn.datasets import load_wine
 
 from experiments import check, evaluate, predict, train
-from experiments.command_line import run_script
-from experiments.runs import Run, restore
+from experiments.support.command_line import run_script
+from experiments.support.runs import Run, restore
 
 # Two dense layers with dropout and batch norm, an order and noise that a seed draws, a smaller last
 # batch, a schedule and a validation set: all that a resumed run could get wrong.
@@ -122,6 +122,13 @@ def test_an_existing_run_folder_is_refused_and_stays_as_it_is(wine, monkeypatch,
     [
         (["wine_mpl"], "did you mean 'wine_mlp'"),
         (["wine_mlp", "--network", "dense(5)"], "expected network to return 3 outputs"),
+        (["wine_mlp", "--loss", "ctc()"], "ctc: expected a loss of one label or number for each"),
+        (
+            ["wine_mlp", "--loss", "sequence_loss(hinge())"],
+            "sequence_loss of hinge: expected a loss",
+        ),
+        (["wine_mlp", "--network", "projection(3)"], "expected prediction to be an array"),
+        (["wine_mlp", "--network", "serial(a=relu(), a=tanh())"], "every option once, got a 2"),
         (["wine_mlp", "--batch-size", "1000"], "expected batch_size to be at most"),
         (["wine_mlp", "--learning-rate", "-1"], "expected learning_rate to lie in (0, inf)"),
         (["wine_mlp", "--optimizer", "adam(b3=1)"], "unknown option of optimizer adam 'b3'"),
@@ -238,6 +245,53 @@ def test_a_users_table_is_trained_evaluated_and_predicted(capsys):
     head, *prices = Path("prices.csv").read_text().split()
     assert head == "price"
     np.testing.assert_allclose([float(p) for p in prices], [3.0, -1.0], atol=0.1)
+
+
+def test_projected_cross_entropy_trains_evaluates_and_predicts_as_softmax_cross_entropy(
+    tmp_path, capsys
+):
+    table = wine_table(tmp_path / "wines.csv")
+    found = {}
+    for loss, last in (("softmax", "dense(3)"), ("projected", "projection(3)")):
+        run = str(tmp_path / loss)
+        options = ["--network", "dense(8)", "relu()", last, "--loss", f"{loss}_cross_entropy()"]
+        train.main(["wine_mlp", *options, "--epochs", "3", "--output", run])
+        predict.main([run, str(table), "--output", f"{loss}.csv"])
+        *epochs, test = metrics(run)
+        found[loss] = [epoch["loss"] for epoch in epochs] + [test["test"]["loss"]]
+    np.testing.assert_allclose(found["projected"], found["softmax"], rtol=1e-4)
+    assert Path("projected.csv").read_text() == Path("softmax.csv").read_text()
+
+
+def test_the_mean_absolute_error_of_several_outputs_is_in_the_units_of_each(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(200, 3))
+    target = x @ random.normal(size=(3, 2)) * [1.0, 1000.0] + [5.0, -300.0]
+    np.savez("homes.npz", x=x, target=target)
+    options = ["--network", "dense(2)", "--loss", "half_squared_error()", "--epochs", "1"]
+    data = ["--data.name", "homes.npz", "--data.standardize-target"]
+    train.main(["wine_mlp", *options, *data, "--output", "run"])
+    config, splits, _, state = restore(Run(Path("run")))
+    y = config.layers.predict(state.params, state.state, jnp.asarray(splits.test.x))
+    errors = np.abs(
+        splits.target_standardization.invert(np.asarray(y))
+        - splits.target_standardization.invert(splits.test.target)
+    )
+    assert errors.mean(0)[1] > 100 * errors.mean(0)[0]
+    assert metrics("run")[-1]["test"]["mae"] == pytest.approx(errors.mean(), rel=1e-5)
+
+
+def test_named_parts_are_in_the_summary_and_the_checkpoint_of_a_run(tmp_path, capsys):
+    network = "serial(stem=dense(8), act=relu(), head=dense(3))"
+    train.main(["wine_mlp", "--network", network, "--epochs", "2", "--output", "run", "--angles"])
+    out = capsys.readouterr().out
+    assert "stem dense" in out
+    assert "head dense" in out
+    config, _, epoch, state = restore(Run(Path("run")))
+    assert epoch == 2
+    assert repr(config.layers) == network
+    assert state.params.head["weight"].shape == (8, 3)
+    assert set(metrics("run")[0]["angles"]) == {"stem dense", "head dense"}
 
 
 @pytest.mark.parametrize("script", [evaluate.main, predict.main])

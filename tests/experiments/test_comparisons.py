@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from experiments import style
-from experiments.comparisons import report, require_problems
+from experiments.support import style
+from experiments.support.comparisons import report, require_problems
 
 
 def draw(results):

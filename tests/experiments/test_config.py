@@ -4,16 +4,19 @@ import functools
 import jax
 import pytest
 
-from experiments.config import (
+import jaxnn as nn
+from experiments.support.config import (
     CONFIGS,
     Config,
     DataConfig,
     find_config,
+    load_config,
     read_config,
     require_compatible,
+    sample_of,
     to_table,
 )
-from experiments.runs import Run
+from experiments.support.runs import Run
 
 load = functools.cache(DataConfig.load)  # several configurations are about the same data
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.toml"))
@@ -26,7 +29,7 @@ def wine():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_configuration_loads_builds_and_fits_its_data(name):
-    config = read_config(find_config(name))
+    config = load_config(name)
     config.make_optimizer(1000)
     try:
         splits = load(config.data)
@@ -34,6 +37,8 @@ def test_a_shipped_configuration_loads_builds_and_fits_its_data(name):
         pytest.skip(f"{config.data.name} is not on this machine: {error}")
     require_compatible(config, splits)
     assert config.batch_size <= len(splits.train.x)
+    x, target = splits.train.x[:4], config.task(splits).prepare(splits.train.target[:4])
+    assert sample_of(config) == jax.eval_shape(lambda *arrays: arrays, x, target)
 
 
 def write(folder, text):
@@ -52,7 +57,7 @@ def test_values_of_a_file_replace_the_defaults(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_configuration_written_to_a_run_folder_comes_back_the_same(name, tmp_path):
-    config = read_config(find_config(name))
+    config = load_config(name)
     Run(tmp_path).write_config(config)
     assert Run(tmp_path).read_config() == config
     assert None not in to_table(config).values()
@@ -95,7 +100,16 @@ def test_an_unknown_configuration_is_named_with_the_nearest():
         ({"network": ()}, "expected network to have at least one layer"),
         ({"network": ("dens(3)",)}, "did you mean 'dense'"),
         ({"network": ("max_pool(2)", "dense(3)")}, "max_pool"),
+        ({"network": ("fork(dense(3), dense(3))",)}, "expected network to return 3 .* got a tuple"),
+        ({"network": ("projection(3)",)}, "expected prediction to be an array, got Factors"),
+        ({"network": ("serial(a=dense(3), a=relu())",)}, "expected every option once, got a 2"),
+        ({"network": ("serial(a=dense(3), _b=relu())",)}, "expected the name of a part to be an"),
         ({"loss": "hinge()"}, "hinge: expected data with 2 classes, got 3"),
+        ({"loss": "ctc()"}, "ctc: expected a loss of one label .* sequences of labels"),
+        (
+            {"loss": "sequence_loss(hinge())"},
+            "sequence_loss of hinge: expected a loss of one label",
+        ),
         ({"loss": "softmax_cross_entrop()"}, "did you mean 'softmax_cross_entropy'"),
     ],
 )
@@ -103,6 +117,38 @@ def test_a_network_or_loss_that_does_not_fit_the_data_is_refused(wine, changes, 
     config = dataclasses.replace(Config(network=("dense(3)",), data=DataConfig("wine")), **changes)
     with pytest.raises((ValueError, TypeError), match=message):
         require_compatible(config, wine)
+
+
+@pytest.mark.parametrize("last", ["dense(3)", "projection(3)"])
+def test_projected_cross_entropy_takes_labels_as_softmax_cross_entropy_does(wine, last):
+    config = Config(
+        network=("dense(4)", last), loss="projected_cross_entropy()", data=DataConfig("wine")
+    )
+    require_compatible(config, wine)
+    labels = wine.train.target
+    assert config.task(wine).prepare(labels) is labels
+
+
+def test_the_names_of_the_parts_of_a_whole_network_are_its_paths():
+    (text,) = network = ("serial(stem=dense(64), act=relu(), head=dense(10))",)
+    assert repr(Config(network=network).layers) == text
+    paths = [path for path, _ in nn.walk(Config(network=network).layers)]
+    assert paths == ["stem", "act", "head"]
+
+
+def test_a_single_entry_without_names_keeps_its_place_as_in_earlier_runs():
+    network = Config(network=("serial(dense(64), relu(), dense(10))",)).layers
+    assert network == nn.serial(nn.serial(nn.dense(64), nn.relu(), nn.dense(10)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_text_of_a_configurations_network_and_loss_builds_them_again(name):
+    config = load_config(name)
+    again = dataclasses.replace(
+        config, network=(repr(config.layers),), loss=repr(config.loss_function)
+    )
+    assert again.layers.parts[0] == config.layers
+    assert again.loss_function == config.loss_function
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import launch, processes, train
+from experiments import launch, train
+from experiments.support import processes
 
 ROOT = Path(__file__).parent.parent.parent
 TRAIN = ["train", "wine_mlp", "--epochs", "2", "--batch-size", "16", "--gradient", "manual"]

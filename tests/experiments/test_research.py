@@ -9,8 +9,9 @@ import pytest
 from helpers import normal
 
 import jaxnn as nn
-from experiments import critical_batch_size, feedback, inspect, private, second_order, train
-from experiments.config import DataConfig
+from experiments import inspect, train
+from experiments.studies import critical_batch_size, feedback, private, second_order
+from experiments.support.config import DataConfig
 
 WINE = DataConfig("wine", standardize="features")
 
@@ -118,6 +119,14 @@ def test_a_run_is_inspected_before_and_after_its_training(tmp_path):
     assert (tmp_path / "inspect_run.png").stat().st_size > 50_000
 
 
+def test_a_configuration_in_half_precision_is_inspected(tmp_path):
+    network = ["--network", "dense(8)", "relu()", "dense(3)", "--precision", "bfloat16"]
+    run = str(tmp_path / "run")
+    train.main(["wine_mlp", *network, "--epochs", "1", "--output", run])
+    inspect.main([run, *LOOKS, "--output", str(tmp_path)])
+    assert (tmp_path / "inspect_run.png").stat().st_size > 50_000
+
+
 def test_without_a_name_inspect_says_what_it_wants():
     with pytest.raises(ValueError, match="expected the name of a configuration or a run folder"):
         inspect.main(["--output", "pictures"])
@@ -137,6 +146,49 @@ def test_dead_and_saturated_units_are_counted():
     assert list(flow.activations) == ["0 dense", "1 relu", "2 dense"]
     np.testing.assert_allclose(flow.activations["0 dense"][:, 0], x[:, 0])
     np.testing.assert_allclose(flow.deltas["2 dense"], flow.activations["2 dense"])
+
+
+def in_precision(dtype):
+    return lambda network: nn.with_precision(network, nn.POLICIES[dtype])
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        in_precision("bfloat16"),
+        in_precision("float16"),
+        nn.feedback_alignment,
+        nn.kolen_pollack,
+        nn.recompute,
+        lambda network: nn.serial(nn.serial(in_precision("float16")(network))),
+    ],
+)
+def test_units_deltas_and_names_are_seen_through_whatever_stands_around_the_layers(wrap):
+    network = nn.serial(first=nn.dense(4), act=nn.relu(), head=nn.dense(2))
+    wrapped = wrap(network)
+    x = jnp.array([[-2.0], [-1.0], [1.0], [2.0]])
+    params, state = wrapped.init(jax.random.key(0), x)
+    first = {"weight": jnp.array([[1.0, -1.0, 0.0, 0.0]]), "bias": jnp.array([0.0, 0, -1, -1])}
+    weights = iter([first["bias"], first["weight"], *jax.tree.leaves(params)[2:]])
+    params = jax.tree.map(lambda _: next(weights), params)
+    arguments = (nn.half_squared_error(), params, state, x, jnp.zeros((4, 2)))
+    flow = inspect.flow_through(wrapped, *arguments)
+    places = list(flow.activations)
+    assert [place.split(".")[-1] for place in places] == ["first dense", "act relu", "head dense"]
+    assert list(flow.dead.values()) == [0.5]
+    assert list(flow.saturated.values()) == [0.75]
+    deltas = flow.deltas[places[-1]].astype(float)
+    np.testing.assert_allclose(deltas, flow.activations[places[-1]].astype(float), rtol=0.01)
+
+
+def test_a_straight_through_estimator_is_looked_at_as_one_by_the_slope_that_it_passes_on():
+    network = nn.serial(nn.dense(4), nn.straight_through(nn.relu(), nn.identity()), nn.dense(2))
+    x = normal(0, (4, 3), jnp.float32)
+    params, state = network.init(jax.random.key(0), x)
+    target = jnp.zeros((4, 2))
+    flow = inspect.flow_through(network, nn.half_squared_error(), params, state, x, target)
+    assert list(flow.activations) == ["0 dense", "1 straight_through", "2 dense"]
+    assert flow.dead == flow.saturated == {"1 straight_through": 0.0}
 
 
 def test_the_spectrum_has_the_eigenvalues_and_their_shares(x64):

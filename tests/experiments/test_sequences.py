@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from experiments import dates, language_model
+from experiments.demos import dates, language_model
 
 
 @pytest.mark.parametrize("network", ["transformer", "lstm"])

@@ -1,10 +1,16 @@
 import csv
+import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
 
+from experiments import sweep
+from experiments.support.config import load_config
+from experiments.support.held_out import evaluate_on
 from experiments.sweep import combinations, interval, main
+from jaxnn.training import TrainState
 
 COMMON = ["wine_mlp", "--epochs", "2", "--seeds", "3", "--devices", "1", "--output", "out"]
 
@@ -33,6 +39,18 @@ def test_a_sweep_leaves_one_tidy_file_and_a_picture(tmp_path, capsys):
     assert f"{np.mean(first_setting):.4f} ±" in printed
     with pytest.raises(FileExistsError, match=r"expected out/sweep\.csv not to exist"):
         main(COMMON)
+
+
+def test_the_scores_of_a_sweep_are_those_of_one_evaluation_in_the_same_units():
+    config = dataclasses.replace(load_config("diabetes_regression"), epochs=1)
+    splits = config.data.load()
+    trials = sweep.train(config, splits, [0], [{"learning_rate": 0.01}], jax.devices()[:1])
+    found = sweep.tested(config, splits, trials)
+    params, state = jax.tree.map(lambda a: a[0, 0], (trials.params, trials.state))
+    one = TrainState(params, state, (), jax.random.key(0), jax.numpy.int32(0))
+    expected, _ = evaluate_on(config, splits, one, splits.test)
+    assert expected["mae"] > 10
+    assert {name: v[0, 0] for name, v in found.items()} == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_interval_is_that_of_the_t_distribution_over_finite_values():

@@ -9,9 +9,9 @@ import pytest
 from helpers import normal
 
 import jaxnn as nn
-from experiments import target_propagation as experiment
-from experiments.config import DataConfig
-from experiments.target_propagation import init_inverses, target_propagation
+from experiments.studies import target_propagation as experiment
+from experiments.studies.target_propagation import init_inverses, target_propagation
+from experiments.support.config import DataConfig
 
 LOSS = nn.half_squared_error()
 BATCH = 5

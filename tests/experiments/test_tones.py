@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import tones
+from experiments.demos import tones
 from jaxnn.data.tones import BINS, FRAME, PITCHES, RATE, make_tones
 
 

@@ -11,7 +11,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from experiments import compare, train
-from experiments.command_line import run_script
+from experiments.support.command_line import run_script
 
 TRAINING = ["wine_mlp", "--network", "dense(3)", "--data.validation-fraction", "0.1"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from experiments import crash, train
-from experiments.command_line import run_script
-from experiments.runs import new_run, open_run
+from experiments.support.command_line import run_script
+from experiments.support.runs import new_run, open_run
 
 ROOT = Path(__file__).parent.parent.parent
 TRAINING = [*crash.TRAINING, "--epochs", "4"]
@@ -117,7 +117,7 @@ def test_a_stopped_run_saves_the_epoch_and_goes_on_with_the_same_numbers(
 
 WAITING = """
 import hashlib, sys, time
-from experiments.stopping import Stopping
+from experiments.support.stopping import Stopping
 
 def save():
     print("saved", flush=True)
@@ -156,7 +156,7 @@ def test_a_second_run_on_the_same_folder_is_refused(whole, run, monkeypatch, cap
 def test_a_lock_ends_with_its_process(run):
     program = f"""
 from pathlib import Path
-from experiments.runs import open_run
+from experiments.support.runs import open_run
 run = open_run(Path({str(run)!r}))
 run.lock()
 print("locked", flush=True)

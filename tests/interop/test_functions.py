@@ -254,3 +254,17 @@ def test_two_lines_of_a_flax_nnx_model_give_the_same_gradients_by_hand():
     by_hand = flax_nnx_gradients(nnx, interop.conv_general_dilated, interop.max_pool, x)
     expected = flax_nnx_gradients(nnx, lax.conv_general_dilated, nnx.max_pool, x)
     assert_agree(by_hand, expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.with_precision(nn.dense(3), nn.POLICIES["float16"]),
+        nn.direct_feedback_alignment(nn.dense(4), nn.dense(3)),
+    ],
+)
+def test_state_that_a_wrapper_owns_is_refused(layer):
+    x = normal(0, (2, 5), jnp.float32)
+    params, _ = layer.init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match=r"expected layers without state, but \w+ has some"):
+        interop.differentiable(layer)(params, x)

@@ -84,6 +84,21 @@ def test_inference_is_the_identity(make):
     chex.assert_trees_all_equal(make().predict((), (), jnp.asarray(IMAGES)), IMAGES)
 
 
+def test_crop_takes_the_middle_at_rest_and_the_others_do_nothing():
+    assert repr(nn.random_crop((4, 2)).at_rest()) == "center_crop((4, 2))"
+    assert nn.random_flip().at_rest() == nn.random_shift(2).at_rest() == nn.identity()
+
+
+def test_the_middle_keeps_the_laws_and_gives_nothing_to_what_is_cut_off():
+    middle = nn.random_crop(3).at_rest()
+    nn.check_layer(middle, IMAGES).require()
+    _, _, residuals = middle.forward((), (), jnp.asarray(IMAGES), None)
+    dx, _ = middle.backward((), residuals, jnp.ones((5, 3, 3, 2)))
+    chex.assert_trees_all_equal(
+        dx, np.pad(np.ones((5, 3, 3, 2), "f"), [(0, 0), (1, 2), (2, 2), (0, 0)])
+    )
+
+
 def test_training_without_a_key_is_refused():
     with pytest.raises(ValueError, match="random_shift: expected key"):
         nn.random_shift(1).forward((), (), jnp.asarray(IMAGES), None)

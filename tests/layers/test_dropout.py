@@ -55,6 +55,10 @@ def test_the_dtype_is_kept(dtype, x64):
     assert y.dtype == nn.dropout(0.3).backward((), kept, y)[0].dtype == dtype
 
 
+def test_at_rest_it_is_the_identity():
+    assert nn.dropout(0.5).at_rest() == nn.identity()
+
+
 def test_training_needs_a_key():
     with pytest.raises(ValueError, match="dropout: expected key to be a random key, got None"):
         nn.dropout(0.5).forward((), (), jnp.ones((1, 2)), None)

@@ -99,9 +99,10 @@ def test_a_backward_pass_mapped_over_cotangents_maps_the_deltas_alone():
     layer = nn.embedding(3, 2)
     ids = jnp.array([0, 2, 2])
     params, _ = layer.init(jax.random.key(0), ids)
+    residuals = layer.forward(params, (), ids, None)[2]
     columns = jnp.stack([jnp.ones((3, 2)), 2 * jnp.ones((3, 2))])
     mapped = jax.vmap(
-        lambda dy: layer.backward(params, ids, dy)[1],
+        lambda dy: layer.backward(params, residuals, dy)[1],
         out_axes=nn.EmbeddingCapture(None, 0, 3),  # type: ignore[arg-type]
     )(columns)
     assert mapped.ids.shape == (3,)
@@ -119,7 +120,8 @@ def test_under_jit_an_id_outside_of_the_vocabulary_gives_nan_and_no_gradient(bad
 
     @jax.jit
     def both(params, ids, dy):
-        by_hand = nn.contract(layer.backward(params, ids, dy)[1])
+        residuals = layer.forward(params, state, ids, None)[2]
+        by_hand = nn.contract(layer.backward(params, residuals, dy)[1])
         return by_hand, jax.vjp(lambda p: layer.predict(p, state, ids), params)[1](dy)[0]
 
     by_hand, by_autodiff = both(params, ids, jnp.ones((2, 2)))
@@ -133,6 +135,37 @@ def test_concrete_ids_outside_of_the_vocabulary_are_refused(ids, given):
     params, state = layer.init(jax.random.key(0), jnp.array([0]))
     with pytest.raises(ValueError, match=f"ids to lie in 0 … 2, got {given}"):
         layer.predict(params, state, jnp.array(ids))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32"])
+def test_ids_of_every_integer_type_find_their_rows(dtype):
+    layer = nn.embedding(300, 2)
+    ids = jnp.array([[5, 100], [127, 5]], dtype)
+    params, _ = started(layer, ids)
+    for both in (passes, passes.__wrapped__):  # with jit and without
+        y, _, gradients = both(layer, params, (), ids)
+        assert_trees_all_equal(y, params["weight"][np.asarray(ids, int)])
+        counts = np.bincount(np.ravel(ids), minlength=300)
+        assert_trees_all_equal(gradients["weight"][:, 0], counts.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_runtime_checks_of_narrow_ids_compare_with_the_whole_vocabulary(dtype):
+    layer = nn.embedding(70_000, 2)
+    params, state = layer.init(jax.random.key(0), jnp.zeros((1,), dtype))
+    checked = jax.jit(checkify.checkify(layer.predict, errors=checkify.user_checks))
+    assert checked(params, state, jnp.array([100, 3], dtype))[0].get() is None
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, np.float16, np.dtype("float16"), "float16"])
+def test_the_dtype_is_kept_by_its_name(dtype):
+    assert repr(nn.embedding(3, 2, dtype=dtype)) == "embedding(3, 2, dtype='float16')"
+
+
+@pytest.mark.parametrize("dtype", ["flot32", "int8", 3, bool])
+def test_a_dtype_that_is_none_of_floating_point_numbers_is_refused(dtype):
+    with pytest.raises(TypeError, match="embedding: expected dtype to be floating-point, got"):
+        nn.embedding(3, 2, dtype=dtype)
 
 
 @pytest.mark.parametrize("x", [jnp.ones(2), jnp.array([True]), [0, 1]])

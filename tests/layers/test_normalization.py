@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chex import assert_trees_all_equal
 from helpers import HALVES_AND_FLOATS, assert_agree, initialized, normal, passes, started
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,12 +145,76 @@ def test_inference_does_not_mix_examples(x64):
     assert_agree(predict(params, state, np.asarray(x)[:1]), together[:1], 1e-15)
 
 
+NORMS = LAYERS | {"group_norm": nn.group_norm(8), "group_norm of one": nn.group_norm(1)}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("value", [123.456, 1000.1, -60000.0])
+@pytest.mark.parametrize("name", NORMS)
+def test_nothing_is_left_of_a_constant_input(name, value, dtype):
+    for shape in ((4, 768), (4, 14, 14, 64)):
+        x = jnp.full(shape, value, dtype)
+        params, state = NORMS[name].init(None, x)
+        for both in (passes, passes.__wrapped__):  # with jit and without
+            y, dx, _ = both(NORMS[name], params, state, x)
+            assert np.abs(np.asarray(y, float)).max() <= 1e-3
+            assert np.abs(np.asarray(dx, float)).max() <= 1e-3
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_mean_far_larger_than_the_deviations_is_subtracted_to_its_last_digit(name):
+    x = 1e4 + np.round(np.asarray(normal(0, (8, 16, 16))) * 64) / 64  # exact in float32
+    layer = NORMS[name]
+    params, state = layer.init(None, jnp.asarray(x, jnp.float32))
+    y, _, _ = passes(layer, params, state, jnp.asarray(x, jnp.float32))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: a.astype(float), (params, state))
+        expected, _, _ = passes(layer, *wide, jnp.asarray(x, float))
+    # A float32 near 10,000 is rounded to 1/1024.
+    assert_agree(np.asarray(y, float), np.asarray(expected), 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("name", NORMS)
+def test_half_precision_costs_the_rounding_of_the_results_alone(name, dtype):
+    layer, x, dy = NORMS[name], *(normal(seed, (4, 6, 64), dtype) for seed in (0, 1))
+    params, state = started(layer, x)
+    narrow = passes(layer, params, state, x, dy)
+    wide = jax.tree.map(lambda a: a.astype(jnp.float32), (params, state, x, dy))
+    for a, b in zip(jax.tree.leaves(narrow), jax.tree.leaves(passes(layer, *wide)), strict=True):
+        assert_agree(np.asarray(a, float), np.asarray(b, float), float(jnp.finfo(dtype).eps))
+
+
+def test_large_half_precision_gradients_of_a_norm_do_not_overflow():
+    x = jnp.asarray([[0, 0, 0, 1]], jnp.float16)
+    params, state = nn.layer_norm().init(None, x)
+    _, dx, _ = passes(nn.layer_norm(), params, state, x, jnp.full((1, 4), 50000, jnp.float16))
+    assert np.isfinite(np.asarray(dx)).all()
+
+
+@pytest.mark.parametrize("name", [*NORMS, "rms_norm"])
+def test_a_norm_computes_in_at_least_float32_under_any_policy(name):
+    assert (nn.rms_norm() if name == "rms_norm" else NORMS[name]).wide
+
+
+def test_batch_norm_at_rest_has_the_same_params_and_state_and_mixes_nothing():
+    layer, x = nn.batch_norm(0.5, 1e-3), normal(0, (4, 3))
+    rest = layer.at_rest()
+    params, state = started(layer, x)
+    assert_trees_all_equal(rest.init(None, x), layer.init(None, x))
+    y, new_state, _ = rest.forward(params, state, x, None)
+    assert_trees_all_equal(y, layer.predict(params, state, x))
+    assert_trees_all_equal(new_state, state)
+    assert (layer.mixes, rest.mixes, rest.at_rest()) == (True, False, rest)
+    nn.check_layer(rest, np.asarray(x)).require()
+
+
 def test_batch_norm_says_that_it_mixes_examples_and_layer_norm_does_not():
     x = normal(0, (3, 2))
     for name, mixed_by in [("batch_norm", "batch_norm"), ("layer_norm", None)]:
         params, state = LAYERS[name].init(None, x)
         _, _, residuals = LAYERS[name].forward(params, state, x, None)
-        assert LAYERS[name].backward(params, residuals, x)[1].mixed_by == mixed_by
+        assert LAYERS[name].backward(params, residuals, x)[1].mixes == mixed_by
 
 
 def test_batch_norm_refuses_to_train_on_an_empty_batch():

@@ -195,7 +195,7 @@ def test_the_dtype_is_kept(name):
 def test_the_winner_is_kept_in_the_smallest_type_that_holds_its_index(count, dtype):
     x = jnp.asarray(np.arange(count) == count - 1, jnp.float32)[None, :, None]
     layer = nn.global_max_pool()
-    _, _, (winner, _) = jax.jit(lambda x: layer.forward((), (), x, None))(x)
+    winner, _ = jax.jit(lambda x: layer.forward((), (), x, None))(x)[2].kept
     assert winner.dtype == dtype
     assert winner.item() == count - 1
     assert_trees_all_equal(run(layer, x)[1], x)
@@ -205,7 +205,8 @@ def test_the_winner_is_kept_in_the_smallest_type_that_holds_its_index(count, dty
 def test_the_winner_of_a_window_is_kept_in_the_smallest_type_too(window, dtype):
     sizes = (window,) if isinstance(window, int) else window
     x = jax.ShapeDtypeStruct((1, *sizes, 1), jnp.float32)
-    _, _, (winner, _) = jax.eval_shape(lambda x: nn.max_pool(window).forward((), (), x, None), x)
+    forward = nn.max_pool(window).forward
+    winner, _ = jax.eval_shape(lambda x: forward((), (), x, None), x)[2].kept
     assert winner.dtype == dtype
 
 
@@ -240,6 +241,55 @@ def test_padding_never_wins_over_an_element_of_minus_infinity():
     y, dx = run(nn.max_pool(2, padding=1), x)
     assert_trees_all_equal(y, x)
     assert_trees_all_equal(dx, jnp.ones_like(x))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_derivative_of_forward_at_ties_is_that_of_the_convention(name):
+    nn.check_layer(LAYERS[name], np.ones((2, 5, 6, 2))).require()
+
+
+@pytest.mark.parametrize("layer", [nn.max_pool(2), nn.global_max_pool()])
+def test_autodiff_of_forward_gives_dy_to_the_first_maximum_and_to_the_first_nan(layer):
+    for values, first in (([0.0, 3, 3, 1], 1), ([1, np.nan, 2, np.nan], 1), ([2.0] * 4, 0)):
+        x = jnp.asarray(np.reshape(values, (1, 2, 2, 1)), jnp.float32)
+        slope = jax.grad(lambda x: layer.forward((), (), x, None)[0].sum())(x)
+        assert_trees_all_equal(np.ravel(slope), np.eye(4, dtype=np.float32)[first])
+
+
+def test_autodiff_of_forward_gives_nothing_to_padding_beside_minus_infinity():
+    x = jnp.full((1, 2, 2, 1), -jnp.inf)
+    slope = jax.grad(lambda x: nn.max_pool(2, padding=1).forward((), (), x, None)[0].sum())(x)
+    assert_trees_all_equal(slope, jnp.ones_like(x))
+
+
+def ones(dtype, size=32):
+    return jnp.ones((1, size, size, 1), dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_mean_of_a_large_window_of_ones_is_one_in_half_precision(dtype):
+    x = ones(dtype)
+    assert_trees_all_equal(run(nn.avg_pool(32), x)[0], jnp.ones((1, 1, 1, 1), dtype))
+    assert_trees_all_equal(run(nn.global_avg_pool(), x)[0], jnp.ones((1, 1), dtype))
+    # Without jit every operation rounds its result.
+    assert nn.avg_pool(260).predict((), (), jnp.ones((1, 260, 1), jnp.bfloat16)).item() == 1
+
+
+@pytest.mark.parametrize("layer", [nn.avg_pool(8), nn.global_avg_pool()])
+def test_the_mean_of_large_half_precision_numbers_does_not_overflow(layer):
+    y, _ = run(layer, 2000 * ones(jnp.float16, 8))
+    assert y.item() == 2000
+
+
+def test_what_a_half_precision_element_receives_is_summed_in_float32():
+    # 260 windows hold the element in the middle; one by one a sum in bfloat16 stops at 256.
+    x = jnp.ones((1, 519, 1), jnp.bfloat16)
+    assert run(nn.avg_pool(260, strides=1), x)[1][0, 259, 0] == 1
+
+
+def test_the_share_of_one_of_more_positions_than_float16_can_count_is_not_zero():
+    x = jnp.ones((1, 300, 300, 1), jnp.float16)
+    assert (run(nn.global_avg_pool(), x)[1][0, 0, 0, 0] > 0).item()
 
 
 def test_an_element_that_lies_in_no_window_receives_nothing():

@@ -74,6 +74,6 @@ def test_the_dtype_of_the_input_is_that_of_the_output(dtype, x64):
         ),
     ],
 )
-def test_wrong_arguments_are_refused(make, message):
+def test_wrong_arguments_are_refused(make, message, untyped):
     with pytest.raises(ValueError, match=f"positional_embedding: .*{message}"):
         make()

@@ -31,7 +31,7 @@ def test_reshape_refuses_another_number_of_elements():
 
 @pytest.mark.parametrize(("size", "error"), [(-1, ValueError), (0, ValueError), (2.0, TypeError)])
 def test_reshape_refuses_a_size_that_is_no_positive_integer(size, error, untyped):
-    with pytest.raises(error, match="reshape: expected every size to be"):
+    with pytest.raises(error, match="reshape: expected every one of shape to be"):
         nn.reshape(2, size)
 
 

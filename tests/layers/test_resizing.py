@@ -42,6 +42,13 @@ def test_every_element_receives_the_sum_over_its_copies():
     assert_trees_all_equal(dx.ravel(), jnp.array([3.0, 7]))
 
 
+def test_the_copies_of_half_precision_numbers_are_summed_in_float32():
+    layer = nn.upsample(32)
+    y, _, residuals = layer.forward((), (), jnp.ones((1, 1, 1, 1), jnp.bfloat16), None)
+    dx, _ = jax.jit(layer.backward)((), residuals, y)
+    assert dx.item() == 1024
+
+
 def test_an_integer_stands_for_all_dimensions_and_sides():
     x = normal(0, (1, 2, 3, 1))
     assert nn.upsample(2).predict((), (), x).shape == (1, 4, 6, 1)

@@ -38,8 +38,8 @@ def test_the_share_of_maps_that_are_dropped_is_the_rate():
 
 
 def test_what_is_kept_for_backward_is_one_number_for_each_example_and_channel():
-    _, _, kept = LAYER.forward((), (), jnp.ones((2, 5, 6, 3)), jax.random.key(0))
-    assert kept.shape == (2, 1, 1, 3)
+    _, _, residuals = LAYER.forward((), (), jnp.ones((2, 5, 6, 3)), jax.random.key(0))
+    assert residuals.kept.shape == (2, 1, 1, 3)
 
 
 def test_inference_is_the_identity():

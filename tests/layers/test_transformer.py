@@ -112,6 +112,24 @@ def test_dropout_is_drawn_in_training_alone():
         block.forward(params, state, x, None)
 
 
+def test_a_block_takes_no_place_of_its_own_in_paths():
+    block = nn.transformer_block(4, 2)
+    own = [path for path, _ in nn.walk(nn.serial(nn.dense(4), block))]
+    made = [path for path, _ in nn.walk(nn.serial(nn.dense(4), block.parts[0]))]
+    assert own == made
+
+
+def test_what_the_layers_of_a_block_refuse_is_refused_when_it_is_made(untyped):
+    for wrong, message in (
+        ({"groups": 3}, "attention: expected groups"),
+        ({"causal": "yes"}, "transformer_block: expected causal to be True or False"),
+        ({"activation": nn.relu}, "expected activation to be a Layer.*a factory: call it"),
+        ({"heads": True}, "transformer_block: expected heads to be an integer, got True"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            nn.transformer_block(**{"features": 4, "heads": 2} | wrong)
+
+
 def test_select_keeps_the_laws_and_names_what_it_lacks():
     x = (normal(0, (2, 3)), normal(1, (2, 4)), jnp.array([1, 2]))
     nn.check_layer(nn.select(0), x).require()
@@ -143,6 +161,6 @@ def test_select_keeps_the_laws_and_names_what_it_lacks():
         ),
     ],
 )
-def test_wrong_arguments_are_refused(make, message):
+def test_wrong_arguments_are_refused(make, message, untyped):
     with pytest.raises(ValueError, match=message):
         make()

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxnn as nn
+from jaxnn.learning.privacy import clipped_sum, private
+from jaxnn.statistics import measuring, per_example_squared_norms
 
 LOSS = nn.softmax_cross_entropy()
 NETWORK = nn.serial(nn.dense(5), nn.layer_norm(), nn.tanh(), nn.dense(3))
@@ -128,3 +130,40 @@ def test_the_memory_of_the_compiled_program_is_what_the_summary_foretells(micro_
     accumulated = nn.accumulate(whole, micro_batches, network=network)
     saved = temporary_bytes(whole) - temporary_bytes(accumulated)
     assert 0.85 * foretold < saved < 1.15 * foretold
+
+
+@pytest.mark.parametrize("size", [8, 7])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_clipped_sums_of_micro_batches_add_up_to_that_of_the_batch(size, weighted, x64):
+    network, loss = nn.serial(nn.dense(4), nn.tanh(), nn.dense(2)), nn.softmax_cross_entropy()
+    x, labels = normal(0, (size, 3)), jnp.arange(size) % 2
+    weights = jnp.linspace(0, 2, size) if weighted else None
+    params, state = started(network, x)
+    whole = clipped_sum(network, loss, 0.5)
+    expected = jax.jit(whole)(params, state, x, labels, None, weights)
+    parts = nn.accumulate(whole, 4, network=network)
+    assert_agree(jax.jit(parts)(params, state, x, labels, None, weights), expected, 1e-12)
+
+
+def test_the_noise_of_a_private_gradient_is_drawn_once_for_the_whole_batch(x64):
+    network, loss = nn.dense(400), nn.half_squared_error()
+    x, target = normal(0, (8, 50)), jnp.zeros((8, 400))
+    params, state = started(network, x)
+    gradient = private(network, loss, clip_norm=1e-3, noise_multiplier=2.0, batch_size=8)
+    parts = nn.accumulate(gradient, 4, network=network)
+    key = jax.random.key(3)
+    found, expected = (
+        jax.jit(function)(params, state, x, target, key)[1]["weight"]
+        for function in (parts, gradient)
+    )
+    deviation = 2.0 * 1e-3 / 8
+    assert abs(float(jnp.std(found)) / deviation - 1) < 0.05
+    assert_agree(found, expected, 1e-9)  # the same key draws the same noise
+
+
+def test_measures_of_micro_batches_are_refused():
+    network, loss = nn.serial(nn.dense(2)), nn.softmax_cross_entropy()
+    x, labels = normal(0, (4, 3)), jnp.asarray([0, 1, 1, 0])
+    gradient = measuring(network, loss, norms=per_example_squared_norms)
+    with pytest.raises(ValueError, match="accumulate: expected gradient to return one number"):
+        nn.accumulate(gradient, 2, network=network)(*started(network, x), x, labels)

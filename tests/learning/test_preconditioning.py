@@ -93,7 +93,6 @@ def test_a_preconditioned_gradient_solves_the_damped_kronecker_system(name, x64)
     else:
         cases = [(gradients[0], updates[0], factors[0], captures[0])]
     for gradient, update, factor, capture in cases:
-        fold = getattr(capture, "folded", lambda p: p)
         inputs, outputs = factor["inputs"].shape, factor["deltas"].shape
         rows = inputs[-1] - ("bias" in gradient)
         # Where each element of the matrix form lies among the parameters, found by its number.
@@ -102,7 +101,7 @@ def test_a_preconditioned_gradient_solves_the_damped_kronecker_system(name, x64)
         parameters = {"weight": matrix[..., :rows, :]}
         if "bias" in gradient:
             parameters["bias"] = matrix[..., rows, :]
-        placed = jax.tree.map(lambda a: np.asarray(a, int), jax.jit(fold)(parameters))
+        placed = jax.tree.map(lambda a: np.asarray(a, int), jax.jit(capture.fold)(parameters))
         flat = np.zeros(numbers.size)
         for key, places in placed.items():
             flat[places.ravel()] = np.asarray(gradient[key]).ravel()

@@ -1,12 +1,11 @@
 import itertools
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_agree, differences, normal
+from helpers import assert_agree, differences, normal, started, value_and_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import checkify
@@ -17,11 +16,6 @@ from jaxnn.losses.ctc import best_path
 LABELS = np.array([[1, 2, 2], [3, -1, -1], [-1, -1, -1]])
 CTC = nn.ctc()
 LENGTHS = np.array([6, 4, 2])
-
-
-@partial(jax.jit, static_argnums=0)
-def both(loss, logits, target):
-    return loss.value(logits, target), loss.gradient(logits, target)
 
 
 def of_optax(logits, labels, lengths):
@@ -58,7 +52,7 @@ def test_value_and_gradient_agree_with_optax(seed, time, batch, scale):
                 return lambda z: jnp.sum(function(z) * weights)
 
             return (
-                (loss.value(logits, target), *loss.weighted_gradient(logits, target, weights)),
+                (loss.value(logits, target), *loss.weighted(logits, target, weights)),
                 jax.grad(total(lambda z: loss.value(z, target)))(logits),
                 of_optax(logits, jnp.asarray(labels), jnp.asarray(lengths)),
                 jax.grad(total(lambda z: of_optax(z, jnp.asarray(labels), jnp.asarray(lengths))))(
@@ -79,21 +73,21 @@ def test_the_probability_is_that_of_all_paths_that_read_as_the_labels(x64):
         read = [k for k, _ in itertools.groupby(path) if k != 2]
         if read == [0, 0]:
             total += np.prod([p[t, k] for t, k in enumerate(path)])
-    value, _ = both(nn.ctc(blank=2), logits, jnp.array([[0, 0]]))
+    value, _ = value_and_gradient(nn.ctc(blank=2), logits, jnp.array([[0, 0]]))
     np.testing.assert_allclose(value, [-np.log(total)], rtol=1e-12)
 
 
 def test_the_gradient_agrees_with_differences(x64):
     logits, target = normal(0, (1, 4, 3)), jnp.array([[1, 1]])
-    slopes = differences(lambda z: both(CTC, z, target)[0].sum(), logits)
-    for run in (both, both.__wrapped__):  # with jit and without
+    slopes = differences(lambda z: value_and_gradient(CTC, z, target)[0].sum(), logits)
+    for run in (value_and_gradient, value_and_gradient.__wrapped__):  # with jit and without
         assert_agree(run(CTC, logits, target)[1], slopes, 1e-8)
 
 
 def test_float32_agrees_to_its_precision():
     logits = normal(0, (3, 6, 4), jnp.float32)
     target = (jnp.asarray(LABELS), jnp.asarray(LENGTHS))
-    _, delta = both(CTC, logits, target)
+    _, delta = value_and_gradient(CTC, logits, target)
     expected = jax.jit(jax.grad(lambda z: jnp.sum(of_optax(z, *target))))(logits)
     assert delta.dtype == jnp.float32
     assert_agree(delta, expected, 1e-5)
@@ -103,8 +97,8 @@ def test_times_after_the_end_contribute_nothing():
     logits = normal(0, (3, 6, 4), jnp.float32)
     target = (jnp.asarray(LABELS), jnp.asarray(LENGTHS))
     after = (np.arange(6) >= LENGTHS[:, None])[..., None]
-    clean = both(CTC, logits, target)
-    spoilt = both(CTC, np.where(after, np.float32(np.nan), logits), target)
+    clean = value_and_gradient(CTC, logits, target)
+    spoilt = value_and_gradient(CTC, np.where(after, np.float32(np.nan), logits), target)
     for a, b in zip(clean, spoilt, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.any(np.asarray(clean[1]) * after)
@@ -113,7 +107,7 @@ def test_times_after_the_end_contribute_nothing():
 @pytest.mark.parametrize("labels", [[1, 1, 2], [1, 4, -1], [0, -1, -1], [1, -1, 2]])
 def test_under_jit_a_target_that_cannot_be_read_has_no_gradient_and_an_infinite_loss(labels):
     labels = jnp.array([labels, [1, 2, 3]])
-    values, delta = both(CTC, normal(0, (2, 3, 4), jnp.float32), labels)
+    values, delta = value_and_gradient(CTC, normal(0, (2, 3, 4), jnp.float32), labels)
     assert values[0] == np.inf
     assert not delta[0].any()
     assert np.isfinite(values[1])
@@ -130,7 +124,7 @@ def test_runtime_checks_report_a_target_that_cannot_be_read():
 
 
 def test_logits_that_are_nan_show_in_loss_and_gradient():
-    value, delta = both(CTC, np.full((1, 3, 4), np.nan, np.float32), jnp.array([[1]]))
+    value, delta = value_and_gradient(CTC, np.full((1, 3, 4), np.nan, np.float32), jnp.array([[1]]))
     assert np.isnan(value).all()
     assert np.isnan(delta).all()
 
@@ -168,3 +162,65 @@ def test_the_best_path_is_read_without_repeats_and_blanks():
     expected = [[1, 1, 2, -1, -1, -1], [3, -1, -1, -1, -1, -1]]
     np.testing.assert_array_equal(best_path(logits, jnp.array([6, 5])), expected)
     assert best_path(logits)[1, 1] == 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8])
+def test_labels_of_8_bits_and_more_classes_than_they_hold(dtype):
+    logits, labels = normal(0, (2, 3, 300), jnp.float32), jnp.array([[1, 2], [100, 7]])
+    found = value_and_gradient(CTC, logits, labels.astype(dtype))
+    for a, b in zip(found, value_and_gradient(CTC, logits, labels), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.isfinite(found[0]).all()
+    np.testing.assert_array_equal(CTC.value(logits, labels.astype(dtype)), found[0])
+
+
+def test_a_label_beyond_32_bits_is_neither_a_class_nor_padding(x64):
+    labels, logits = np.array([[2**64 - 1]], np.uint64), normal(0, (1, 3, 4))
+    with pytest.raises(ValueError, match="ctc: expected labels to lie in 0 … 3"):
+        CTC.value(logits, labels)
+    assert value_and_gradient(CTC, logits, labels)[0] == np.inf
+
+
+def test_an_example_of_weight_0_may_have_a_target_that_cannot_be_read(x64):
+    network, x = nn.dense(4), normal(0, (2, 3, 2)).at[0].set(jnp.nan)
+    params, state = started(network, x)
+    target, weights = jnp.array([[1, 1, 2], [1, 2, -1]]), jnp.array([0.0, 3.0])
+
+    @jax.jit
+    def run(params, x, target, weights):
+        def gradient(function, of=slice(None)):
+            data = x[of], target[of], None, weights[of]
+            return function(network, CTC)(params, state, *data)
+
+        found, by_autodiff = gradient(nn.backprop), gradient(nn.autodiff)
+        return (found, by_autodiff), (gradient(nn.backprop, slice(1, None)),) * 2
+
+    assert_agree(*run(params, x, target, weights), 1e-12)
+    concrete = nn.backprop(network, CTC)(params, state, x, target, None, weights)
+    assert_agree(concrete, run(params, x, target, weights)[1][0], 1e-12)
+
+
+def test_half_precision_is_summed_in_float32():
+    logits, target = jnp.zeros((1, 2000, 2), jnp.float16), jnp.array([[1]])
+    value, delta = value_and_gradient(CTC, logits, target)
+    wide = value_and_gradient(CTC, logits.astype(jnp.float32), target)
+    assert value.dtype == delta.dtype == jnp.float16
+    np.testing.assert_allclose(value, wide[0], rtol=1e-3)
+    np.testing.assert_allclose(delta, wide[1], atol=1e-3)
+
+
+def test_data_with_one_label_for_each_example_are_refused_with_what_to_do():
+    with pytest.raises(ValueError, match=r"ctc: expected a loss of one label .* from Python"):
+        CTC.task(3)
+
+
+def test_the_best_path_names_wrong_arguments():
+    with pytest.raises(ValueError, match="best_path: expected blank to be below 4"):
+        best_path(jnp.zeros((1, 3, 4)), blank=4)
+    with pytest.raises(ValueError, match="best_path: expected prediction to have shape"):
+        best_path(jnp.zeros((3, 4)))
+
+
+def test_the_best_path_takes_lengths_of_8_bits():
+    logits = jax.nn.one_hot(jnp.ones((1, 300), int), 4)
+    assert best_path(logits, jnp.array([1], jnp.int8))[0, 0] == 1

@@ -1,10 +1,11 @@
-from functools import partial
+import copy
+import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_agree, normal, started
+from helpers import assert_agree, normal, started, value_and_gradient
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +31,7 @@ def test_loss_and_gradient_are_those_of_a_dense_layer_with_cross_entropy(
         loss = nn.projected_cross_entropy(block)
 
         @jax.jit
-        def both(params, x):
+        def both(params, x, labels):  # not a constant, whose values would be known
             arguments = (params, state, x, labels, None, weights)
             (value, _), gradients = nn.backprop(fused, loss)(*arguments)
             expected, reference = nn.autodiff(whole, nn.softmax_cross_entropy())(*arguments)
@@ -41,7 +42,7 @@ def test_loss_and_gradient_are_those_of_a_dense_layer_with_cross_entropy(
             by_hand = (value, gradients, one.values, one.dx)
             return by_hand, (expected[0], reference, other.values, other.dx)
 
-        by_hand, expected = both(params, x)
+        by_hand, expected = both(params, x, labels)
         if shape[0]:
             assert_agree(by_hand, expected, 1e-10)
         else:
@@ -84,12 +85,8 @@ def test_prediction_is_that_of_a_dense_layer():
     np.testing.assert_array_equal(nn.projection(5).predict(params, state, x), logits)
     labels = jnp.array([[0, 1, 2], [3, 4, 0]])
 
-    @partial(jax.jit, static_argnums=0)
-    def both(loss, logits, labels):
-        return loss.value(logits, labels), loss.gradient(logits, labels)
-
     losses = (nn.projected_cross_entropy(), nn.softmax_cross_entropy())
-    assert_agree(*(both(loss, logits, labels) for loss in losses), 1e-6)
+    assert_agree(*(value_and_gradient(loss, logits, labels) for loss in losses), 1e-6)
 
 
 def test_a_large_vocabulary_needs_a_fraction_of_the_memory():
@@ -112,7 +109,7 @@ def test_half_precision_gradients_are_summed_in_float32():
     projection = nn.projection(2, weight_init="zeros")
     params, state = projection.init(jax.random.key(0), x)
     ones = jnp.ones(600, jnp.float32)
-    _, delta = nn.projected_cross_entropy(1).weighted_gradient(
+    _, delta = nn.projected_cross_entropy(1).weighted(
         projection.forward(params, state, x, None)[0], labels, ones
     )
     assert delta.params["weight"].dtype == jnp.bfloat16
@@ -154,3 +151,82 @@ def test_wrong_arguments_are_refused():
     params, _ = started(nn.projection(3), jnp.ones((2, 4)))
     with pytest.raises(ValueError, match="expected the last axis of x to be 4, got 5"):
         nn.projection(3).forward(params, (), jnp.ones((2, 5)), None)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8])
+def test_labels_of_8_bits_and_more_classes_than_they_hold(dtype):
+    network, loss, x = nn.projection(300), nn.projected_cross_entropy(2), normal(0, (3, 2))
+    params, state = started(network, x)
+    run, labels = jax.jit(nn.backprop(network, loss)), jnp.array([5, 0, 100])
+    found = run(params, state, x, labels.astype(dtype))
+    for a, b in zip(*map(jax.tree.leaves, (found, run(params, state, x, labels))), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_concrete_label_that_is_no_class_is_named(padded):
+    network, loss, x = nn.projection(5), nn.projected_cross_entropy(), normal(0, (2, 3, 4))
+    params, state = started(network, x)
+    labels = jnp.array([[0, 1, -1], [2, 5, 0]])
+    target = (labels, jnp.array([2, 3])) if padded else labels
+    place = "5 at example 1, position 1" if padded else "-1 at example 0, position 2"
+    with pytest.raises(ValueError, match=f"projected_cross_entropy: .* 0 … 4 .*, got {place}$"):
+        nn.backprop(network, loss)(params, state, x, target)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_ignored_labels_of_factors_are_those_of_logits(padded, x64):
+    clean = normal(0, (3, 3, 4))
+    x = clean.at[0, 1].set(jnp.nan)  # at an ignored label
+    labels = jnp.array([[0, -1, 2], [-1, -1, -1], [1, 1, 4]])
+    target = (labels, jnp.array([3, 2, 2])) if padded else labels
+    loss = nn.softmax_cross_entropy(ignore_index=-1)
+    pairs = [
+        (nn.projection(5), nn.projected_cross_entropy(2, ignore_index=-1), x),
+        (nn.dense(5), nn.sequence_loss(loss) if padded else loss, clean),
+    ]
+    params, state = started(nn.dense(5), x)
+    one, other = (
+        (found.values, found.dx, nn.contract(found.captures))
+        for network, loss, x in pairs
+        for found in [jax.jit(nn.backward_pass(network, loss))(params, state, x, target)]
+    )
+    assert_agree(one, other, 1e-12)
+
+
+def test_half_precision_positions_are_summed_in_float32():
+    network, x = nn.projection(2, weight_init="zeros"), jnp.ones((1, 70_000, 1), jnp.float16)
+    params, state = network.init(jax.random.key(0), x)
+    labels = jnp.zeros((1, 70_000), jnp.int8)
+    value = nn.projected_cross_entropy(7000).value(
+        network.forward(params, state, x, None)[0], labels
+    )
+    np.testing.assert_allclose(value, [np.log(2)], rtol=1e-5)
+
+
+def test_at_rest_it_is_a_dense_layer_under_its_own_name():
+    layer = nn.projection(5, use_bias=False, weight_init="he")
+    alone = layer.at_rest()
+    assert isinstance(alone, nn.dense)
+    assert not isinstance(layer, nn.dense)
+    assert alone.name == layer.name == "projection"
+    x = normal(0, (2, 4))
+    (params, _), (expected, _) = (one.init(jax.random.key(0), x) for one in (layer, alone))
+    np.testing.assert_array_equal(params["weight"], expected["weight"])
+
+
+def test_it_is_a_value():
+    layer = nn.projection(5, bias_init="he")
+    assert repr(layer) == "projection(5, bias_init='he')"
+    for value in (layer, layer.at_rest(), nn.projected_cross_entropy(3)):
+        assert value == pickle.loads(pickle.dumps(value))
+        assert hash(value) == hash(copy.copy(value))
+    assert nn.projection(5) != layer
+
+
+def test_the_cotangent_of_factors_is_checked():
+    network, x = nn.projection(3), normal(0, (2, 4))
+    params, state = started(network, x)
+    _, _, residuals = network.forward(params, state, x, None)
+    with pytest.raises(TypeError, match="projection: expected dy to have the structure of y, Fact"):
+        network.backward(params, residuals, x)

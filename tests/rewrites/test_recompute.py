@@ -195,5 +195,5 @@ def test_the_summary_tells_what_is_kept_and_what_is_saved():
 
 @pytest.mark.parametrize("argument", [nn.relu, 3])
 def test_what_is_no_layer_is_refused(argument, untyped):
-    with pytest.raises(TypeError, match="recompute: expected argument 0 to be a Layer"):
+    with pytest.raises(TypeError, match="recompute: expected layer to be a Layer"):
         nn.recompute(argument)

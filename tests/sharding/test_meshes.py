@@ -5,6 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jaxnn as nn
+from jaxnn.rewrites.precision import POLICIES, with_precision
 from jaxnn.sharding import (
     find_layout,
     fully_sharded,
@@ -111,6 +112,96 @@ def test_stacked_dense_layers_are_split_behind_the_axis_of_their_depth():
     first, _, second = specs[0][0]
     assert first == {"weight": P(None, None, "model"), "bias": P(None, "model")}
     assert second == {"weight": P(None, "model", None), "bias": P()}
+
+
+def pair(**options):
+    return nn.serial(nn.dense(6, **options), nn.relu(), nn.dense(8, **options))
+
+
+COLUMNS = {"weight": P(None, "model"), "bias": P("model")}
+ROWS = {"weight": P("model", None), "bias": P()}
+REWRITTEN = {
+    "bfloat16": lambda network: with_precision(network, POLICIES["bfloat16"]),
+    "float16": lambda network: with_precision(network, POLICIES["float16"]),
+    "feedback": nn.feedback_alignment,
+    "signs": nn.sign_concordant,
+    "learned feedback": nn.kolen_pollack,
+    "feedback in bfloat16": lambda network: nn.feedback_alignment(
+        with_precision(network, POLICIES["bfloat16"])
+    ),
+    "inference": nn.in_inference_mode,
+    "fused": nn.fuse,
+    "plain": nn.plain,
+}
+
+
+@pytest.mark.parametrize("rewrite", REWRITTEN.values(), ids=REWRITTEN.keys())
+def test_a_rewritten_network_is_split_as_the_network_itself(rewrite):
+    network, _ = params_of(pair(), nn.layer_norm(), nn.skip(pair()), nn.dropout(0.5), nn.dense(3))
+    specs = []
+    for version in (network, rewrite(network)):
+        params = jax.eval_shape(version.init, jax.random.key(0), jnp.ones((4, 8)))[0]
+        specs.append(tensor_parallel(version, params, two(1, 2)))
+    assert specs[0] == specs[1]
+    assert specs[0][0] == (COLUMNS, (), ROWS)
+
+
+def test_direct_feedback_is_split_as_its_two_parts():
+    network = nn.direct_feedback_alignment(pair(), nn.serial(nn.relu(), nn.dense(3)))
+    params = jax.eval_shape(network.init, jax.random.key(0), jnp.ones((4, 8)))[0]
+    specs = tensor_parallel(network, params, two(1, 2))
+    assert jax.tree.structure(specs) == jax.tree.structure(params)
+    assert jax.tree.leaves(specs)[:4] == [*jax.tree.leaves((COLUMNS, ROWS))]
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.recompute, lambda layer: nn.on(0, layer), nn.skip, nn.straight_through]
+)
+def test_what_stands_between_two_dense_layers_does_not_keep_them_from_being_split(wrap):
+    between = wrap(nn.tanh())
+    first, second = nn.dense(6), nn.dense(8)
+    if isinstance(between, nn.on):
+        first, second = nn.on(0, first), nn.on(0, second)
+        x = (jnp.ones((4, 8)), jnp.ones(4))
+    else:
+        x = jnp.ones((4, 8))
+    network = nn.serial(first, between, second)
+    params = jax.eval_shape(network.init, jax.random.key(0), x)[0]
+    leaves = jax.tree.leaves(tensor_parallel(network, params, two(1, 2)))
+    assert leaves == [*jax.tree.leaves((COLUMNS, ROWS))]
+
+
+def test_named_parts_are_split_like_those_without_names():
+    inner = nn.serial(up=nn.dense(6), act=nn.relu(), down=nn.dense(8))
+    network = nn.serial(stem=nn.skip(block=inner), head=nn.dense(3))
+    params = jax.eval_shape(network.init, jax.random.key(0), jnp.ones((4, 8)))[0]
+    specs = tensor_parallel(network, params, two(1, 2))
+    assert jax.tree.structure(specs) == jax.tree.structure(params)
+    assert jax.tree.leaves(specs)[:4] == [*jax.tree.leaves((COLUMNS, ROWS))]
+    assert specs.head == {"weight": P(), "bias": P()}
+
+
+def test_a_dense_layer_of_ones_own_is_split_and_what_is_only_called_dense_is_not():
+    class wide_dense(nn.dense):
+        pass
+
+    called = nn.layer("dense", nn.rms_norm().init, nn.rms_norm().forward, nn.rms_norm().backward)
+    network, params = params_of(wide_dense(6), called, wide_dense(8, use_bias=False))
+    specs = tensor_parallel(network, params, two(1, 2))
+    assert specs == (COLUMNS, {"scale": P()}, {"weight": P("model", None)})
+
+
+def test_members_of_a_parallel_network_with_shared_and_repeated_layers_are_split():
+    network = nn.parallel(nn.repeat(pair(), 3), nn.skip(nn.dense(6), nn.relu(), nn.dense(8)))
+    network = nn.serial(network, nn.share(nn.serial(nn.dense(6), nn.dense(4))))
+    x = (jnp.ones((4, 8)), jnp.ones((4, 8)))
+    params = jax.eval_shape(network.init, jax.random.key(0), x)[0]
+    specs = tensor_parallel(network, params, two(1, 2))
+    assert jax.tree.structure(specs) == jax.tree.structure(params)
+    stacked = {"weight": P(None, None, "model"), "bias": P(None, "model")}
+    assert specs[0][0][0][0] == stacked
+    assert jax.tree.leaves(specs[0][1]) == [*jax.tree.leaves((COLUMNS, ROWS))]
+    assert jax.tree.leaves(specs[1]) == [*jax.tree.leaves((COLUMNS, ROWS))]
 
 
 @pytest.mark.parametrize(("examples", "batch"), [(8, 4), (7, 4), (9, 3), (1, 1)])

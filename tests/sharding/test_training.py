@@ -14,9 +14,19 @@ from helpers import assert_agree, normal
 
 import jaxnn as nn
 from jaxnn.kernels.convolution import pooled, winograd
-from jaxnn.learning.privacy import Privacy
+from jaxnn.learning.privacy import private
 from jaxnn.sharding import LAYOUTS, make_mesh, sent_bytes
-from jaxnn.training import create_state, make_optimizer, make_step, place, task_of, train
+from jaxnn.training import (
+    Crosscheck,
+    create_state,
+    make_optimizer,
+    make_step,
+    place,
+    poisson,
+    streamed,
+    task_of,
+    train,
+)
 from jaxnn.training.checkpoints import Checkpoints
 from jaxnn.training.placement import gather_params, keep_layout
 
@@ -71,7 +81,7 @@ EIGHT = """
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
-import test_sharding_training as here
+import test_training as here
 _, expected = here.run(here.DENSE, (8,))
 for count in (1, 2, 8):
     mesh = here.make_mesh(count, devices=jax.devices()[:count])
@@ -97,26 +107,27 @@ def test_a_network_worked_off_in_chunks_has_the_parameters_of_one_device(layout,
 
 
 def test_crosscheck_compares_on_several_devices(x64):
-    options = {"gradient": "crosscheck", "crosscheck_every": 1}
-    epoch, found = run(DENSE, (8,), make_mesh(), **options)
+    epoch, found = run(DENSE, (8,), make_mesh(), crosscheck=Crosscheck(every=1))
     assert 0 < epoch.disagreement < 1e-10
     assert_agree(found, run_on_one(validates=True)[1], 1e-10)
 
 
 def test_private_training_has_the_noise_of_one_device(x64):
-    options = {"gradient": "private", "privacy": Privacy(1.0, 1.0, 1e-5)}
+    noisy = private(SMALL, LOSS, clip_norm=1.0, noise_multiplier=1.0, batch_size=BATCH)
+    options = {"gradient": noisy, "draw": poisson}
     expected = run(SMALL, (8,), **options)[1]
     assert_agree(run(SMALL, (8,), make_mesh(), **options)[1], expected, 1e-10)
 
 
 def test_streamed_batches_have_the_parameters_of_one_device(x64):
     expected = run_on_one(validates=True)[1]
-    assert_agree(run(DENSE, (8,), make_mesh(), stream=True)[1], expected, 1e-10)
+    assert_agree(run(DENSE, (8,), make_mesh(), draw=streamed)[1], expected, 1e-10)
 
 
 def test_micro_batches_have_the_gradient_of_one_device(x64):
-    expected = run(SMALL, (8,), micro_batches=2)[1]
-    assert_agree(run(SMALL, (8,), make_mesh(), micro_batches=2)[1], expected, 1e-10)
+    gradient = nn.accumulate(nn.backprop(SMALL, LOSS), 2, network=SMALL)
+    expected = run(SMALL, (8,), gradient=gradient)[1]
+    assert_agree(run(SMALL, (8,), make_mesh(), gradient=gradient)[1], expected, 1e-10)
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_any_step():

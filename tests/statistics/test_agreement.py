@@ -1,5 +1,6 @@
 """Every statistic against its direct definition by autodiff, on networks of every kind of layer."""
 
+import dataclasses
 from functools import cache, partial
 
 import jax
@@ -15,6 +16,40 @@ from jaxnn import statistics
 BATCH = 4
 LABELS = jnp.array([0, 2, 1, 1])
 WEIGHTS = np.array([0.5, 2.0, 0.0, 1.0])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GainCapture(nn.Capture):
+    """A capture of one's own, of which nothing but the least is known."""
+
+    outputs: jax.Array  # [batch, features]
+    others: jax.Array  # [batch, features]
+
+    def gradient(self):
+        return {"gain": jnp.sum(self.outputs * self.others, 0)}
+
+    def join(self, *others):
+        raise NotImplementedError
+
+    def map_deltas(self, function):
+        return GainCapture(self.outputs, function(self.others))
+
+
+def gain():
+    """y = x · e^gain, feature by feature."""
+
+    def init(key, x):
+        return {"gain": jnp.zeros(x.shape[1:], x.dtype)}, ()
+
+    def forward(params, state, x, key):
+        y = x * jnp.exp(params["gain"])
+        return y, state, y
+
+    def backward(params, residuals, dy):
+        return dy * jnp.exp(params["gain"]), GainCapture(residuals, dy)
+
+    return nn.layer("gain", init, forward, backward)
 
 
 def images():
@@ -59,6 +94,11 @@ CASES = {
         ),
         nn.sigmoid_binary_cross_entropy(),
         lambda: (normal(1, (BATCH, 3)), jnp.array([[0, 1], [1, 1], [0, 0], [1, 0]])),
+    ),
+    "a capture of one's own": (
+        nn.serial(nn.dense(3), nn.repeat(nn.serial(gain(), nn.tanh()), 2), gain()),
+        nn.softmax_cross_entropy(),
+        lambda: (normal(1, (BATCH, 4)), LABELS),
     ),
     "inference mode": (
         nn.in_inference_mode(
@@ -127,8 +167,8 @@ def computed(name):
         result = nn.backward_pass(network, loss)(*arguments)
         norms = statistics.per_example_squared_norms
         return {
-            "gradients": statistics.gradients_of(result.captures),
-            "norms": statistics.squared_norms_of(result.captures),
+            "gradients": statistics.per_example_gradients.of(result.captures),
+            "norms": norms.of(result.captures),
             "norms by parameter": norms(network, loss, per_parameter=True)(*arguments),
             "weighted norms": norms(network, loss)(*arguments, weights=weights),
             "dot products": statistics.dot_products(network, loss)(*arguments),

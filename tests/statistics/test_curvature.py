@@ -98,6 +98,18 @@ def test_kfac_of_stacked_layers_is_stacked_and_an_embedding_has_none(x64):
     }
 
 
+def test_weights_of_the_factors_are_shares_of_the_examples(x64):
+    network, loss = nn.dense(2), nn.half_squared_error()
+    x = normal(0, (3, 2))
+    params, state = started(network, x)
+    weights = jnp.array([1.0, 0.0, 3.0])
+    compute = jax.jit(statistics.kfac_factors(network, loss, samples=None))
+    factors = compute(params, state, x, jnp.zeros((3, 2)), None, weights)
+    rows = np.concatenate([x, np.ones((3, 1))], 1)
+    expected = (rows * (np.asarray(weights) / 4)[:, None]).T @ rows
+    assert_agree({"inputs": factors["inputs"]}, {"inputs": expected}, 1e-12)
+
+
 def test_monte_carlo_is_exact_for_a_single_output_and_near_for_several(x64):
     loss, x = nn.sigmoid_binary_cross_entropy(), normal(0, (BATCH, 3))
 

@@ -3,13 +3,14 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import normal
+from helpers import changed, normal
 
 import jaxnn as nn
 from jaxnn import statistics
 
 X = normal(0, (4, 3))
 LABELS = jnp.array([0, 1, 1, 0])
+CENTER = nn.parameter_free("center", lambda x: (x - x.mean(0), ()), lambda _, dy: dy - dy.mean(0))
 MIXING = nn.serial(nn.dense(3), nn.serial(nn.batch_norm(), nn.tanh()), nn.dense(2))
 
 
@@ -21,7 +22,7 @@ def contracted():
         dx, capture = layer.backward(params, residuals, dy)
         return dx, nn.ContractedCapture(capture.gradient(), layer="tied")
 
-    return layer._replace(backward=backward, name="tied")
+    return changed(layer, "tied", backward=backward)
 
 
 def shapes(network):
@@ -62,6 +63,12 @@ def test_the_remedy_works(statistic):
     ask(statistic, nn.in_inference_mode(MIXING))
 
 
+@pytest.mark.parametrize("statistic", [*OF_EXAMPLES, statistics.kfac_factors])
+def test_a_layer_that_mixes_examples_without_saying_so_is_found_out(statistic):
+    with pytest.raises(ValueError, match=rf"{statistic.__name__}: .* but 1\.0 center mixes the"):
+        ask(statistic, nn.serial(nn.dense(3), nn.serial(CENTER)), key=jax.random.key(0))
+
+
 def test_mixing_is_found_inside_of_a_repeat_and_by_functions_of_captures():
     network = nn.repeat(nn.serial(nn.dense(3), nn.batch_norm()), 2)
     with pytest.raises(ValueError, match="batch_norm mixes"):
@@ -70,25 +77,32 @@ def test_mixing_is_found_inside_of_a_repeat_and_by_functions_of_captures():
     run = nn.backward_pass(MIXING, nn.softmax_cross_entropy())
     captures = jax.eval_shape(run, params, state, X, LABELS).captures
     for function in (
-        statistics.gradients_of,
-        statistics.squared_norms_of,
-        statistics.dot_products_of,
+        statistics.per_example_gradients.of,
+        statistics.per_example_squared_norms.of,
+        statistics.dot_products.of,
         lambda c: statistics.products_with(c, params),
-        lambda c: statistics.second_moment_of(c, jnp.ones(4) / 4),
+        lambda c: statistics.gradient_second_moment.of(c, jnp.ones(4) / 4),
     ):
         with pytest.raises(ValueError, match="batch_norm mixes"):
             function(captures)
 
 
-def test_other_quantities_that_need_single_examples_refuse_it_too():
-    params, state = shapes(MIXING)
-    with pytest.raises(ValueError, match=r"kfac_factors: .*batch_norm mixes"):
-        ask(statistics.kfac_factors, MIXING, key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"empirical_ntk: .*batch_norm mixes"):
-        jax.eval_shape(statistics.empirical_ntk(MIXING), params, state, X)
-    influence = statistics.influence(MIXING, nn.softmax_cross_entropy(), damping=1.0)
-    with pytest.raises(ValueError, match=r"influence: .*batch_norm mixes"):
+@pytest.mark.parametrize(
+    ("network", "name"), [(MIXING, "batch_norm"), (nn.serial(nn.dense(2), CENTER), "center")]
+)
+def test_other_quantities_that_need_single_examples_refuse_it_too(network, name):
+    params, state = shapes(network)
+    with pytest.raises(ValueError, match=rf"kfac_factors: .*{name} mixes"):
+        ask(statistics.kfac_factors, network, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=rf"empirical_ntk: .*{name} mixes"):
+        jax.eval_shape(statistics.empirical_ntk(network), params, state, X)
+    influence = statistics.influence(network, nn.softmax_cross_entropy(), damping=1.0)
+    with pytest.raises(ValueError, match=rf"influence: .*{name} mixes"):
         jax.eval_shape(influence, params, state, X, LABELS, X, LABELS)
+    for several in (statistics.measure, statistics.measuring):
+        compute = several(network, nn.softmax_cross_entropy(), v=statistics.gradient_variance)
+        with pytest.raises(ValueError, match=rf"{several.__name__}: .*{name} mixes"):
+            jax.eval_shape(compute, params, state, X, LABELS)
 
 
 @pytest.mark.parametrize("statistic", OF_EXAMPLES)
@@ -161,3 +175,11 @@ def test_norms_of_a_network_without_parameters_are_refused():
     compute = statistics.per_example_squared_norms(nn.tanh(), nn.softmax_cross_entropy())
     with pytest.raises(ValueError, match="expected a network with parameters"):
         jax.eval_shape(compute, (), (), X, LABELS)
+
+
+def test_captures_of_several_batch_sizes_or_another_number_of_weights_are_refused():
+    captures = [nn.LinearCapture(jnp.ones((n, 2)), jnp.ones((n, 2))) for n in (3, 4)]
+    with pytest.raises(ValueError, match=r"expected one batch size in all of them, got \[3, 4\]"):
+        statistics.gradient_variance.of(captures)
+    with pytest.raises(ValueError, match=r"one factor for each of 3 examples, got shape \(1,\)"):
+        statistics.per_example_squared_norms.of(captures[0], jnp.ones(1))

@@ -1,6 +1,6 @@
 """Statistics on drawn shapes: forms that are chosen by shape agree, in float32 and for no example.
 
-The definitions stand in `test_statistics_agreement`; here every quantity is held against the
+The definitions stand in `test_agreement`; here every quantity is held against the
 per-example gradients of the same pass, which do not choose.
 """
 
@@ -31,11 +31,11 @@ def quantities(network, x):
     def run(params, x, target):
         captures = nn.backward_pass(network, LOSS)(params, state, x, target).captures
         shares = jnp.full(n, 1 / max(n, 1), x.dtype)
-        each = statistics.gradients_of(captures)
+        each = statistics.per_example_gradients.of(captures)
         found = {
-            "norms": statistics.squared_norms_of(captures),
-            "products": statistics.dot_products_of(captures),
-            "second moment": statistics.second_moment_of(captures, shares),
+            "norms": statistics.per_example_squared_norms.of(captures),
+            "products": statistics.dot_products.of(captures),
+            "second moment": statistics.gradient_second_moment.of(captures, shares),
             "sum": nn.contract(captures),
         }
         return found, each
@@ -80,6 +80,19 @@ def test_convolutions_agree_in_every_shape(bits, batch, size, groups, strides):
         x = normal(0, (batch, *size, 2 * groups), f"float{bits}")
         found, expected = quantities(network, x)
         assert_agree(found, expected, 1e-4 if bits == 32 else 1e-9)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_at_a_single_position_agrees(groups, x64):
+    network = nn.serial(nn.conv(2, (2, 3), groups=groups, padding="VALID"), nn.flatten())
+    x = normal(0, (3, 2, 3, 2 * groups))
+    found, expected = quantities(network, x)
+    assert_agree(found, expected, 1e-12)
+    arguments = (*started(network, x), x, jnp.zeros((3, 2)))
+    several = {"diagonal": statistics.diagonal_ggn, "whole": statistics.fisher_information}
+    measures = jax.jit(statistics.measure(network, LOSS, **several))(*arguments)
+    diagonal, _ = jax.flatten_util.ravel_pytree(measures["diagonal"])
+    assert_agree(diagonal, np.diag(measures["whole"]), 1e-12)
 
 
 def test_no_example_has_no_norm_and_no_curvature():

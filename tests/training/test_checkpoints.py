@@ -50,6 +50,41 @@ def test_the_newest_state_comes_back_bit_for_bit_with_its_key(saved):
     jax.random.normal(restored.key)
 
 
+def named_network(units=6):
+    return nn.serial(
+        stem=nn.serial(nn.dense(units, use_bias=False), nn.batch_norm()),
+        trunk=nn.skip(up=nn.dense(7), act=nn.relu(), down=nn.dense(units)),
+        head=nn.dense(problems.CLASSES),
+    )
+
+
+def test_a_network_with_named_parts_comes_back_with_its_names(tmp_path):
+    saved = state(named_network())
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, saved)
+    _, restored = restore(tmp_path, state(named_network(), seed=1))
+    assert jax.tree.structure(restored) == jax.tree.structure(saved)
+    assert_equal_states(restored, saved)
+    chex.assert_trees_all_equal(restored.params.head["bias"], saved.params.head["bias"])
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (named_network(5), r"expected params\.stem\.0\.weight to be float32\[5, 5\], got"),
+        (
+            nn.serial(*named_network().layers),
+            r"expected params\.0\.0\.weight to be float32\[5, 6\], got absent",
+        ),
+    ],
+)
+def test_a_checkpoint_of_other_named_parts_is_refused_by_their_names(other, message, tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(named_network()))
+    with pytest.raises(CheckpointError, match=f"of another network or optimiser.*{message}"):
+        restore(tmp_path, state(other))
+
+
 def test_only_the_newest_few_are_kept(saved):
     assert sorted(int(path.name) for path in saved.iterdir()) == [2, 5, 7]
 

@@ -7,8 +7,10 @@ import training_problems as problems
 
 import jaxnn as nn
 from jaxnn.training import (
+    Crosscheck,
     Disagreement,
     Diverged,
+    Streamed,
     create_state,
     make_optimizer,
     task_of,
@@ -26,14 +28,13 @@ def plain(train_state):
 
 def changed(function):
     """A network whose second dense layer has another backward pass."""
+    dense = nn.dense(problems.CLASSES)
 
-    def with_other_backward(layer):
-        def backward(params, residuals, dy):
-            return function(*layer.backward(params, residuals, dy))
+    def backward(params, residuals, dy):
+        return function(*dense.backward(params, residuals, dy))
 
-        return layer._replace(backward=backward)
-
-    return nn.serial(nn.dense(6), nn.tanh(), with_other_backward(nn.dense(problems.CLASSES)))
+    other = nn.layer("dense", dense.init, dense.forward, backward)
+    return nn.serial(nn.dense(6), nn.tanh(), other)
 
 
 def validation():
@@ -74,23 +75,71 @@ def test_going_on_from_a_saved_epoch_is_bit_for_bit_the_uninterrupted_run(uninte
         chex.assert_trees_all_equal(plain(ours.train_state), plain(theirs.train_state))
 
 
-@pytest.mark.parametrize("gradient", ["autodiff", "crosscheck"])
-def test_every_gradient_mode_gives_the_same_training(uninterrupted, gradient):
-    epochs = run(problems.start(problems.network()), gradient=gradient, crosscheck_every=2)
+def test_autodiff_gives_the_same_training(uninterrupted):
+    start = problems.start(problems.network())
+    epochs = run(start, gradient=nn.autodiff(*start[:2]))
     ours, theirs = (plain(e[2].train_state) for e in (epochs, uninterrupted))
     chex.assert_trees_all_close(ours, theirs, rtol=1e-3, atol=1e-5)
-    checks = [epoch.disagreement for epoch in epochs]
-    if gradient == "crosscheck":
-        assert all(0 <= error < 1e-5 for error in checks)
-    else:
-        assert checks == [None] * 3
+    assert [epoch.disagreement for epoch in epochs] == [None] * 3
+
+
+def test_crosscheck_gives_the_same_training(uninterrupted):
+    epochs = run(problems.start(problems.network()), crosscheck=Crosscheck(every=2))
+    ours, theirs = (plain(e[2].train_state) for e in (epochs, uninterrupted))
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    assert all(0 <= epoch.disagreement < 1e-5 for epoch in epochs)
+
+
+def test_accumulated_micro_batches_give_the_same_training():
+    network = nn.serial(nn.dense(6), nn.tanh(), nn.dense(problems.CLASSES))
+    start = problems.start(network)
+    gradient = nn.accumulate(nn.backprop(*start[:2]), 3, network=network)
+    ours, theirs = (run(start, gradient=g)[-1].train_state for g in (gradient, None))
+    chex.assert_trees_all_close(ours.params, theirs.params, rtol=1e-3, atol=1e-5)
 
 
 def test_crosschecks_come_at_the_first_step_and_not_more_often_than_asked():
-    epochs = run(
-        problems.start(nn.serial(nn.dense(3))), gradient="crosscheck", crosscheck_every=6, epochs=5
-    )
+    epochs = run(problems.start(nn.serial(nn.dense(3))), crosscheck=Crosscheck(every=6), epochs=5)
     assert [epoch.disagreement is not None for epoch in epochs] == [True, False, True, False, True]
+
+
+def test_crosscheck_compares_the_gradient_that_is_given():
+    start = problems.start(nn.serial(nn.dense(3)))
+    right = nn.backprop(*start[:2])
+
+    def wrong(*arguments):
+        result, gradients = right(*arguments)
+        return result, jax.tree.map(lambda g: 1.5 * g, gradients)
+
+    message = "the gradient given and autodiff disagree at step 0 in 0 dense bias, 0 dense weight\n"
+    with pytest.raises(Disagreement, match=message):
+        run(start, gradient=wrong, crosscheck=Crosscheck())
+
+
+def test_crosscheck_compares_with_another_gradient_than_autodiff_if_told():
+    network = nn.serial(nn.dense(6), nn.dropout(0.3), nn.dense(problems.CLASSES))
+    start = problems.start(network)
+    gradient, against = (  # each part draws random numbers of its own
+        nn.accumulate(make(*start[:2]), 2, network=network) for make in (nn.backprop, nn.autodiff)
+    )
+    (epoch,) = run(start, epochs=1, gradient=gradient, crosscheck=Crosscheck(against=against))
+    assert 0 <= epoch.disagreement < 1e-5
+    with pytest.raises(Disagreement, match="the gradient given and autodiff disagree"):
+        run(start, gradient=gradient, crosscheck=Crosscheck())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, "Crosscheck: expected every to be at least 1, got 0"),
+        ({"tolerance": -1.0}, r"Crosscheck: expected tolerance to lie in \[0, inf\), got -1.0"),
+        ({"against": "autodiff"}, "expected against to be a Callable, got 'autodiff'"),
+    ],
+)
+@pytest.mark.usefixtures("untyped")
+def test_a_crosscheck_that_cannot_be_is_refused(options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        Crosscheck(**options)
 
 
 def test_crosscheck_stops_at_a_wrong_weight_gradient_naming_the_layer_and_keeps_the_state():
@@ -101,7 +150,7 @@ def test_crosscheck_stops_at_a_wrong_weight_gradient_naming_the_layer_and_keeps_
     with pytest.raises(
         Disagreement, match="disagree at step 0 in 2 dense bias, 2 dense weight\n"
     ) as info:
-        run(start, gradient="crosscheck")
+        run(start, crosscheck=Crosscheck())
     chex.assert_trees_all_equal(plain(info.value.train_state), plain(start[3]))
     failed = [c.quantity for c in info.value.report.comparisons if not c.passed]
     assert failed == ["2 dense bias", "2 dense weight"]
@@ -110,13 +159,13 @@ def test_crosscheck_stops_at_a_wrong_weight_gradient_naming_the_layer_and_keeps_
 def test_crosscheck_stops_at_a_wrong_input_gradient_naming_the_layers_before():
     start = problems.start(changed(lambda dx, captures: (2 * dx, captures)))
     with pytest.raises(Disagreement, match="in 0 dense bias, 0 dense weight\n"):
-        run(start, gradient="crosscheck")
+        run(start, crosscheck=Crosscheck())
 
 
 def test_crosscheck_stops_at_a_gradient_that_is_not_a_number():
     start = problems.start(changed(lambda dx, captures: (dx * jnp.nan, captures)))
     with pytest.raises(Disagreement, match="0 dense weight"):
-        run(start, gradient="crosscheck")
+        run(start, crosscheck=Crosscheck())
 
 
 def test_manual_training_follows_the_layers_own_backward():
@@ -202,7 +251,17 @@ def test_patience_counts_the_epochs_of_a_resumed_run():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gradient": "manuel"}, "unknown gradient mode 'manuel': did you mean 'manual'"),
+        (
+            {"gradient": "manual"},
+            r"expected gradient to be a gradient function, such as .* got 'manual'; to compare",
+        ),
+        ({"draw": "shuffled"}, "expected draw to be a Draw, got 'shuffled'"),
+        (
+            {"draw": Streamed},
+            r"expected draw to be a Draw, got .*Streamed'> \(a factory: call it\)",
+        ),
+        ({"crosscheck": 100}, "expected crosscheck to be a Crosscheck, got 100"),
+        ({"measure": ["norms"]}, "expected measure to be quantities .* by name, got"),
         (
             {"batch_size": 24},
             "batch_size to be at most the number of training examples, 23, got 24",
@@ -210,8 +269,6 @@ def test_patience_counts_the_epochs_of_a_resumed_run():
         ({"batch_size": 0}, "batch_size"),
         ({"epochs": 0}, "epochs"),
         ({"epochs": 1.5}, "epochs"),
-        ({"crosscheck_every": 0}, "crosscheck_every"),
-        ({"crosscheck_tolerance": -1.0}, "crosscheck_tolerance"),
         ({"patience": 0, "validation": ()}, "patience"),
         ({"patience": 2}, "expected validation data where patience is given"),
     ],

@@ -7,11 +7,13 @@ from training_problems import BATCH_SIZE, EXAMPLES, data, network, start
 import jaxnn as nn
 from jaxnn.data import load, map_splits, write_mapped
 from jaxnn.training import (
+    Crosscheck,
     Diverged,
     make_epoch,
     make_optimizer,
     make_step,
     make_streamed_epoch,
+    streamed,
     train,
 )
 
@@ -75,7 +77,7 @@ def test_no_example_is_read_before_it_is_needed():
 def test_training_streams_with_the_numbers_of_training_in_memory(on_disk):
     arguments = start(network(), make_optimizer("sgd", 0.1))
     *_, expected = train(*arguments, epochs=2, batch_size=BATCH_SIZE)
-    *_, found = train(*arguments[:4], *on_disk, epochs=2, batch_size=BATCH_SIZE, stream=True)
+    *_, found = train(*arguments[:4], *on_disk, epochs=2, batch_size=BATCH_SIZE, draw=streamed)
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
 
 
@@ -85,21 +87,24 @@ def test_only_streaming_goes_on_in_the_middle_of_an_epoch(on_disk):
     middle, _ = step(state, *(a[:BATCH_SIZE] for a in data()))
     with pytest.raises(ValueError, match="got one from the middle of epoch 1"):
         train(net, loss, optimizer, middle, *data(), epochs=1, batch_size=BATCH_SIZE)
-    options = {"epochs": 1, "batch_size": BATCH_SIZE, "stream": True}
+    options = {"epochs": 1, "batch_size": BATCH_SIZE, "draw": streamed}
     (epoch,) = train(net, loss, optimizer, middle, *on_disk, **options)
     assert (epoch.number, len(epoch.losses), int(epoch.train_state.step)) == (1, 2, 3)
 
 
 def test_streaming_refuses_what_needs_the_data_in_memory(on_disk):
-    with pytest.raises(ValueError, match=r"gradient manual or autodiff .* got crosscheck"):
-        train(
-            *start(network())[:4],
-            *on_disk,
-            epochs=1,
-            batch_size=BATCH_SIZE,
-            gradient="crosscheck",
-            stream=True,
-        )
+    options = {"draw": streamed, "crosscheck": Crosscheck()}
+    message = r"expected no crosscheck where draw is Streamed\(\), got Crosscheck\(\)"
+    with pytest.raises(ValueError, match=message):
+        train(*start(network())[:4], *on_disk, epochs=1, batch_size=BATCH_SIZE, **options)
+
+
+def test_autodiff_streams_too(on_disk):
+    arguments = start(network(), make_optimizer("sgd", 0.1))
+    options = {"epochs": 2, "batch_size": BATCH_SIZE, "gradient": nn.autodiff(*arguments[:2])}
+    *_, expected = train(*arguments, **options)
+    *_, found = train(*arguments[:4], *on_disk, draw=streamed, **options)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
 
 
 @pytest.mark.parametrize("steps_before", [0, 1])
@@ -107,12 +112,9 @@ def test_divergence_while_streaming_names_step_and_layer(on_disk, steps_before):
     net, loss, optimizer, state, *_ = start(network(), make_optimizer("sgd", 1e30))
     state = state._replace(step=state.step + steps_before)
     message = rf"at step {1 + steps_before}: .* first gradient not finite is that of 4 dense"
+    options = {"epochs": 3, "batch_size": BATCH_SIZE, "draw": streamed}
     with pytest.raises(Diverged, match=message):
-        list(
-            train(
-                net, loss, optimizer, state, *on_disk, epochs=3, batch_size=BATCH_SIZE, stream=True
-            )
-        )
+        list(train(net, loss, optimizer, state, *on_disk, **options))
 
 
 @pytest.mark.parametrize("name", ["wine", "diabetes"])

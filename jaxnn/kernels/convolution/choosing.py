@@ -1,9 +1,13 @@
-"""Which algorithm computes a pass of a convolution: the one place where that is decided."""
+"""Which algorithm computes a pass of a convolution: the one place where that is decided.
+
+A further algorithm is an entry of `ALGORITHMS`, whose name `jaxnn.conv` then takes, and a line of
+the `RULE`, by which it is chosen.
+"""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
-from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +16,97 @@ from jax import Array
 from jaxnn.kernels.convolution import direct, elementwise, patches, winograd
 from jaxnn.kernels.convolution.geometry import Geometry
 
-ALGORITHMS: dict[str, ModuleType] = {
+PASSES = ("forward", "input_gradient", "weight_gradient")
+ALGORITHMS: dict[str, Any] = {
     "direct": direct,
     "patches": patches,
     "elementwise": elementwise,
     "winograd": winograd,
 }
-"""Each has ``forward(x, weight, geometry)``, ``input_gradient(dy, weight, geometry)`` and
-``weight_gradient(x, dy, geometry)``."""
+"""Modules or hashable objects, each with ``forward(x, weight, geometry)``,
+``input_gradient(dy, weight, geometry)`` and ``weight_gradient(x, dy, geometry)``. One that cannot
+compute every convolution says so by ``applies(geometry, inputs)``, for the channels of x, and in
+words by ``TAKES``."""
+
+
+class Case(NamedTuple):
+    """What the rule knows of a pass: its name and geometry, the channels of x and y, the dtype."""
+
+    pass_name: str
+    geometry: Geometry
+    inputs: int
+    outputs: int
+    dtype: jnp.dtype
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether there are few input channels, and a small kernel."""
+        patch = self.geometry.taps * self.inputs
+        return self.inputs <= MAX_NARROW_CHANNELS and patch <= MAX_NARROW_PATCH
+
+
+class Line(NamedTuple):
+    """An algorithm, for which cases it is taken, and why."""
+
+    algorithm: str
+    holds: Callable[[Case], bool]
+    reason: str
+
+
+MAX_GROUPS_IN_A_ROW = 16
+MIN_WINOGRAD_CHANNELS = 32
+MAX_NARROW_CHANNELS = 6
+MAX_NARROW_PATCH = 54
+MAX_NARROW_OUTPUTS = 16
+
+RULE = [
+    Line(
+        "patches",
+        lambda case: case.geometry.taps == 1,
+        "a 1×1 convolution is a dense layer at every position",
+    ),
+    Line(
+        "patches",
+        lambda case: case.pass_name == "forward" and case.inputs == 1,
+        "sums over elements would be computed again by all that use them",
+    ),
+    Line(
+        "patches",
+        lambda case: (
+            case.is_narrow
+            and (
+                case.pass_name == "input_gradient"
+                or (case.pass_name == "forward" and case.outputs <= MAX_NARROW_OUTPUTS)
+            )
+        ),
+        "XLA's convolution is slower where there are few channels",
+    ),
+    Line(
+        "winograd",
+        lambda case: (
+            min(case.inputs, case.outputs) >= MIN_WINOGRAD_CHANNELS
+            and jnp.finfo(case.dtype).bits >= 32
+        ),
+        "16 multiplications instead of 36 pay for the transforms",
+    ),
+    Line(
+        "patches",
+        lambda case: case.pass_name == "weight_gradient",
+        "XLA's convolution is slower, in a loop body most of all",
+    ),
+    Line("direct", lambda case: True, "the library's convolution needs no copies of x"),
+]
+"""Of the lines whose algorithm applies, the first that holds."""
+
+RULE_OF_GROUPS = [
+    Line("elementwise", lambda case: True, "XLA's depthwise convolution is slower"),
+    Line(
+        "patches",
+        lambda case: case.geometry.groups > MAX_GROUPS_IN_A_ROW,
+        "XLA's grouped convolution is slower; too many groups for one by one",
+    ),
+]
+"""The same for several groups; where none holds they are computed one after the other."""
 
 
 class Choice(NamedTuple):
@@ -34,83 +121,68 @@ class Choice(NamedTuple):
 def choose(
     pass_name: str, geometry: Geometry, inputs: int, outputs: int, dtype: jnp.dtype
 ) -> Choice:
-    """The algorithm for a pass on CPU. GPU and TPU always take "direct".
+    """The algorithm for a pass on CPU, by the `RULE`. GPU and TPU always take "direct".
 
     The numbers behind the rule are those of ``python -m experiments.benchmark convolution``.
-
-    Args:
-        pass_name: "forward", "input_gradient" or "weight_gradient".
-        geometry: Sizes, strides and so on.
-        inputs: The channels of x.
-        outputs: The channels of y.
-        dtype: Of the arrays.
     """
+    case = Case(pass_name, geometry, inputs, outputs, dtype)
     groups = geometry.groups
-    one_by_one = geometry.taps == 1
-    if groups > 1 and inputs == groups:
-        return Choice("elementwise", "XLA's depthwise convolution takes 20 to 100 times longer")
-    if groups > MAX_GROUPS_IN_A_ROW:
-        return Choice(
-            "patches", "XLA's grouped convolution is slow; too many groups for one by one"
-        )
-    if groups > 1:
-        of_one = dataclasses.replace(geometry, groups=1)
-        inner = choose(pass_name, of_one, inputs // groups, outputs // groups, dtype)
-        return inner._replace(group_by_group=True)
-    if one_by_one:
-        return Choice("patches", "a 1×1 convolution is a dense layer at every position")
-    if pass_name == "forward" and inputs == 1:
-        return Choice("patches", "sums over elements would be computed again by all that use them")
-    narrow = inputs <= MAX_NARROW_CHANNELS and geometry.taps * inputs <= MAX_NARROW_PATCH
-    if narrow and pass_name == "input_gradient":
-        return Choice("patches", "XLA's convolution to few channels takes 1.3 to 4 times longer")
-    if narrow and pass_name == "forward" and outputs <= MAX_NARROW_OUTPUTS:
-        return Choice("patches", "XLA's convolution between few channels takes up to twice as long")
-    if (
-        winograd.applies(geometry)
-        and min(inputs, outputs) >= MIN_WINOGRAD_CHANNELS
-        and jnp.finfo(dtype).bits >= 32
-    ):
-        return Choice("winograd", "16 multiplications instead of 36 pay for the transforms")
-    if pass_name == "weight_gradient":
-        return Choice("patches", "XLA's convolution is up to 50 times slower inside a loop body")
-    return Choice("direct", "the library's convolution needs no copies of x")
+    for line in RULE if groups == 1 else RULE_OF_GROUPS:
+        if applies(ALGORITHMS[line.algorithm], geometry, inputs) and line.holds(case):
+            return Choice(line.algorithm, line.reason)
+    of_one = dataclasses.replace(geometry, groups=1)
+    inner = choose(pass_name, of_one, inputs // groups, outputs // groups, dtype)
+    return inner._replace(group_by_group=True)
 
 
-MAX_GROUPS_IN_A_ROW = 16
-MIN_WINOGRAD_CHANNELS = 32
-MAX_NARROW_CHANNELS = 6
-MAX_NARROW_PATCH = 54
-MAX_NARROW_OUTPUTS = 16
+def algorithm_of(given: Any) -> Any:
+    """The algorithm of that name; any other than a name as it is."""
+    return ALGORITHMS[given] if isinstance(given, str) else given
 
 
-# Compiled also where the caller is not: the algorithms are many small operations.
-@partial(jax.jit, static_argnames=("pass_name", "algorithm", "geometry"), inline=True)
-def run(pass_name: str, algorithm: str | None, a: Array, b: Array, geometry: Geometry) -> Array:
-    """A pass of a convolution, by the algorithm of that name or by the chosen one.
+def applies(algorithm: Any, geometry: Geometry, inputs: int) -> bool:
+    """Whether the algorithm can compute this convolution: any, where it does not say."""
+    own = getattr(algorithm, "applies", None)
+    return own is None or own(geometry, inputs)
+
+
+def run(pass_name: str, algorithm: Any, a: Array, b: Array, geometry: Geometry) -> Array:
+    """A pass of a convolution.
 
     Args:
         pass_name: "forward" of (x, weight), "input_gradient" of (dy, weight) or "weight_gradient"
             of (x, dy).
-        algorithm: A name, or None.
+        algorithm: One of `ALGORITHMS` by its name, or any such object; None for what is chosen.
         a: The first array of the pass.
         b: The second.
         geometry: Sizes, strides and so on.
     """
     if algorithm is not None:
-        return getattr(ALGORITHMS[algorithm], pass_name)(a, b, geometry)
+        return _run(pass_name, algorithm_of(algorithm), None, a, b, geometry)
     outputs = a.shape[-1] if pass_name == "input_gradient" else b.shape[-1]
     inputs = b.shape[-2] * geometry.groups if pass_name != "weight_gradient" else a.shape[-1]
     choice = choose(pass_name, geometry, inputs, outputs, a.dtype)
-    on_cpu = partial(_run_choice, pass_name, choice, geometry=geometry)
-    elsewhere = partial(getattr(direct, pass_name), geometry=geometry)
-    return jax.lax.platform_dependent(a, b, cpu=on_cpu, default=elsewhere)
+    return _run(pass_name, ALGORITHMS[choice.algorithm], choice, a, b, geometry)
 
 
-def _run_choice(pass_name: str, choice: Choice, a: Array, b: Array, geometry: Geometry) -> Array:
-    function = getattr(ALGORITHMS[choice.algorithm], pass_name)
-    if not choice.group_by_group:
+# Compiled also where the caller is not: the algorithms are many small operations.
+@partial(jax.jit, static_argnames=("pass_name", "algorithm", "choice", "geometry"), inline=True)
+def _run(
+    pass_name: str, algorithm: Any, choice: Choice | None, a: Array, b: Array, geometry: Geometry
+) -> Array:
+    function = getattr(algorithm, pass_name)
+    if choice is None:
         return function(a, b, geometry)
+    on_cpu = partial(_group_by_group, function) if choice.group_by_group else function
+    return jax.lax.platform_dependent(
+        a,
+        b,
+        cpu=lambda a, b: on_cpu(a, b, geometry),
+        default=lambda a, b: getattr(direct, pass_name)(a, b, geometry),
+    )
+
+
+def _group_by_group(function: Callable, a: Array, b: Array, geometry: Geometry) -> Array:
     # A weight has its groups along the outputs, as x and dy have them along their channels.
     of_one = dataclasses.replace(geometry, groups=1)
     members = zip(*(jnp.split(array, geometry.groups, axis=-1) for array in (a, b)), strict=True)

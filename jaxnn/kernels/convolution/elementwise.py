@@ -17,6 +17,8 @@ from jaxnn.kernels.convolution.geometry import Geometry, to_groups
 from jaxnn.kernels.convolution.patches import fold, slices
 from jaxnn.kernels.products import sum_dtype
 
+TAKES = "one input channel for each group"
+
 
 def applies(geometry: Geometry, inputs: int) -> bool:
     """Whether there is one input channel for each group."""

@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxnn.kernels.convolution import patches
 from jaxnn.kernels.convolution.geometry import Geometry
-from jaxnn.kernels.convolution.winograd import Grid
+from jaxnn.kernels.convolution.grids import Grid
 from jaxnn.kernels.products import contract_rows
 
 

@@ -58,9 +58,10 @@ def read_inputs(x: Any) -> tuple[Inputs, Form]:
     return inputs, Form(isinstance(x, tuple), crosses, bool(mask))
 
 
-def gradient(form: Form, dqueries: Array, dmemory: Array) -> Any:
-    """dx in the form in which x was given: the mask has no gradient."""
-    dx = (dqueries, dmemory) if form.crosses else (dqueries + dmemory,)
+def gradient(form: Form, dtype: Any, dqueries: Array, dmemory: Array) -> Any:
+    """dx in the form and dtype in which x was given: the mask has no gradient."""
+    parts = (dqueries, dmemory) if form.crosses else (dqueries + dmemory,)
+    dx = tuple(part.astype(dtype) for part in parts)
     return (*dx, *(None,) * form.is_masked) if form.is_tuple else dx[0]
 
 

@@ -78,7 +78,7 @@ def attend_backward(
     """(dq, dk, dv) by the formulas at the head of this file."""
     q, k, v, o, powers, total, noise = kept
     scale = 1 / math.sqrt(q.shape[-1])
-    along = jnp.sum(o * do / total, -1, keepdims=True)
+    along = jnp.sum(o.astype(total.dtype) * do / total, -1, keepdims=True)
     do = (do / total).astype(do.dtype)
     dpowers = thin(noise, rate, with_keys(do, v))
     dscores = (powers * (dpowers - along)).astype(q.dtype)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from jaxnn.kernels.products import sum_dtype
 from jaxnn.layers.positions import rotation_angles
 
 BASE = 10000.0
@@ -18,7 +19,9 @@ def rotate(
     and its transpose, which backward applies to the cotangent, is the rotation back:
     ``direction`` −1.
     """
+    wide = sum_dtype(x.dtype)
     angles = direction * rotation_angles(x.shape[-2], x.shape[-1], BASE)
-    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
-    first, second = jnp.split(x, 2, -1)
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], -1)
+    cos, sin = jnp.cos(angles).astype(wide), jnp.sin(angles).astype(wide)
+    first, second = jnp.split(x.astype(wide), 2, -1)
+    turned = [first * cos - second * sin, first * sin + second * cos]
+    return jnp.concatenate(turned, -1).astype(x.dtype)

@@ -1,5 +1,9 @@
-"""Convolution: the layers, their algorithms, the rule that chooses among them, their captures."""
+"""Convolution: the layers and their captures."""
 
-from jaxnn.layers.convolution.capture import ConvCapture, ConvTransposeCapture, JoinedConvCapture
-from jaxnn.layers.convolution.layers import conv, conv_transpose
-from jaxnn.layers.convolution.pooled import PooledConvCapture, conv_relu_max_pool
+from jaxnn.layers.convolution.capture import (
+    ConvCapture,
+    ConvTransposeCapture,
+    JoinedConvCapture,
+    PooledConvCapture,
+)
+from jaxnn.layers.convolution.layers import conv, conv_relu_max_pool, conv_transpose

@@ -1,15 +1,18 @@
 """Two directions of time as one layer."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnn.core.combinators import fork, serial
-from jaxnn.core.layer import Layer, Static, parameter_free
+from jaxnn.core.adapters import ParameterFree
+from jaxnn.core.combinators import Compound, fork, require_parts, serial
+from jaxnn.core.contract import Layer
+from jaxnn.core.residuals import Static
 
 
-def bidirectional(forward: Layer, backward: Layer) -> Layer:
+class bidirectional(Compound, init=False):
     """Two layers over the same x, their outputs side by side (Schuster and Paliwal, 1997).
 
     ``bidirectional(lstm(64), lstm(64, reverse=True))``: the features of every output of the two,
@@ -19,13 +22,34 @@ def bidirectional(forward: Layer, backward: Layer) -> Layer:
     Raises:
         ValueError: the outputs differ in their form or in the shapes beside the features.
     """
-    return serial(fork(forward, backward), _beside())._replace(name="bidirectional")
+
+    directions: tuple[Layer, Layer]
+
+    def __init__(self, forward: Layer, backward: Layer):
+        require_parts("bidirectional", (), {"forward": forward, "backward": backward})
+        object.__setattr__(self, "directions", (forward, backward))
+        self.__post_init__()
+
+    def arguments(self) -> list[tuple[str, Any]]:
+        return [("", direction) for direction in self.directions]
+
+    @functools.cached_property
+    def made(self) -> Layer:
+        return serial(fork(*self.directions), _Beside())
+
+    def with_parts(self, parts: tuple[Layer, ...]) -> Layer:
+        match parts[0]:
+            case serial(layers=(fork(layers=(one, other)), _Beside())):
+                return bidirectional(one, other)
+        return parts[0]
 
 
-def _beside() -> Layer:
+class _Beside(ParameterFree):
     """Two trees as one, their floating-point leaves concatenated by features."""
 
-    def join(x: tuple):
+    mixes = False
+
+    def apply(self, x: tuple):
         forms = [jax.tree.map(lambda a: (*a.shape[:-1], str(a.dtype)), tree) for tree in x]
         if forms[0] != forms[1]:
             raise ValueError(
@@ -35,15 +59,13 @@ def _beside() -> Layer:
         leaves, treedef = jax.tree.flatten(x[0])
         return jax.tree.map(_concatenate, *x), Static((treedef, tuple(a.shape[-1] for a in leaves)))
 
-    def cut(form: Static, dy: Any):
-        treedef, sizes = form.value
+    def pull_back(self, residuals: Static, dy: Any):
+        treedef, sizes = residuals.value
         pairs = [
             (None, None) if d is None else jnp.split(d, [size], -1)
             for d, size in zip(treedef.flatten_up_to(dy), sizes, strict=True)
         ]
         return tuple(treedef.unflatten(side) for side in zip(*pairs, strict=True))
-
-    return parameter_free("beside", join, cut)
 
 
 def _concatenate(first: Any, second: Any) -> Any:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import autodiff, backprop
-from jaxnn.core.layer import Layer, Loss, label, walk
+from jaxnn.core.networks import label, walk
 from jaxnn.kernels.products import sum_dtype
 
 

@@ -4,31 +4,20 @@ Weights here are the parameters of two axes and more; a bias does not propagate,
 offset are left as they are.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.captures import Capture, ContractedCapture, contract_at_once
-from jaxnn.core.layer import Layer, rewrite
-from jaxnn.core.validation import require_key, require_number, unknown_name
-
-
-class Rule(NamedTuple):
-    """How the feedback weights of a layer come about. ``weights`` are its own: the tree of its
-    parameters, with None for those that are none.
-
-    ``draw`` is a function (key) -> weights, drawn anew by the layer's own initialisers: a rule has
-    no scale of its own to choose.
-    """
-
-    start: Callable
-    """(weights, draw, key) -> memory, before the first step."""
-    renew: Callable
-    """(memory, weights, draw, key) -> (memory, feedback weights), in every forward pass. The key
-    is None where the forward pass has none."""
+from jaxnn.core.adapters import Around
+from jaxnn.core.combinators import Wrapper
+from jaxnn.core.contract import Capture, Layer
+from jaxnn.core.networks import rewrite
+from jaxnn.core.validation import require_key, require_share
 
 
 class FeedbackState(NamedTuple):
@@ -40,53 +29,77 @@ class FeedbackState(NamedTuple):
     """What its rule keeps, such as the feedback weights."""
 
 
-def with_feedback(name: str, layer: Layer, rule: Rule) -> Layer:
-    """The same network, whose layers with weights propagate over those of ``rule``.
+class Feedback(Wrapper):
+    """The same network, whose layers with weights propagate over those of a rule: this base's
+    subclass.
 
-    Params are those of the network itself, and the same key draws the same.
-
-    Args:
-        name: Of the rule, for errors.
-        layer: A layer or a network.
-        rule: The rule.
+    Params are those of the network itself, and the same key draws the same. In ``start`` and
+    ``renew``, weights are the tree of a layer's parameters, with None for those that are none, and
+    ``draw`` is a function (key) -> weights, drawn anew by the layer's own initialisers: a rule has
+    no scale of its own to choose.
 
     Raises:
         ValueError: at ``init``, no layer in it has weights to propagate over, or one gives its
             gradient already contracted: it may compute its forward pass again on the way back, for
             which the feedback weights would be the wrong ones.
     """
-    network = rewrite(layer, lambda path, part: _over_feedback(name, part, rule))
 
-    def init(key: Array | None, x: Any):
-        params, state = network.init(key, x)
+    layer: Layer
+    true_gradient: bool = dataclasses.field(default=False, kw_only=True)
+    """Whether deltas travel over the weights after all; see `plain`."""
+
+    mixes = False
+
+    def start(self, weights: Any, draw: Callable, key: Array) -> Any:
+        """What is kept of a layer before the first step: fixed feedback weights."""
+        return draw(key)
+
+    def renew(
+        self, memory: Any, weights: Any, draw: Callable, key: Array | None
+    ) -> tuple[Any, Any]:
+        """(what is kept, feedback weights), in every forward pass; the key is None where that has
+        none."""
+        return memory, memory
+
+    def plain(self) -> Layer:
+        return dataclasses.replace(self, true_gradient=True)
+
+    @functools.cached_property
+    def _fed(self) -> Layer:
+        def fed(path: str, part: Layer):
+            return part if part.parts else Fed(part, dataclasses.replace(self, layer=part))
+
+        return rewrite(self.layer, fed)
+
+    def init(self, key: Array | None, x: Any):
+        params, state = self._fed.init(key, x)
         if not any(_is_fed(s) for s in jax.tree.leaves(state, is_leaf=_is_fed)):
             raise ValueError(
-                f"{name}: expected a layer with weights that deltas are propagated over, "
-                f"{layer.name or 'the layer'} has none"
+                f"{self.name}: expected a layer with weights that deltas are propagated over, "
+                f"{self.layer.name} has none"
             )
         return params, state
 
-    return network._replace(init=init)
+    def predict(self, params: Any, state: Any, x: Any):
+        return self._fed.predict(params, state, x)
+
+    def forward(self, params: Any, state: Any, x: Any, key: Array | None):
+        return self._fed.forward(params, state, x, key)
+
+    def backward(self, params: Any, residuals: Any, dy: Any):
+        return self._fed.backward(params, residuals, dy)
 
 
-def feedback_alignment(layer: Layer) -> Layer:
+class feedback_alignment(Feedback):
     """Deltas travel back over fixed random weights, dx = dy Bᵀ (Lillicrap et al., 2016).
 
     B is drawn once, as the layer's own weights are. The weights come to align with it, so that the
     updates come to within 90° of the gradient. For dense layers, convolutions and recurrent layers
-    (there also through time). Raises as `with_feedback`.
+    (there also through time). Raises as `Feedback`.
     """
 
-    def start(weights: Any, draw: Callable, key: Array):
-        return draw(key)
 
-    def renew(memory: Any, weights: Any, draw: Callable, key: Array | None):
-        return memory, memory
-
-    return with_feedback("feedback_alignment", layer, Rule(start, renew))
-
-
-def sign_concordant(layer: Layer, magnitude: str = "uniform") -> Layer:
+class sign_concordant(Feedback):
     """B = M ∘ sign(W): feedback weights share only the signs of the weights (Liao et al., 2016).
 
     Args:
@@ -96,41 +109,29 @@ def sign_concordant(layer: Layer, magnitude: str = "uniform") -> Layer:
             same, drawn anew in every training step, which then needs a key.
 
     Raises:
-        ValueError: ``magnitude`` is unknown; as `with_feedback`.
+        ValueError: ``magnitude`` is unknown; as `Feedback`.
     """
-    if magnitude not in _MAGNITUDES:
-        raise ValueError(f"sign_concordant: {unknown_name('magnitude', magnitude, _MAGNITUDES)}")
-    return with_feedback("sign_concordant", layer, _MAGNITUDES[magnitude])
+
+    magnitude: Literal["uniform", "fixed", "batch"] = "uniform"
+
+    def start(self, weights: Any, draw: Callable, key: Array) -> Any:
+        match self.magnitude:
+            case "uniform":
+                return jax.tree.map(lambda w: jnp.sqrt(jnp.mean(w * w)), weights)
+            case "fixed":
+                return _drawn_magnitude(draw, key)
+        return ()
+
+    def renew(self, memory: Any, weights: Any, draw: Callable, key: Array | None):
+        magnitude = _drawn_magnitude(draw, key) if self.magnitude == "batch" else memory
+        return memory, jax.tree.map(lambda w, m: jnp.sign(w) * m, weights, magnitude)
 
 
-def _signs(weights: Any, magnitudes: Any) -> Any:
-    return jax.tree.map(lambda w, m: jnp.sign(w) * m, weights, magnitudes)
-
-
-def _uniform_magnitude(weights: Any, draw: Callable, key: Array) -> Any:
-    return jax.tree.map(lambda w: jnp.sqrt(jnp.mean(w * w)), weights)
-
-
-def _drawn_magnitude(weights: Any, draw: Callable, key: Array | None) -> Any:
+def _drawn_magnitude(draw: Callable, key: Array | None) -> Any:
     return jax.tree.map(jnp.abs, draw(require_key("sign_concordant", key)))
 
 
-def _kept(memory: Any, weights: Any, draw: Callable, key: Array | None) -> tuple:
-    return memory, _signs(weights, memory)
-
-
-def _redrawn(memory: Any, weights: Any, draw: Callable, key: Array | None) -> tuple:
-    return memory, _signs(weights, _drawn_magnitude(weights, draw, key))
-
-
-_MAGNITUDES = {
-    "uniform": Rule(_uniform_magnitude, _kept),
-    "fixed": Rule(_drawn_magnitude, _kept),
-    "batch": Rule(lambda weights, draw, key: (), _redrawn),
-}
-
-
-def kolen_pollack(layer: Layer, decay: float = 1e-2) -> Layer:
+class kolen_pollack(Feedback):
     """Feedback weights that learn: updates as of the weights, and a decay of both.
 
     Kolen and Pollack (1994), Akrout et al. (2019): if W and B receive the same updates and both
@@ -144,84 +145,86 @@ def kolen_pollack(layer: Layer, decay: float = 1e-2) -> Layer:
         decay: λ in [0, 1]: 0 keeps the difference for ever, 1 is backprop from the first step on.
 
     Raises:
-        ValueError: ``decay`` is outside of its range; as `with_feedback`.
+        ValueError: ``decay`` is outside of its range; as `Feedback`.
     """
-    require_number("kolen_pollack", "decay", decay, minimum=0, maximum=1)
 
-    def start(weights: Any, draw: Callable, key: Array):
+    decay: Annotated[float, require_share] = 1e-2
+
+    def start(self, weights: Any, draw: Callable, key: Array) -> Any:
         # Copied, so that an epoch can be given the memory of params and of state.
         return {"feedback": draw(key), "before": jax.tree.map(jnp.copy, weights)}
 
-    def renew(memory: Any, weights: Any, draw: Callable, key: Array | None):
+    def renew(self, memory: Any, weights: Any, draw: Callable, key: Array | None):
         feedback = jax.tree.map(
-            lambda b, before, w: w + (1 - decay) * (b - before),
+            lambda b, before, w: w + (1 - self.decay) * (b - before),
             memory["feedback"],
             memory["before"],
             weights,
         )
         return {"feedback": feedback, "before": weights}, feedback
 
-    return with_feedback("kolen_pollack", layer, Rule(start, renew))
 
-
-def _over_feedback(name: str, layer: Layer, rule: Rule) -> Layer:
+class Fed(Around):
     """A layer without parts under a rule; as it is where it has nothing to propagate over."""
 
-    def draw_like(x: Any) -> Callable:
-        return lambda key: _weights(layer.init(key, x)[0])
+    rule: Feedback
 
-    def init(key: Array | None, x: Any):
-        params, inner = layer.init(key, x)
+    keeps = True
+
+    def init(self, key: Array | None, x: Any):
+        params, inner = self.layer.init(key, x)
         weights = _weights(params)
         # Integers, such as the ids of an embedding, have no dx.
         if not jax.tree.leaves(weights) or not any(map(_is_floating, jax.tree.leaves(x))):
             return params, inner
         assert key is not None  # it has drawn the weights
-        _require_weights_to_propagate_alone(name, layer, params, inner, x, key)
-        memory = rule.start(weights, draw_like(x), jax.random.fold_in(key, 1))
+        self._require_weights_to_propagate_alone(params, inner, x, key)
+        memory = self.rule.start(weights, self._draw_like(x), jax.random.fold_in(key, 1))
         return params, FeedbackState(inner, memory)
 
-    def predict(params: Any, state: Any, x: Any):
-        return layer.predict(params, state.inner if _is_fed(state) else state, x)
+    def predict(self, params: Any, state: Any, x: Any):
+        return self.layer.predict(params, state.inner if _is_fed(state) else state, x)
 
-    def forward(params: Any, state: Any, x: Any, key: Array | None):
+    def forward(self, params: Any, state: Any, x: Any, key: Array | None):
         if not _is_fed(state):
-            y, state, residuals = layer.forward(params, state, x, key)
+            y, state, residuals = self.layer.forward(params, state, x, key)
             return y, state, (residuals, None)
-        y, inner, residuals = layer.forward(params, state.inner, x, key)
+        y, inner, residuals = self.layer.forward(params, state.inner, x, key)
+        if self.rule.true_gradient:
+            return y, FeedbackState(inner, state.memory), (residuals, None)
         rule_key = None if key is None else jax.random.fold_in(key, 1)
-        memory, feedback = rule.renew(state.memory, _weights(params), draw_like(x), rule_key)
+        memory, feedback = self.rule.renew(
+            state.memory, _weights(params), self._draw_like(x), rule_key
+        )
         return y, FeedbackState(inner, memory), (residuals, feedback)
 
-    def backward(params: Any, residuals: Any, dy: Any):
+    def backward(self, params: Any, residuals: Any, dy: Any):
         kept, feedback = residuals
         if feedback is not None:
             params = jax.tree.map(lambda p, b: p if b is None else b, params, feedback)
-        return layer.backward(params, kept, dy)
+        return self.layer.backward(params, kept, dy)
 
-    inference = layer.inference and _over_feedback(name, layer.inference, rule)
-    return layer._replace(
-        init=init, predict=predict, forward=forward, backward=backward, inference=inference
-    )
+    def _draw_like(self, x: Any) -> Callable:
+        return lambda key: _weights(self.layer.init(key, x)[0])
 
+    def _require_weights_to_propagate_alone(
+        self, params: Any, state: Any, x: Any, key: Array
+    ) -> None:
+        layer = self.layer
 
-def _require_weights_to_propagate_alone(
-    name: str, layer: Layer, params: Any, state: Any, x: Any, key: Array
-) -> None:
-    def captures(params, state, x, key):
-        y, _, residuals = layer.forward(params, state, x, key)
-        dy = jax.tree.map(lambda a: a if _is_floating(a) else None, y)
-        with contract_at_once(False):
+        def captures(params, state, x, key):
+            y, _, residuals = layer.forward(params, state, x, key)
+            dy = jax.tree.map(lambda a: a if _is_floating(a) else None, y)
             return layer.backward(params, residuals, dy)[1]
 
-    found = jax.eval_shape(captures, params, state, x, key)
-    for capture in jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, Capture)):
-        if isinstance(capture, ContractedCapture):
-            raise ValueError(
-                f"{name}: expected layers that use their weights on the way back to propagate "
-                f"alone, but {layer.name} gives its gradient already contracted, and may compute "
-                "its forward pass again"
-            )
+        found = jax.eval_shape(captures, params, state, x, key)
+        for capture in jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, Capture)):
+            if capture.summed_by is not None:
+                raise ValueError(
+                    f"{self.rule.name}: expected layers that use their weights on the way back to "
+                    f"propagate alone, but {layer.name} gives its gradient already contracted, and "
+                    "may compute its forward pass again"
+                )
 
 
 def _weights(params: Any) -> Any:

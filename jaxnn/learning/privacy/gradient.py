@@ -6,20 +6,28 @@ sum of the clipped gradients. No example's gradient is ever held (ghost clipping
 and the second backward pass that PyTorch libraries need for it falls away.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.captures import contract
+from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backward_pass
-from jaxnn.core.layer import Layer, Loss
-from jaxnn.core.validation import require_key, require_number, require_positive_integer
-from jaxnn.learning.privacy.noise import normal
-from jaxnn.statistics import scaled, squared_norms_of
-from jaxnn.statistics.trees import require_examples_apart
+from jaxnn.core.mixing import require_apart
+from jaxnn.core.validation import (
+    require_key,
+    require_number,
+    require_positive,
+    require_positive_integer,
+)
+from jaxnn.core.value import Value
+from jaxnn.kernels.noise import normal
+from jaxnn.learning.accumulation import SummedGradient
+from jaxnn.statistics import per_example_squared_norms, scaled
+from jaxnn.statistics.trees import widened, without
 
 
 class Privacy(NamedTuple):
@@ -45,38 +53,58 @@ def require_probability(where: str, name: str, value: Any) -> None:
     require_number(where, name, value, minimum=0, maximum=1, open_minimum=True, open_maximum=True)
 
 
-def clipped_sum(network: Layer, loss: Loss, clip_norm: float) -> Callable:
+class clipped_sum(Value, SummedGradient):
     """(params, state, x, target, key=None, weights=None) -> ((values, state), gradients).
 
     Σ_b g_b min(1, C / ‖g_b‖) with C = ``clip_norm`` and g_b the gradient of weights[b] times the
-    example's own loss: no example, whatever its weight, moves the sum by more than C. ``values``
-    [batch] are the examples' own losses.
+    example's own loss: no example, whatever its weight, moves the sum by more than C. One whose
+    ‖g_b‖² is infinite or NaN adds nothing. ``values`` [batch] are the examples' own losses.
+
+    Norms and the sum are in at least float32, and C is lowered by what rounding may add there. A
+    sum that parameters of half precision ask for is rounded towards zero, so that it is not longer.
 
     Raises:
         ValueError: ``clip_norm`` is not positive; a layer mixes the examples of a batch, as batch
             norm does in training.
     """
-    require_number("clipped_sum", "clip_norm", clip_norm, minimum=0, open_minimum=True)
-    run = backward_pass(network, loss)
 
-    def compute(params, state, x, target, key=None, weights=None):
-        result = run(params, state, x, target, key, weights)
-        captures = require_examples_apart("clipped_sum", result.captures)
+    network: Layer
+    loss: Loss
+    clip_norm: Annotated[float, require_positive]
+
+    def __call__(self, params, state, x, target, key=None, weights=None):
+        network_key, key = self.split(key)
+        arguments = (params, state, x, target, network_key, weights)
+        (values, state), sums = self.sums(*arguments)
+        value, gradients = self.finish(params, values, weights, sums, key)
+        return (value, state), gradients
+
+    # A batch may be taken in parts: their sums add up, and are finished once.
+
+    def split(self, key: Array | None) -> tuple[Array | None, Array | None]:
+        """The keys of the network and of `finish`."""
+        return key, None
+
+    def sums(self, params, state, x, target, key=None, weights=None):
+        """((values, state), the sum of clipped gradients), in at least float32."""
+        require_apart(self.name, self.network, params, state, x, key)
+        run = backward_pass(self.network, self.loss)
+        values, _, state, captures, _ = run(params, state, x, target, key, weights)
+        captures = widened(captures)
+        squares = per_example_squared_norms.of(captures)
+        finite = jnp.isfinite(squares)
         # A norm of 0 divides to infinity, and the factor is 1.
-        factors = jnp.minimum(1, clip_norm * jax.lax.rsqrt(squared_norms_of(captures)))
-        return (result.values, result.state), contract(scaled(captures, factors))
+        reach = self.clip_norm * (1 - _rounding(params, squares.dtype))
+        factors = jnp.minimum(1, reach * jax.lax.rsqrt(squares))
+        total = contract(scaled(without(captures, ~finite), jnp.where(finite, factors, 0)))
+        return (values, state), total
 
-    return compute
+    def finish(self, params, values, weights, sums, key) -> tuple[Array, Any]:
+        """(value, gradients) of what `sums` gave."""
+        return values, jax.tree.map(lambda p, total: _towards_zero(total, p.dtype), params, sums)
 
 
-def private(
-    network: Layer,
-    loss: Loss,
-    *,
-    clip_norm: float,
-    noise_multiplier: float,
-    batch_size: int,
-) -> Callable:
+class private(clipped_sum):
     """The gradient function of DP-SGD: (clipped sum + σ C · standard normal noise) / batch_size.
 
     With `jaxnn.backprop`'s arguments and result; it needs a key, which is split between the network
@@ -86,37 +114,51 @@ def private(
     The value, Σ w l / batch_size, estimates the mean loss over the data in the same way. It is for
     the eyes of who holds the data: like every training loss it is not covered by the promise.
 
-    The noise is drawn by JAX's generator in the precision of the parameters: enough for research;
-    against an attacker who exploits how floating-point numbers are rounded (Mironov, 2012) or
-    predicts the generator it is not made.
+    The noise is added to the `clipped_sum` in at least float32, and is that of JAX's generator:
+    enough for research; against an attacker who exploits how floating-point numbers are rounded
+    (Mironov, 2012) or predicts the generator it is not made.
 
     Args:
         network: The network.
         loss: The loss.
         clip_norm: C, more than 0.
         noise_multiplier: σ, more than 0.
-        batch_size: See above.
+        batch_size: The expected size of a sample.
 
     Raises:
         ValueError: as `clipped_sum`; a number is not positive.
     """
-    require_number("private", "noise_multiplier", noise_multiplier, minimum=0, open_minimum=True)
-    require_positive_integer("private", "batch_size", batch_size)
-    clipped = clipped_sum(network, loss, clip_norm)
-    deviation = noise_multiplier * clip_norm
 
-    def gradient(params, state, x, target, key=None, weights=None):
-        network_key, noise_key = jax.random.split(require_key("private", key))
-        (values, state), total = clipped(params, state, x, target, network_key, weights)
-        leaves, treedef = jax.tree.flatten(total)
-        keys = jax.random.split(noise_key, len(leaves))
-        noisy = [_with_noise(*pair, deviation) for pair in zip(keys, leaves, strict=True)]
-        gradients = jax.tree.map(lambda g: g / batch_size, treedef.unflatten(noisy))
+    clip_norm: Annotated[float, require_positive] = dataclasses.field(kw_only=True)
+    noise_multiplier: Annotated[float, require_positive] = dataclasses.field(kw_only=True)
+    batch_size: Annotated[int, require_positive_integer] = dataclasses.field(kw_only=True)
+
+    def split(self, key: Array | None):
+        network_key, noise_key = jax.random.split(require_key(self.name, key))
+        return network_key, noise_key
+
+    def finish(self, params, values, weights, sums, key):
+        leaves, treedef = jax.tree.flatten(sums)
+        keys = jax.random.split(require_key(self.name, key), len(leaves))
+        deviation = self.noise_multiplier * self.clip_norm
+        noisy = treedef.unflatten(
+            total + deviation * normal(own, total.shape, total.dtype)
+            for own, total in zip(keys, leaves, strict=True)
+        )
         own = values if weights is None else values * weights
-        return (jnp.sum(own) / batch_size, state), gradients
+        gradients = jax.tree.map(lambda p, g: (g / self.batch_size).astype(p.dtype), params, noisy)
+        return jnp.sum(own) / self.batch_size, gradients
 
-    return gradient
+
+def _rounding(params: Any, dtype: Any) -> float:
+    """By what share of itself a norm, or a contracted gradient, may be wrong: the errors of sums of
+    as many squares as there are parameters, which have independent signs, and of a few products."""
+    size = sum(p.size for p in jax.tree.leaves(params))
+    return float(jnp.finfo(dtype).eps) * (8 + size**0.5)
 
 
-def _with_noise(key: Array, total: Array, deviation: float) -> Array:
-    return total + deviation * normal(key, total.shape, total.dtype)
+def _towards_zero(total: Array, dtype: Any) -> Array:
+    """The nearest number of a dtype that is not further from zero."""
+    nearest = total.astype(dtype)
+    too_far = jnp.abs(nearest.astype(total.dtype)) > jnp.abs(total)
+    return jnp.where(too_far, jnp.nextafter(nearest, jnp.zeros_like(nearest)), nearest)

@@ -1,8 +1,8 @@
 """Poisson sampling: every example is in a step's batch with one probability, apart from all others.
 
-That is what the budget of `jaxnn.learning.privacy.accounting` is computed for; for shuffled batches no bound
-as good holds (Chua et al., 2024). The size of such a batch is random. A compiled program wants one
-size, so a batch has `capacity_of` places, and weights that say which of them are filled.
+That is what the budget of `jaxnn.learning.privacy.accounting` is computed for; for shuffled batches
+no bound as good holds (Chua et al., 2024). The size of such a batch is random. A compiled program
+wants one size, so a batch has `capacity_of` places, and weights that say which of them are filled.
 """
 
 import math

@@ -6,10 +6,11 @@ import re
 import matplotlib.figure
 import pytest
 
-from experiments import gallery, style
+from experiments import gallery
 from experiments.gallery import norms
 from experiments.gallery import result as contract
 from experiments.gallery.result import Table
+from experiments.support import style
 
 main = importlib.import_module("experiments.gallery.__main__")
 

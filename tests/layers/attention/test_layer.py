@@ -1,13 +1,18 @@
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chex import assert_trees_all_equal
 from helpers import HALVES_AND_FLOATS, assert_agree, normal, passes, started
 from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxnn as nn
-from jaxnn.layers.attention import blocks, plain
+from jaxnn.layers.attention import attention_maps, blocks, plain
+from jaxnn.layers.attention.rotary import rotate
 from jaxnn.statistics import per_example_squared_norms
 
 
@@ -362,3 +367,124 @@ def test_inside_jit_lengths_out_of_range_count_as_none_and_all():
 def test_wrong_arguments_are_refused(make, error, message, untyped):
     with pytest.raises(error, match=f"attention: expected {message}"):
         make()
+
+
+VALUES = [
+    nn.attention(2),
+    nn.attention(4, groups=2, depth=6, causal=True, block=3),
+    nn.attention(2, rotary=True, dropout=0.25, use_bias=False, weight_init="normal(0.1)"),
+]
+
+
+@pytest.mark.parametrize("layer", VALUES, ids=repr)
+def test_a_layer_is_a_value(layer):
+    again = eval(repr(layer), {"attention": nn.attention})
+    for other in (again, pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert other == layer
+        assert hash(other) == hash(layer)
+    assert sum(other == layer for other in VALUES) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: nn.attention([2]), TypeError, "heads to be an integer"),
+        (lambda: nn.attention(10**10), ValueError, "heads to be at most"),
+        (lambda: nn.attention(2, depth=0), ValueError, "depth to be at least 1"),
+        (lambda: nn.attention(2, groups=1.0), TypeError, "groups to be an integer"),
+        (lambda: nn.attention(2, rotary="yes"), TypeError, "rotary to be True or False"),
+        (lambda: nn.attention(2, use_bias=None), TypeError, "use_bias to be True or False"),
+        (lambda: nn.attention(2, dropout="0.1"), TypeError, "dropout to be a Python number"),
+        (lambda: nn.attention(2, dropout=np.nan), ValueError, "dropout to lie in"),
+    ],
+)
+def test_wrong_fields_are_refused(make, error, message, untyped):
+    with pytest.raises(error, match=f"attention: expected {message}"):
+        make()
+
+
+def test_an_unknown_initialiser_is_refused():
+    with pytest.raises(ValueError, match="attention: weight_init: unknown initializer 'glorott'"):
+        nn.attention(2, weight_init="glorott")
+
+
+def test_at_rest_it_is_the_layer_without_dropout():
+    layer = nn.attention(2, dropout=0.3, block=2)
+    assert layer.at_rest() == nn.attention(2, block=2)
+    assert PLAIN.at_rest() is PLAIN
+    assert PLAIN.summing() is PLAIN
+    assert not PLAIN.mixes
+
+
+@pytest.mark.parametrize(
+    ("dy", "error", "message"),
+    [
+        (
+            jnp.ones((1, 3, 4)),
+            ValueError,
+            r"dy to have the shape of y, \(2, 3, 4\), got \(1, 3, 4\)",
+        ),
+        (jnp.ones((2, 3, 4), jnp.float16), TypeError, "dy to be float32 as y is, got float16"),
+        ((jnp.ones((2, 3, 4)), None), TypeError, "dy to be an array, got tuple"),
+    ],
+)
+def test_a_cotangent_that_is_not_like_the_output_is_refused(dy, error, message, untyped):
+    params, _ = started(PLAIN, X)
+    _, _, residuals = PLAIN.forward(params, (), X, None)
+    with pytest.raises(error, match=f"attention: expected {message}"):
+        PLAIN.backward(params, residuals, dy)
+
+
+@pytest.mark.parametrize("block", [None, 2])
+def test_in_float16_products_are_summed_where_half_precision_would_overflow(block):
+    # o · do is beyond the largest float16, 65504, while every gradient is a moderate number.
+    q, k = normal(0, (1, 1, 1, 3, 4), jnp.float16), normal(1, (1, 1, 3, 4), jnp.float16)
+    v, do = 300 + 20 * k, jnp.full(q.shape, 300, jnp.float16)
+
+    @jax.jit
+    def run(q, k, v, do):
+        if block is None:
+            return plain.attend_backward(plain.attend(q, k, v, None, 0.0, None)[1], 0.0, do)
+        geometry = blocks.Geometry(3, 3, block, block, False)
+        kept = blocks.attend(q, k, v, None, geometry, 0.0, None)[1]
+        return blocks.attend_backward(kept, geometry, 0.0, do)
+
+    half = run(q, k, v, do)
+    wide = run(*(a.astype(jnp.float32) for a in (q, k, v, do)))
+    assert all(np.isfinite(a).all() for a in half)
+    assert_agree([a.astype(jnp.float32) for a in half], list(wide), 0.02)
+
+
+@pytest.mark.parametrize("block", [None, 1])
+def test_what_keys_and_values_give_back_is_added_in_float32(block):
+    # Of the first position of the memory the two are 8e4 and −1e5, of which float16 knows no sum.
+    layer = nn.attention(1, depth=1, block=block, use_bias=False)
+    weights = {"query": 1.0, "key": 3.2, "value": 480.0, "output": 1000.0}
+    params = {n: {"weight": jnp.full((1, 1), w, jnp.float16)} for n, w in weights.items()}
+    x = (jnp.ones((1, 1, 1), jnp.float16), jnp.array([[[-0.25], [0.25]]], jnp.float16))
+    wide = jax.tree.map(lambda a: a.astype(jnp.float32), (params, x))
+    half, expected = (passes(layer, p, (), x)[1][1][0, 0] for p, x in ((params, x), wide))
+    np.testing.assert_allclose(half, expected, rtol=0.01)
+    assert -4e4 < expected < -1e4
+
+
+@pytest.mark.parametrize("half", [jnp.float16, jnp.bfloat16], ids=lambda half: half.__name__)
+def test_turning_rounds_to_half_precision_once(half):
+    x = normal(0, (2, 50, 6), half)
+    assert_trees_all_equal(rotate(x), rotate(x.astype(jnp.float32)).astype(half))
+
+
+def test_attention_maps_finds_the_weights_of_every_layer_in_order():
+    block = nn.skip(nn.attention(2, groups=1, dropout=0.5))
+    network = nn.serial(
+        nn.attention(2, causal=True), nn.repeat(block, 3), nn.attention(2, block=2), nn.dense(1)
+    )
+    x = normal(0, (2, 4, 4))
+    params, state = started(network, x)
+    _, _, residuals = jax.jit(network.forward)(params, state, x, jax.random.key(0))
+    first, stacked = attention_maps(residuals)
+    assert first.shape == (2, 2, 4, 4)
+    assert stacked.shape == (3, 2, 2, 4, 4)
+    for weights in (first, stacked):
+        np.testing.assert_allclose(weights.sum(-1), np.ones(weights.shape[:-1]), rtol=1e-5)
+    assert not np.triu(np.asarray(first), 1).any()

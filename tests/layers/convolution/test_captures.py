@@ -17,9 +17,9 @@ def captured(layer, x, seed=0):
 
 
 @jax.jit
-def unfolded_gradient(capture):
+def linear_gradient(capture):
     """The gradient by way of the linear capture."""
-    return capture.folded(capture.unfolded().gradient())
+    return capture.fold(capture.linear().gradient())
 
 
 CASES = [
@@ -32,22 +32,22 @@ CASES = [
 
 
 @pytest.mark.parametrize("layer", CASES)
-def test_the_unfolded_capture_is_a_linear_one_with_the_same_gradient(layer):
+def test_the_capture_of_patches_is_a_linear_one_with_the_same_gradient(layer):
     with jax.enable_x64(True):
         _, _, _, capture = captured(layer, normal(0, (3, 5, 4, 4)))
-        linear = jax.eval_shape(lambda capture: capture.unfolded(), capture)
+        linear = jax.eval_shape(lambda capture: capture.linear(), capture)
         assert isinstance(linear, nn.LinearCapture | nn.StackedCapture)
         expected = jax.jit(nn.contract)(capture)
-        assert_trees_all_close(unfolded_gradient(capture), expected, rtol=1e-10, atol=1e-12)
+        assert_trees_all_close(linear_gradient(capture), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("layer", CASES[:4])
-def test_unfolded_examples_sum_to_the_gradient(layer):
+def test_examples_on_patches_sum_to_the_gradient(layer):
     # Per-example gradients, the way a statistic takes them.
     with jax.enable_x64(True):
         _, _, _, capture = captured(layer, normal(0, (3, 5, 4, 4)))
         single = jax.tree.map(lambda a: a[:, None], capture)
-        each = jax.jit(jax.vmap(unfolded_gradient))(single)
+        each = jax.jit(jax.vmap(linear_gradient))(single)
         total = jax.tree.map(lambda g: np.sum(g, 0), each)
         expected = jax.jit(nn.contract)(capture)
         assert_trees_all_close(total, expected, rtol=1e-10, atol=1e-12)
@@ -65,7 +65,7 @@ def test_uses_of_different_sizes_join_to_the_sum_of_their_gradients(make):
         gradients = [contract(use) for use in uses]
         expected = jax.tree.map(lambda *g: np.sum(g, 0), *gradients)
         assert_trees_all_close(contract(joined), expected, rtol=1e-10)
-        assert_trees_all_close(unfolded_gradient(joined), expected, rtol=1e-10, atol=1e-12)
+        assert_trees_all_close(linear_gradient(joined), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_shared_and_repeated_convolutions_agree_with_autodiff():
@@ -107,3 +107,56 @@ def test_a_backward_pass_mapped_over_cotangents_maps_the_deltas_alone(algorithm)
         }
         values = contract(nn.StackedCapture(stacked))
         assert_trees_all_close(values, expected, rtol=1e-10, atol=1e-12)
+
+
+def pooled_capture(x, seed=0):
+    return captured(nn.conv_relu_max_pool(nn.conv(3, (3, 3))), x, seed)[3]
+
+
+def every_capture():
+    """One of each kind, of three examples."""
+    x, conv = normal(0, (3, 6, 4, 1)), nn.conv(3, (3, 3))
+    plain, pooled = captured(conv, x)[3], pooled_capture(x)
+    transposed = captured(nn.conv_transpose(3, (3, 3)), x)[3]
+    return [plain, transposed, pooled, plain.join(plain), pooled.join(pooled_capture(x[:, :4]))]
+
+
+def test_mapped_deltas_weigh_every_example_in_every_quantity():
+    with jax.enable_x64(True):
+        weights = jnp.asarray([2.0, 0.0, -1.0])
+        for capture in every_capture():
+            weighted = capture.map_deltas(lambda d: d * weights.reshape(-1, *(1,) * (d.ndim - 1)))
+            each = jax.jit(jax.vmap(linear_gradient))(jax.tree.map(lambda a: a[:, None], capture))
+            expected = jax.tree.map(lambda g: jnp.tensordot(weights, g, 1), each)
+            gradient = jax.jit(nn.contract)(weighted)
+            assert_trees_all_close(gradient, expected, rtol=1e-10, atol=1e-12)
+            assert_trees_all_close(linear_gradient(weighted), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_scaled_captures_have_scaled_gradients():
+    with jax.enable_x64(True):
+        contract = jax.jit(nn.contract)
+        for capture in every_capture():
+            expected = jax.tree.map(lambda g: 3 * g, contract(capture))
+            assert_trees_all_close(contract(capture.scaled(3)), expected, rtol=1e-12)
+
+
+def test_deltas_cast_to_float32_have_a_gradient_in_float32():
+    layers = [nn.conv(4, (3, 3)), nn.conv_transpose(4, 3), nn.conv_relu_max_pool(nn.conv(4, 3))]
+    x = normal(0, (2, 6, 6, 1), jnp.bfloat16)
+    for layer in layers:
+        params, _ = initialized(layer, x)
+        y, _, residuals = layer.forward(params, (), x, None)
+        capture = layer.backward(params, residuals, y)[1]
+        gradient = nn.contract(capture.map_deltas(lambda d: d.astype(jnp.float32)))
+        assert {g.dtype for g in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+
+
+def test_pooled_uses_join_to_the_sum_of_their_gradients():
+    with jax.enable_x64(True):
+        uses = [pooled_capture(normal(s, (3, 6, 4 + s, 1)), s) for s in range(3)]
+        joined = uses[0].join(uses[1]).join(uses[2])
+        gradients = [jax.jit(nn.contract)(use) for use in uses]
+        expected = jax.tree.map(lambda *g: np.sum(g, 0), *gradients)
+        assert_trees_all_close(jax.jit(nn.contract)(joined), expected, rtol=1e-10)
+        assert_trees_all_close(linear_gradient(joined), expected, rtol=1e-10, atol=1e-12)

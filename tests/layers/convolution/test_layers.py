@@ -1,3 +1,6 @@
+import pickle
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +46,7 @@ def test_one_and_three_dimensions_and_any_batch_keep_the_laws(make, batch):
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", [(2, 0), (1, 1)]])
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_forward_is_the_library_convolution(padding, dilation):
+def test_forward_is_the_library_convolution(padding, dilation, untyped):
     with jax.enable_x64(True):
         x = jnp.asarray(normal(2, 7, 6, 4))
         layer = nn.conv(6, (3, 2), strides=2, padding=padding, dilation=dilation, groups=2)
@@ -170,7 +173,8 @@ def test_a_one_by_one_convolution_is_a_dense_layer_at_every_pixel():
     y, _, residuals = layer.forward(params, (), x, None)
     assert_trees_all_close(y, dense.predict(flat, (), x), rtol=1e-6)
     dx, capture = layer.backward(params, residuals, y)
-    expected_dx, expected = dense.backward(flat, x, y)
+    _, _, dense_residuals = dense.forward(flat, (), x, None)
+    expected_dx, expected = dense.backward(flat, dense_residuals, y)
     assert_trees_all_close(dx, expected_dx, rtol=1e-5)
     gradients = nn.contract(capture)
     gradients["weight"] = gradients["weight"][0, 0]
@@ -226,6 +230,16 @@ BAD_ARGUMENTS = [
     (dict(padding=((1, 1), (1, -1))), ValueError, "every entry of padding to be at least 0"),
     (dict(algorithm="winnograd"), ValueError, "unknown algorithm .*did you mean 'winograd'"),
     (dict(use_bias=1), TypeError, "use_bias to be True or False, got 1"),
+    (dict(kernel_size=10**10), ValueError, "kernel_size to be at most 2147483647, got 10000000000"),
+    (dict(kernel_size=(3, 10**10)), ValueError, "every entry of kernel_size to be at most"),
+    (dict(features=10**10), ValueError, "features to be at most 2147483647"),
+    (dict(strides=10**10), ValueError, "strides to be at most 2147483647"),
+    (dict(padding=10**10), ValueError, "padding to be at most 2147483647"),
+    (dict(kernel_size="3"), TypeError, "kernel_size to be an integer, got '3'"),
+    (dict(padding=None), TypeError, "padding to be a name, an integer or .*, got None"),
+    (dict(weight_init="hee"), ValueError, "weight_init: unknown initializer 'hee'"),
+    (dict(algorithm=3), TypeError, "algorithm to be a name or to have forward, input_gradient"),
+    (dict(algorithm=np.zeros(2)), TypeError, "algorithm to be a name or to have forward"),
 ]
 
 
@@ -289,3 +303,73 @@ def test_jit_and_eager_agree():
     assert_trees_all_equal(
         jax.jit(layer.predict)(params, state, x), layer.predict(params, state, x)
     )
+
+
+@pytest.mark.parametrize("make", [nn.conv, nn.conv_transpose])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_layer_is_a_value(make, options):
+    layer = make(4, (3, 3), **options)
+    assert eval(repr(layer), vars(nn)) == pickle.loads(pickle.dumps(layer)) == layer
+    assert hash(layer) == hash(make(4, (3, 3), **options))
+    assert layer != replace(layer, features=8)
+
+
+def test_layers_show_the_arguments_that_were_given():
+    assert repr(nn.conv(4, 3)) == "conv(4, 3)"
+    layer = nn.conv_transpose(4, (3, 3), strides=2, padding=((1, 0), (0, 1)))
+    assert repr(layer) == "conv_transpose(4, (3, 3), strides=2, padding=((1, 0), (0, 1)))"
+
+
+@pytest.mark.parametrize("make", [nn.conv, nn.conv_transpose])
+def test_lists_are_taken_for_tuples(make, untyped):
+    layer = make(4, [3, 2], strides=[1, 2], padding=[[1, 0], (0, 1)], dilation=[1, 1])
+    expected = make(4, (3, 2), strides=(1, 2), padding=((1, 0), (0, 1)), dilation=(1, 1))
+    assert layer == expected
+    assert hash(layer) == hash(expected)
+
+
+def test_a_convolution_equals_no_transposed_one():
+    assert nn.conv(4, 3) != nn.conv_transpose(4, 3)
+
+
+@pytest.mark.parametrize("make", [nn.conv, nn.conv_transpose])
+def test_equal_layers_are_traced_once_as_an_argument_of_jit(make):
+    traces = []
+
+    def run(layer, params, x):
+        traces.append(layer)
+        return layer.predict(params, (), x)
+
+    x = jnp.ones((1, 4, 4, 2))
+    params, _ = make(3, 3).init(jax.random.key(0), x)
+    run = jax.jit(run, static_argnums=0)
+    assert_trees_all_equal(run(make(3, 3), params, x), run(make(3, 3), params, x))
+    assert len(traces) == 1
+
+
+LAYERS = [nn.conv(3, 3), nn.conv_transpose(3, 3), nn.conv_relu_max_pool(nn.conv(3, 3))]
+BAD_COTANGENTS = [
+    (lambda y: y[:1], ValueError, r"dy to have the shape of y, .* got \(1, "),
+    (lambda y: y[0], ValueError, "dy to have the shape of y"),
+    (lambda y: y.astype(jnp.float16), TypeError, "dy to be float32 as y is, got float16"),
+    (lambda y: (y, y), TypeError, "dy to be an array, got tuple"),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+@pytest.mark.parametrize(("spoil", "error", "message"), BAD_COTANGENTS)
+def test_a_cotangent_unlike_y_is_refused(layer, spoil, error, message, untyped):
+    x = jnp.ones((2, 4, 4, 1))
+    params, state = layer.init(jax.random.key(0), x)
+    y, _, residuals = layer.forward(params, state, x, None)
+    with pytest.raises(error, match=message):
+        layer.backward(params, residuals, spoil(y))
+
+
+@pytest.mark.parametrize("layer", LAYERS[::2], ids=str)
+def test_inputs_of_another_dtype_or_channels_than_the_weights_are_refused(layer):
+    params, state = layer.init(jax.random.key(0), jnp.ones((2, 4, 4, 1)))
+    with pytest.raises(TypeError, match="conv: expected x to be float32"):
+        layer.forward(params, state, jnp.ones((2, 4, 4, 1), jnp.float16), None)
+    with pytest.raises(ValueError, match="conv: expected the last axis of x to be 1, got 2"):
+        layer.forward(params, state, jnp.ones((2, 4, 4, 2)), None)

@@ -1,6 +1,9 @@
 """Recurrent layers against textbook loops differentiated by JAX, and the options they share."""
 
+import copy
+import pickle
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from jax.experimental import checkify
 
 import jaxnn as nn
-from jaxnn.core.captures import ContractedCapture, LinearCapture, contract_at_once
+from jaxnn.core.captures import ContractedCapture, LinearCapture
 from jaxnn.rewrites.precision import POLICIES, with_precision
 from jaxnn.statistics import kfac_factors, per_example_gradients, per_example_squared_norms
 
@@ -78,8 +81,7 @@ def compare(kind, batch, time, size, features, lengths, options, dtype=jnp.float
         cotangent = (dy, None, dlast[0] if single else dlast)
         (dx, none, dstate), captures = layer.backward(params, residuals, cotangent)
         assert none is None
-        with contract_at_once(True):
-            _, contracted = layer.backward(params, residuals, cotangent)
+        _, contracted = layer.summing().backward(params, residuals, cotangent)
         by_hand = (y, (last,) if single else last, dx, (dstate,) if single else dstate)
         outputs, vjp = jax.vjp(
             lambda p, x, s: loop(kind, p, x, lengths, s, **taken), params, x, state
@@ -269,13 +271,12 @@ def test_chunks_keep_less_memory():
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_captures_are_contracted_at_once_where_nothing_but_gradients_is_wanted(kind):
-    layer, x = LAYERS[kind](2), normal(0, (1, 2, 2))
+    layer, x = LAYERS[kind](2).summing(), normal(0, (1, 2, 2))
     params, state = started(layer, x)
 
     def backward(params):
         y, _, kept = layer.forward(params, state, x, None)
-        with contract_at_once(True):
-            return layer.backward(params, kept, y)[1]
+        return layer.backward(params, kept, y)[1]
 
     captures = jax.eval_shape(backward, params)
     assert all(isinstance(capture, ContractedCapture) for capture in captures.values())
@@ -436,7 +437,7 @@ def test_wrong_types_are_named(x, message, untyped):
         ({"activation": "tan"}, "unknown activation 'tan': did you mean 'tanh'"),
     ],
 )
-def test_wrong_options_are_named(options, message):
+def test_wrong_options_are_named(options, message, untyped):
     with pytest.raises(ValueError, match=f"rnn: .*{message}"):
         nn.rnn(4, **options)
 
@@ -461,3 +462,109 @@ def test_runtime_checks_of_lengths_can_be_switched_on():
     message = "lengths to lie in 0 … 3, the positions of the sequence, got [-1  4]"
     assert message in str(checked(outside)[0].get())
     assert checked(inside)[0].get() is None
+
+
+VALUES = [
+    nn.rnn(3, activation="relu", output="last"),
+    nn.gru(4, reverse=True, truncate=5),
+    nn.lstm(5, chunk=2, weight_init="normal(0.1)", forget_bias=0.5, output="all"),
+    nn.lstm(5).summing(),
+]
+
+
+@pytest.mark.parametrize("layer", VALUES, ids=repr)
+def test_a_layer_is_a_value(layer):
+    again = eval(repr(layer), vars(nn).copy())
+    for other in (again, pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert other == layer
+        assert hash(other) == hash(layer)
+    assert sum(other == layer for other in VALUES) == 1
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_an_equal_layer_is_not_traced_again(kind):
+    count = [0]
+
+    @partial(jax.jit, static_argnums=0)
+    def predict(layer, params, x):
+        count[0] += 1
+        return layer.predict(params, (), x)
+
+    x = normal(0, (1, 2, 2))
+    params, _ = started(LAYERS[kind](2), x)
+    predict(LAYERS[kind](2), params, x)
+    predict(LAYERS[kind](2), params, x)
+    assert count == [1]
+
+
+def test_at_rest_a_layer_is_itself():
+    layer = nn.lstm(2)
+    assert layer.at_rest() is layer
+    assert layer.plain() is layer
+    assert not layer.mixes
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: nn.rnn(0), ValueError, "rnn: expected features to be at least 1"),
+        (lambda: nn.lstm(10**10), ValueError, "lstm: expected features to be at most"),
+        (lambda: nn.gru(2.0), TypeError, "gru: expected features to be an integer"),
+        (lambda: nn.gru([2]), TypeError, "gru: expected features to be an integer"),
+        (lambda: nn.gru(2, chunk=2.5), TypeError, "gru: expected chunk to be an integer"),
+        (lambda: nn.gru(2, reverse=1), TypeError, "gru: expected reverse to be True or False"),
+        (lambda: nn.rnn(2, weight_init="gloro"), ValueError, "rnn: weight_init: .*'glorot'"),
+        (lambda: nn.rnn(2, bias_init=3), TypeError, "rnn: bias_init: .* got 3"),
+        (lambda: nn.lstm(2, forget_bias="1"), TypeError, "lstm: expected forget_bias to be a"),
+        (lambda: nn.lstm(2, forget_bias=np.inf), ValueError, "lstm: expected forget_bias to lie"),
+        (lambda: nn.lstm(2, "last"), TypeError, "positional"),
+    ],
+)
+def test_wrong_fields_are_refused(make, error, message, untyped):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("output", "dy", "error", "message"),
+    [
+        ("sequence", np.ones((1, 3, 2)), ValueError, r"dy to have the shape of y, \(2, 3, 2\)"),
+        ("last", np.ones(2), ValueError, r"dy to have the shape of y, \(2, 2\), got \(2,\)"),
+        ("all", np.ones((2, 3, 2)), TypeError, "dy to have the structure of y, a tuple of 3"),
+        ("all", (None, None, np.ones((2, 2))), TypeError, r"dy\[2\] to have the structure of y"),
+    ],
+)
+def test_a_cotangent_that_is_not_like_the_output_is_refused(output, dy, error, message):
+    layer, x = nn.lstm(2, output=output), normal(0, (2, 3, 1))
+    params, state = started(layer, x)
+    _, _, kept = layer.forward(params, state, x, None)
+    dy = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), dy)
+    with pytest.raises(error, match=f"lstm: expected {message}"):
+        layer.backward(params, kept, dy)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_members_without_a_cotangent_count_as_zero(kind):
+    layer, x = LAYERS[kind](2, output="all"), (normal(0, (2, 3, 1)), jnp.array([3, 1]))
+    params, state = started(layer, x)
+    y = jax.eval_shape(layer.predict, params, state, x)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), y[2])
+    dy = normal(1, y[0].shape)
+    expected = passes(layer, params, state, x, (dy, None, zeros))
+    assert_trees_all_equal(passes(layer, params, state, x, (dy, None, None)), expected)
+    no_lengths = passes(layer, params, state, x[0], (jnp.zeros_like(dy), None, zeros))
+    assert_trees_all_equal(passes(layer, params, state, x[0], (None, None, None)), no_lengths)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_summing_layer_gives_sums_in_float32_of_half_precision(chunk):
+    layer, x = nn.gru(2, output="last", chunk=chunk), normal(0, (2, 3, 2), jnp.bfloat16)
+    params, state = started(layer, x)
+
+    def gradients(layer):
+        y, _, kept = layer.forward(params, state, x, None)
+        return nn.contract(layer.backward(params, kept, y)[1])
+
+    found = [jax.eval_shape(lambda a=a: gradients(a)) for a in (layer, layer.summing())]
+    dtypes = [{str(leaf.dtype) for leaf in jax.tree.leaves(tree)} for tree in found]
+    assert dtypes == [{"bfloat16"}, {"float32"}]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_agree, normal, passes, started
+from helpers import ChangedLoss, assert_agree, normal, passes, started
 
 import jaxnn as nn
 from jaxnn.learning.feedback import alignment_angles
@@ -133,7 +133,7 @@ def test_what_cannot_stand_in_for_the_other_is_refused(make, message):
 def test_angles_are_those_of_scaled_and_opposite_updates(factor, degrees):
     """A loss whose gradient is written down wrongly, by a factor."""
     loss = nn.half_squared_error()
-    wrong = loss._replace(gradient=lambda y, t: factor * loss.gradient(y, t))
+    wrong = ChangedLoss(loss, lambda y, t: factor * loss.gradient(y, t))
     x = normal(1, (BATCH, 3))
     params, state = started(nn.dense(2), x)
     compute = jax.jit(alignment_angles(nn.dense(2), wrong))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxnn as nn
-from jaxnn.learning.feedback import FeedbackState, Rule, alignment_angles, with_feedback
+from jaxnn.learning.feedback import Feedback, FeedbackState, alignment_angles
 from jaxnn.training import create_state, make_epoch, make_step
 
 BATCH = 4
@@ -40,7 +40,7 @@ def twice():
         dx, captures = inner.backward(whole(params), residuals, dy)
         return dx, split(captures)
 
-    return nn.Layer(init, lambda p, s, x: forward(p, s, x, None)[0], forward, backward, "twice")
+    return nn.layer("twice", init, forward, backward)
 
 
 RULES = {
@@ -79,6 +79,18 @@ NETWORKS = {
         lambda: normal(1, (BATCH, 5)),
     ),
 }
+
+
+class OverItsOwn(Feedback):
+    """A rule defined outside of the package: the feedback weights are the weights."""
+
+    def start(self, weights, draw, key):
+        return ()
+
+    def renew(self, memory, weights, draw, key):
+        return (), weights
+
+
 LOSS = nn.softmax_cross_entropy()
 LABELS = jnp.array([0, 2, 1, 1])
 
@@ -111,8 +123,7 @@ def test_the_forward_pass_and_the_parameters_are_those_of_the_network_itself(net
 def test_with_the_weights_themselves_as_feedback_every_rule_is_backprop(network, x64):
     """The angle between update and gradient is 0: law 4 holds for every layer of the network."""
     make, data = NETWORKS[network]
-    own = Rule(lambda weights, draw, key: (), lambda memory, weights, draw, key: ((), weights))
-    layer, x = with_feedback("own", make(), own), data()
+    layer, x = OverItsOwn(make()), data()
     params, state = started(layer, x)
     angles = jax.jit(alignment_angles(layer, LOSS))(params, state, x, LABELS, jax.random.key(1))
     assert len(angles) >= 2
@@ -240,7 +251,7 @@ def test_an_embedding_has_no_deltas_to_propagate_and_keeps_no_feedback():
         (lambda: nn.kolen_pollack(nn.dense(2), 1.5), "expected decay to lie in"),
     ],
 )
-def test_wrong_options_are_named(make, message):
+def test_wrong_options_are_named(make, message, untyped):
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -1,0 +1,1 @@
+"""Applications on data of their own making; each has a command at the root."""

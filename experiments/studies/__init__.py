@@ -1,0 +1,1 @@
+"""Experiments that ask a question and draw the answer; each has a command at the root."""

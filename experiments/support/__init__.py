@@ -1,0 +1,1 @@
+"""What the commands share: configurations, run folders, command lines, figures, files."""

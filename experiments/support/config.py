@@ -1,0 +1,338 @@
+"""The configuration of an experiment: a TOML file whose every value the command line can change."""
+
+import dataclasses
+import inspect
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import jaxnn
+import jaxnn.data
+from experiments.support.expressions import build, parse
+from jaxnn import Layer, Loss
+from jaxnn.core.task import Task
+from jaxnn.core.validation import require_positive_integer, unknown_name
+from jaxnn.data.mnist import MNIST
+from jaxnn.learning.privacy import Privacy
+from jaxnn.rewrites.precision import POLICIES, Policy, skip_overflow, with_precision
+from jaxnn.training import make_optimizer, make_schedule, steps_per_epoch
+from jaxnn.training.optimizers import assemble_optimizer
+
+SETTINGS = ("learning_rate", "weight_decay", "clip_norm")
+"""The numbers of a configuration that one compiled program can be given many of."""
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data, and how they are split; see jaxnn.data.load."""
+
+    name: str = "digits"
+    """A name such as digits, wine, fashion_mnist, or the path of a .csv or .npz file or of a folder
+    of .npy files."""
+    folder: str | None = None
+    """Where the files of mnist or fashion_mnist are."""
+    target: str | None = None
+    """For files: the column or array of the target."""
+    inputs: tuple[str, ...] | None = None
+    """For files: the columns (or the one array) of the features."""
+    task: str | None = None
+    """For files: classification or regression."""
+    test_fraction: float = 0.2
+    """The share of the examples that is held out for the test."""
+    validation_fraction: float = 0.0
+    """The share of the examples that is held out for validation after every epoch."""
+    seed: int = 0
+    """Draws the splits."""
+    standardize: str = "none"
+    """none, features (each by itself) or all (one mean and deviation)."""
+    standardize_target: bool = False
+    """Whether a regression target is standardised too."""
+    flatten: bool = True
+    """Whether images become vectors."""
+
+    def load(self) -> jaxnn.data.Splits:
+        """The splits."""
+        options: dict[str, Any] = dataclasses.asdict(self)
+        name, inputs = options.pop("name"), options.pop("inputs")
+        if inputs is not None:
+            inputs = inputs[0] if len(inputs) == 1 and name.endswith(".npz") else list(inputs)
+        return jaxnn.data.load(name, inputs=inputs, **options)
+
+
+@dataclass(frozen=True)
+class PrivacyConfig:
+    """What private training does to gradients; see jaxnn.learning.privacy."""
+
+    clip_norm: float = 1.0
+    """The largest norm of one example's gradient."""
+    noise_multiplier: float = 1.0
+    """The deviation of the noise, in units of clip_norm."""
+    delta: float = 1e-5
+    """The probability with which the promise may fail."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A network, its loss, the data and how it is trained."""
+
+    network: tuple[str, ...] = ("dense(64)", "relu()", "dense(32)", "relu()", "dense(10)")
+    """The layers, each as one would call it in Python: "dense(64)", "skip(dense(64), relu())". One
+    entry with named parts, "serial(stem=dense(64), head=dense(10))", is the whole network."""
+    loss: str = "softmax_cross_entropy()"
+    """The loss, as one would call it in Python."""
+    optimizer: str = "adam()"
+    """The optax optimiser with its options: "adam(b1=0.95)", "nesterov", "rmsprop(decay=0.99)"."""
+    learning_rate: float = 1e-3
+    """The largest learning rate."""
+    schedule: str = "constant()"
+    """constant, cosine, linear, exponential or step, with options such as "cosine(warmup=0.1)"."""
+    weight_decay: float = 0.0
+    """λ of the L2 penalty; decoupled for adamw, lamb and lion."""
+    clip_norm: float | None = None
+    """Scale gradients of a larger global norm down to it."""
+    epochs: int = 20
+    """How often every training example is used."""
+    batch_size: int = 32
+    """How many examples a step uses."""
+    gradient: str = "manual"
+    """manual (hand-derived), autodiff, crosscheck (manual, compared with autodiff), or private."""
+    micro_batches: int = 1
+    """Into how many parts a batch is cut that go through the network one after the other."""
+    precision: str = "float32"
+    """float32, or bfloat16 or float16 for arithmetic with parameters and sums in float32."""
+    crosscheck_every: int = 100
+    """Steps between two comparisons."""
+    crosscheck_tolerance: float = 1e-3
+    """The largest relative error of a parameter's gradient."""
+    stream: bool = False
+    """Whether batches are read from the arrays of the data as they are needed, so that those of a
+    folder of .npy files stay on disk."""
+    patience: int | None = None
+    """Stop after this many epochs without a smaller validation loss."""
+    seed: int = 0
+    """Draws the initial parameters, the order of the examples and all noise."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Which data."""
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    """Of the gradients, where gradient is private."""
+
+    @cached_property
+    def layers(self) -> Layer:
+        """The network."""
+        return self._in_precision(self._plain_layers)
+
+    @cached_property
+    def fused_layers(self) -> Layer:
+        """The same network, computed faster by hand; see `jaxnn.fuse`."""
+        return self._in_precision(jaxnn.fuse(self._plain_layers))
+
+    @cached_property
+    def _plain_layers(self) -> Layer:
+        if not self.network:
+            raise ValueError("config: expected network to have at least one layer, got none")
+        match tuple(build(text, "layer", LAYERS) for text in self.network):
+            case (jaxnn.serial(names=(_, *_)) as network,):  # the names of its parts are the paths
+                return network
+            case layers:
+                return jaxnn.serial(*layers)
+
+    @property
+    def policy(self) -> Policy | None:
+        """The dtypes of the network; None for float32 throughout."""
+        if self.precision == "float32":
+            return None
+        if self.precision not in POLICIES:
+            raise ValueError(
+                f"config: {unknown_name('precision', self.precision, ['float32', *POLICIES])}"
+            )
+        if self.gradient != "manual":
+            raise ValueError(
+                f"config: expected gradient to be manual where precision is {self.precision}, got "
+                f"{self.gradient}: autodiff would not scale its deltas, and a comparison with it "
+                "would find nothing but rounding"
+            )
+        return POLICIES[self.precision]
+
+    def _in_precision(self, network: Layer) -> Layer:
+        return network if self.policy is None else with_precision(network, self.policy)
+
+    @cached_property
+    def loss_function(self) -> Loss:
+        """The loss."""
+        return build(self.loss, "loss", LOSSES)
+
+    def make_optimizer(
+        self, examples: int, settings: Mapping[str, Any] | None = None
+    ) -> optax.GradientTransformation:
+        """The optimiser, for training on this many examples.
+
+        ``settings``, if given, stand in for the learning rate, weight decay and clip norm of the
+        configuration; they may be traced numbers.
+        """
+        require_positive_integer("config", "epochs", self.epochs)
+        require_positive_integer("config", "batch_size", self.batch_size)
+        schedule = parse(self.schedule, "schedule")
+        optimizer = parse(self.optimizer, "optimizer")
+        for call in (schedule, optimizer):
+            if call.arguments:
+                raise ValueError(
+                    f"config: expected options of {call.name} by name, got {call.arguments}"
+                )
+        steps = self.epochs * steps_per_epoch(examples, self.batch_size)
+        numbers = {name: getattr(self, name) for name in SETTINGS}
+        if settings is None:
+            numbers["learning_rate"] = make_schedule(
+                schedule.name, self.learning_rate, steps, schedule.options
+            )
+            made = make_optimizer(optimizer.name, options=optimizer.options, **numbers)
+        else:
+            numbers |= settings
+            peak, unit = (
+                numbers["learning_rate"],
+                make_schedule(schedule.name, 1.0, steps, schedule.options),
+            )
+            numbers["learning_rate"] = lambda count: peak * unit(count)
+            made = assemble_optimizer(optimizer.name, options=optimizer.options, **numbers)
+        return skip_overflow(made) if self.policy and self.policy.scales else made
+
+    @property
+    def privacy_of_gradients(self) -> Privacy | None:
+        """What `jaxnn.training.train` takes: None unless gradient is private."""
+        return Privacy(**vars(self.privacy)) if self.gradient == "private" else None
+
+    def task(self, splits: jaxnn.data.Splits) -> Task:
+        """What the loss asks of these data."""
+        return self.loss_function.task(len(splits.train.class_names))
+
+
+def _exported(kind: type) -> dict[str, Any]:
+    """The public classes of jaxnn that can be made and are of this kind, by name."""
+    return {
+        name: value
+        for name, value in vars(jaxnn).items()
+        if isinstance(value, type) and issubclass(value, kind) and not inspect.isabstract(value)
+    }
+
+
+LAYERS = _exported(Layer) | {Policy.__name__: Policy}
+LOSSES = _exported(Loss)
+
+
+def load_config(name: str) -> Config:
+    """The configuration in a file that `find_config` finds."""
+    return read_config(find_config(name))
+
+
+def find_config(name: str) -> Path:
+    """The file of a configuration: a path that ends in .toml, or a name in configs/."""
+    path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"
+    if not path.is_file():
+        if name.endswith(".toml"):
+            raise FileNotFoundError(f"config: expected {path} to be a file, found none")
+        raise ValueError(unknown_name("config", name, [p.stem for p in CONFIGS.glob("*.toml")]))
+    return path
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a TOML file.
+
+    Raises:
+        ValueError: the file is no TOML, or has an unknown key (the message has the nearest valid
+            one) or a value of another type.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"config: expected {path} to be TOML: {error}") from None
+    data = _fill(DataConfig, table.pop("data", {}), f"{path.name} [data]")
+    privacy = _fill(PrivacyConfig, table.pop("privacy", {}), f"{path.name} [privacy]")
+    return dataclasses.replace(_fill(Config, table, path.name), data=data, privacy=privacy)
+
+
+def _fill(kind: type, table: Any, where: str) -> Any:
+    if not isinstance(table, dict):
+        raise ValueError(f"{where}: expected a table of options, got {table!r}")
+    types = {f.name: f.type for f in dataclasses.fields(kind)}
+    values = {}
+    for key, value in table.items():
+        if key not in types:
+            raise ValueError(f"{where}: {unknown_name('key', key, types)}")
+        values[key] = _convert(value, types[key], f"{where}: {key}")
+    return kind(**values)
+
+
+def _convert(value: Any, expected: Any, where: str) -> Any:
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        value = tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and "float" in str(expected):
+        value = float(value)
+    accepts = getattr(expected, "__args__", None)
+    kinds = accepts if accepts and Ellipsis not in accepts else (expected,)
+    origins = tuple(getattr(kind, "__origin__", kind) for kind in kinds)
+    if not isinstance(value, origins) or (isinstance(value, bool) and bool not in origins):
+        name = getattr(expected, "__name__", str(expected))
+        raise ValueError(f"{where}: expected {name}, got {value!r}")
+    return value
+
+
+def to_table(config: Config) -> dict[str, Any]:
+    """The configuration as TOML holds it: what is None is left out."""
+
+    def clean(table: dict) -> dict:
+        return {
+            key: clean(value) if isinstance(value, dict) else value
+            for key, value in table.items()
+            if value is not None
+        }
+
+    return clean(dataclasses.asdict(config))
+
+
+def sample_of(config: Config, examples: int = 4) -> tuple[Any, Any]:
+    """The shapes and dtypes of a few inputs and their targets as the loss takes them.
+
+    Nothing is downloaded for it.
+    """
+    data = config.data
+    if data.name in MNIST:
+        classes = len(MNIST[data.name].class_names)
+        x = np.zeros((examples, 28 * 28) if data.flatten else (examples, 28, 28, 1), np.float32)
+        labels = np.zeros(examples, np.int32)
+    else:
+        x, labels, _, names = data.load().train
+        x, labels, classes = x[:examples], labels[:examples], len(names)
+    target = config.loss_function.task(classes).prepare(labels)
+    return jax.eval_shape(lambda *arrays: arrays, x, target)
+
+
+def require_compatible(config: Config, splits: jaxnn.data.Splits) -> None:
+    """Check network, loss and data against each other before any work starts.
+
+    Raises:
+        ValueError, TypeError: the network cannot take the data, or does not have the number of
+            outputs that the loss needs.
+    """
+    network, loss, task = config.layers, config.loss_function, config.task(splits)
+    x, target = splits.train.x[:1], task.prepare(splits.train.target[:1])
+
+    def run(key, x):
+        params, state = network.init(key, x)
+        return network.predict(params, state, x), network.forward(params, state, x, key)[0]
+
+    prediction, in_training = jax.eval_shape(run, jax.random.key(0), x)
+    expected = splits.train.target.shape[-1] if task.outputs is None else task.outputs
+    shape = getattr(prediction, "shape", None)
+    if shape is None or shape[1:] != (expected,):
+        raise ValueError(
+            f"config: expected network to return {expected} outputs for {config.loss} on "
+            f"{config.data.name}, got {'a tuple' if shape is None else f'shape {shape[1:]}'}"
+        )
+    jax.eval_shape(loss.value, in_training, target)

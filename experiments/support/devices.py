@@ -1,0 +1,74 @@
+"""On how many devices a script runs, and how parameters are laid out over them."""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from experiments.support.config import Config
+from jaxnn.core.validation import require_positive_integer
+from jaxnn.data import Splits
+from jaxnn.sharding import find_layout, make_mesh
+from jaxnn.training import TrainState, place
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """None of them changes what is computed: a run may go on with others."""
+
+    devices: int | None = None
+    """On how many devices; 1 unless given, and in several processes all that they have. Of a
+    processor alone as many virtual devices are made, which share its cores."""
+    layout: str = "replicated"
+    """How parameters lie on them: replicated (each device has all), fully_sharded (each array is
+    split over all), tensor_parallel (dense layers are split over model_devices)."""
+    model_devices: int = 1
+    """Over how many devices single layers are split, for tensor_parallel; a batch is split over
+    devices / model_devices."""
+
+    def make_mesh(self) -> Mesh | None:
+        """The mesh; None for a single device without one.
+
+        Raises:
+            ValueError: The devices are not there, or the options do not fit together.
+        """
+        find_layout(self.layout)
+        require_positive_integer("devices", "model_devices", self.model_devices)
+        if (self.model_devices > 1) != (self.layout == "tensor_parallel"):
+            raise ValueError(
+                "devices: expected model_devices to be more than 1 for layout tensor_parallel and "
+                f"for that alone, got {self.model_devices} for {self.layout}"
+            )
+        if self.devices is not None:
+            require_positive_integer("devices", "devices", self.devices)
+        available = self._available()
+        if self.devices is None and jax.process_count() > 1:
+            count = len(available)
+        else:
+            count = self.devices or 1
+        if count > len(available) or (jax.process_count() > 1 and count < len(available)):
+            bound = "all" if jax.process_count() > 1 else "at most"
+            raise ValueError(
+                f"devices: expected devices to be {bound} {len(available)} of platform "
+                f"{available[0].platform}, got {count}"
+            )
+        if count == 1 and self.layout == "replicated":
+            return None
+        return make_mesh(
+            max(count // self.model_devices, 1), self.model_devices, devices=available[:count]
+        )
+
+    def place(
+        self, train_state: TrainState, mesh: Mesh, config: Config, splits: Splits
+    ) -> TrainState:
+        """The train state of a configuration, on the mesh."""
+        optimizer = config.make_optimizer(len(splits.train.x))
+        return place(train_state, mesh, config.layers, optimizer, find_layout(self.layout))
+
+    def _available(self) -> list[Any]:
+        if self.devices is not None and not jax.distributed.is_initialized():
+            with contextlib.suppress(RuntimeError):  # JAX runs already, with what devices it has
+                jax.config.update("jax_num_cpu_devices", self.devices)
+        return jax.devices()

@@ -1,0 +1,187 @@
+"""Which layers make the examples of a batch depend on each other.
+
+A quantity of single examples has no meaning behind such a layer, and a bound on what one example
+may do does not hold. A layer says by ``mixes`` what it is; of one that says nothing it is found
+out, by running it on a few examples of which one is changed: nothing of the others may move.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxnn.core.adapters import Around
+from jaxnn.core.contract import Capture, Layer
+from jaxnn.core.networks import below, label, rewrite
+
+EXAMPLES = 4
+TOLERANCE = 1e-5
+CHANGES = ((0, slice(1, None)), (EXAMPLES - 1, slice(-1)))
+"""Which example is changed, and the others."""
+
+
+def require_apart(
+    where: str, network: Layer, params: Any, state: Any, x: Any, key: Array | None = None
+) -> None:
+    """Raise unless the network takes every example by itself in training.
+
+    Of the arrays the shapes alone are looked at, so that it costs a compiled program nothing.
+
+    Raises:
+        ValueError: a layer mixes the examples; the message says ``where`` that matters, which layer
+            it is, and the way out.
+    """
+    for name in mixing_layers(network, params, state, x, key):
+        raise ValueError(
+            f"{where}: expected every example to have a gradient of its own, but {name} mixes the "
+            "examples of a batch in training; take in_inference_mode(network) in place of network"
+        )
+
+
+def mixing_layers(
+    network: Layer, params: Any, state: Any, x: Any, key: Array | None = None
+) -> list[str]:
+    """The layers that mix the examples of a batch in training, by path and name."""
+    said = dict(_layers_to_ask(network))
+    met: dict[str, tuple] = {}
+    if None in (layer.mixes for layer in said.values()):
+
+        def probed(path: str, layer: Layer):
+            return (
+                _Probe(layer, functools.partial(met.__setitem__, path)) if path in said else layer
+            )
+
+        jax.eval_shape(rewrite(network, probed).forward, *map(_shapes, (params, state, x)), key)
+    return [
+        label(path, layer)
+        for path, layer in said.items()
+        if layer.mixes or (path in met and _is_found_to_mix(layer, met[path]))
+    ]
+
+
+def _layers_to_ask(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
+    """The outermost layers that do not say that they take examples apart."""
+    if layer.mixes is not False:
+        yield path, layer
+        return
+    for name, part in zip(layer.part_names, layer.parts, strict=True):
+        yield from _layers_to_ask(part, below(path, name))
+
+
+class _Probe(Around):
+    """A layer that records the shapes of what it is given."""
+
+    record: Callable
+
+    def forward(self, params: Any, state: Any, x: Any, key: Array | None):
+        leaves, treedef = jax.tree.flatten(_shapes((params, state, x)))
+        self.record((treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)))
+        return self.layer.forward(params, state, x, key)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_found_to_mix(layer: Layer, shapes: tuple) -> bool:
+    treedef, leaves = shapes
+    params, state, x = treedef.unflatten([jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+    noise = np.random.default_rng(0)
+
+    def draw(one: Any, integer: int, shape: tuple):
+        if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            return jax.random.split(jax.random.key(0), shape)
+        if jnp.issubdtype(one.dtype, jnp.floating):
+            return noise.uniform(0.5, 1.5, shape).astype(one.dtype)
+        return np.full(shape, integer, one.dtype)
+
+    def batch(integer: int):
+        return jax.tree.map(lambda one: draw(one, integer, (EXAMPLES, *one.shape[1:])), x)
+
+    is_floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(x)]
+    with jax.ensure_compile_time_eval():
+        params, state = jax.tree.map(lambda one: draw(one, 0, one.shape), (params, state))
+        try:
+            # Integers of an example go from 0 to 1 and from 1 to 0, which ids and lengths may be.
+            return any(
+                largest_influence(
+                    layer, params, state, batch(integer), batch(1 - integer), jax.random.key(0)
+                )
+                > TOLERANCE
+                for integer in ((0,) if all(is_floating) else (0, 1))
+            )
+        except Exception as error:  # whatever a layer raises of such inputs
+            raise ValueError(
+                f"{layer.name}: expected a layer of which it can be found out whether it mixes the "
+                f"examples of a batch, or one that says so by mixes = True or False: {error}"
+            ) from error
+
+
+def largest_influence(
+    layer: Layer, params: Any, state: Any, x: Any, others: Any, key: Array | None
+) -> float:
+    """How far a change of the first or last example moves the others' y, dx, and gradients of the
+    parameters, relative to what they are. ``others`` are examples whose integers it may have."""
+    noise = np.random.default_rng(1)
+
+    @jax.jit
+    def passes(params: Any, state: Any, x: Any, dy: Any):
+        y, _, residuals = layer.forward(params, state, x, key)
+        dx, captures = layer.backward(params, residuals, dy)
+        nodes = jax.tree.leaves(captures, is_leaf=lambda node: isinstance(node, Capture))
+        apart = [capture for capture in nodes if capture.summed_by is None]
+        by_example = [a for a in jax.tree.leaves((y, dx)) if a.shape[:1] == (EXAMPLES,)]
+        return [
+            jax.tree.leaves(([a[others] for a in by_example], _gradients_of(apart, others)))
+            for _, others in CHANGES
+        ]
+
+    def changed(tree: Any, example: int, others: Any):
+        def change(a: Any, other: Any):
+            a = np.array(a)
+            is_floating = jnp.issubdtype(a.dtype, jnp.floating)
+            a[example] = noise.uniform(-2, 2, a.shape[1:]) if is_floating else other[example]
+            return a
+
+        return jax.tree.map(change, tree, others)
+
+    def few(tree: Any):
+        return jax.tree.map(lambda a: np.resize(np.asarray(a), (EXAMPLES, *a.shape[1:])), tree)
+
+    x, others = few(x), few(others)
+    y = jax.eval_shape(layer.forward, params, state, x, key)[0]
+    dy = jax.tree.map(
+        lambda a: (
+            noise.normal(size=a.shape).astype(a.dtype)
+            if jnp.issubdtype(a.dtype, jnp.floating)
+            else None
+        ),
+        y,
+    )
+    before = passes(params, state, x, dy)
+    worst = 0.0
+    for index, (example, _) in enumerate(CHANGES):
+        after = passes(params, state, changed(x, example, others), changed(dy, example, dy))
+        for a, b in zip(before[index], after[index], strict=True):
+            a, b = (np.asarray(array, np.float64) for array in (a, b))
+            scale = np.max(np.abs(a), initial=0, where=np.isfinite(a)) or 1.0
+            same = (a == b) | (np.isnan(a) & np.isnan(b))
+            with np.errstate(invalid="ignore"):
+                moved = np.where(same, 0, np.nan_to_num(np.abs(a - b), nan=np.inf)) / scale
+            worst = max(worst, float(np.max(moved, initial=0)))
+    return worst
+
+
+def _gradients_of(captures: list[Capture], others: slice) -> Any:
+    """What these examples alone contribute."""
+    share = jnp.zeros(EXAMPLES).at[others].set(1)
+
+    def only(deltas: Array):
+        return deltas * jnp.expand_dims(share, range(1, deltas.ndim)).astype(deltas.dtype)
+
+    return [capture.map_deltas(only).gradient() for capture in captures]
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), tree)

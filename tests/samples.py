@@ -1,0 +1,155 @@
+"""One sample of every public layer, with an input; of every loss; and of networks of them."""
+
+import jax.numpy as jnp
+import numpy as np
+from helpers import normal
+
+import jaxnn as nn
+
+ROWS = normal(0, (4, 6), np.float32)
+SEQUENCE = normal(1, (4, 5, 6), np.float32)
+IMAGES = normal(2, (4, 6, 6, 3), np.float32)
+IDS = jnp.arange(20).reshape(4, 5) % 7
+LENGTHS = jnp.asarray([5, 3, 1, 4])
+
+LAYERS = {
+    "dense": (nn.dense(3), ROWS),
+    "dense with options": (
+        nn.dense(3, use_bias=False, weight_init="normal(0.5)"),
+        SEQUENCE,
+    ),
+    "conv": (nn.conv(4, (3, 3)), IMAGES),
+    "conv with options": (
+        nn.conv(6, 2, strides=2, padding=((1, 0), (0, 1)), dilation=2, groups=3, use_bias=False),
+        IMAGES,
+    ),
+    "conv_transpose": (nn.conv_transpose(4, 3, strides=2, padding="VALID"), IMAGES),
+    "conv_relu_max_pool": (nn.conv_relu_max_pool(nn.conv(4, (3, 3))), IMAGES),
+    "embedding": (nn.embedding(7, 4), IDS),
+    "embedding of halves": (nn.embedding(7, 4, dtype=jnp.float32), IDS),
+    "batch_norm": (nn.batch_norm(0.8), ROWS),
+    "layer_norm": (nn.layer_norm(1e-3), SEQUENCE),
+    "group_norm": (nn.group_norm(3), IMAGES),
+    "rms_norm": (nn.rms_norm(), SEQUENCE),
+    "rnn": (nn.rnn(3, activation="relu", reverse=True), SEQUENCE),
+    "gru": (nn.gru(3, output="last"), SEQUENCE),
+    "lstm": (nn.lstm(3, forget_bias=0.5), SEQUENCE),
+    "lstm with lengths": (nn.lstm(3, output="all", truncate=2), (SEQUENCE, LENGTHS)),
+    "lstm in chunks": (nn.lstm(3, chunk=2), SEQUENCE),
+    "bidirectional": (nn.bidirectional(nn.gru(3), nn.gru(2, reverse=True)), SEQUENCE),
+    "attention": (nn.attention(2), SEQUENCE),
+    "attention in blocks": (
+        nn.attention(2, groups=1, depth=4, causal=True, rotary=True, block=2),
+        SEQUENCE,
+    ),
+    "attention with a mask": (nn.attention(2, use_bias=False), (SEQUENCE, LENGTHS)),
+    "feed_forward": (nn.feed_forward(6, 8, activation=nn.silu()), SEQUENCE),
+    "transformer_block": (nn.transformer_block(6, 2, hidden=8, norm="rms_norm"), SEQUENCE),
+    "positional_embedding": (nn.positional_embedding(), SEQUENCE),
+    "learned positions": (nn.positional_embedding("learned", 5), SEQUENCE),
+    "identity": (nn.identity(), ROWS),
+    "heaviside": (nn.heaviside(), ROWS),
+    "sigmoid": (nn.sigmoid(), ROWS),
+    "tanh": (nn.tanh(), ROWS),
+    "relu": (nn.relu(), ROWS),
+    "leaky_relu": (nn.leaky_relu(0.2), ROWS),
+    "elu": (nn.elu(0.5), ROWS),
+    "selu": (nn.selu(), ROWS),
+    "gelu": (nn.gelu(), ROWS),
+    "exact gelu": (nn.gelu(approximate=False), ROWS),
+    "silu": (nn.silu(), ROWS),
+    "softplus": (nn.softplus(), ROWS),
+    "softmax": (nn.softmax(), ROWS),
+    "log_softmax": (nn.log_softmax(1), SEQUENCE),
+    "max_pool": (nn.max_pool(3, strides=2, padding="SAME"), IMAGES),
+    "avg_pool": (nn.avg_pool((2, 3), count_include_pad=True, padding=1), IMAGES),
+    "global_max_pool": (nn.global_max_pool(), IMAGES),
+    "global_avg_pool": (nn.global_avg_pool(), IMAGES),
+    "flatten": (nn.flatten(), IMAGES),
+    "reshape": (nn.reshape(3, 36), IMAGES),
+    "pad": (nn.pad(((1, 0), (0, 2))), IMAGES),
+    "upsample": (nn.upsample((2, 1)), IMAGES),
+    "dropout": (nn.dropout(0.3), ROWS),
+    "spatial dropout": (nn.dropout(0.3, spatial=True), IMAGES),
+    "random_flip": (nn.random_flip(), IMAGES),
+    "random_crop": (nn.random_crop((4, 5)), IMAGES),
+    "random_shift": (nn.random_shift(2), IMAGES),
+    "add": (nn.add(), (ROWS, ROWS)),
+    "concatenate": (nn.concatenate(1), (SEQUENCE, SEQUENCE)),
+    "select": (nn.select(1, 0), (ROWS, SEQUENCE, IMAGES)),
+    "straight_through": (nn.straight_through(nn.heaviside(), nn.tanh()), ROWS),
+}
+"""Leaves and compounds. `projection`, whose y is no array, is among the networks."""
+
+NETWORKS = {
+    "serial": (nn.serial(nn.dense(4), nn.tanh(), nn.dense(3)), ROWS),
+    "named serial": (nn.serial(stem=nn.dense(4), act=nn.tanh(), head=nn.dense(3)), ROWS),
+    "fork": (nn.fork(nn.dense(3), nn.serial(nn.tanh(), nn.dense(2))), ROWS),
+    "named fork": (nn.fork(left=nn.dense(3), right=nn.tanh()), ROWS),
+    "parallel": (nn.parallel(nn.dense(3), nn.flatten()), (ROWS, SEQUENCE)),
+    "on": (nn.on(1, nn.dense(3)), (ROWS, SEQUENCE)),
+    "skip": (nn.skip(nn.dense(6), nn.gelu(False)), ROWS),
+    "named skip": (nn.skip(linear=nn.dense(6), act=nn.gelu()), ROWS),
+    "share": (nn.share(nn.serial(nn.dense(3), nn.relu())), (ROWS, ROWS + 1)),
+    "repeat": (nn.repeat(nn.skip(nn.dense(6), nn.tanh()), 3), ROWS),
+    "recompute": (nn.recompute(nn.serial(nn.dense(3), nn.tanh())), ROWS),
+    "projection": (nn.projection(5), ROWS),
+    "feedback_alignment": (
+        nn.feedback_alignment(nn.serial(nn.dense(4), nn.tanh(), nn.dense(3))),
+        ROWS,
+    ),
+    "sign_concordant": (nn.sign_concordant(nn.serial(nn.dense(4), nn.dense(3)), "fixed"), ROWS),
+    "kolen_pollack": (nn.kolen_pollack(nn.dense(3), decay=0.1), ROWS),
+    "direct_feedback_alignment": (
+        nn.direct_feedback_alignment(nn.serial(nn.dense(4), nn.relu()), nn.dense(3)),
+        ROWS,
+    ),
+    "named direct_feedback_alignment": (
+        nn.direct_feedback_alignment(body=nn.dense(4), head=nn.dense(3)),
+        ROWS,
+    ),
+    "true gradient of a rule": (nn.plain(nn.feedback_alignment(nn.dense(3))), ROWS),
+    "true gradient of direct feedback": (
+        nn.plain(nn.direct_feedback_alignment(nn.dense(4), nn.dense(3))),
+        ROWS,
+    ),
+    "with_precision": (
+        nn.with_precision(nn.serial(nn.dense(4), nn.softmax()), nn.POLICIES["float16"]),
+        ROWS,
+    ),
+    "cnn": (
+        nn.serial(
+            nn.conv(4, (3, 3)),
+            nn.relu(),
+            nn.max_pool(2),
+            nn.flatten(),
+            nn.dropout(0.1),
+            nn.dense(3),
+        ),
+        IMAGES,
+    ),
+    "fused cnn": (
+        nn.fuse(nn.serial(nn.conv(4, (3, 3)), nn.relu(), nn.max_pool(2), nn.flatten())),
+        IMAGES,
+    ),
+    "residual cnn with batch norm": (
+        nn.serial(nn.skip(nn.conv(3, (3, 3)), nn.batch_norm(), nn.relu()), nn.global_avg_pool()),
+        IMAGES,
+    ),
+}
+
+LOSSES = {
+    "mean_squared_error": nn.mean_squared_error(),
+    "half_squared_error": nn.half_squared_error(),
+    "sum_squared_error": nn.sum_squared_error(),
+    "sum_absolute_error": nn.sum_absolute_error(),
+    "huber": nn.huber(0.5),
+    "binary_cross_entropy": nn.binary_cross_entropy(1e-3),
+    "sigmoid_binary_cross_entropy": nn.sigmoid_binary_cross_entropy(),
+    "hinge": nn.hinge(),
+    "categorical_cross_entropy": nn.categorical_cross_entropy(),
+    "softmax_cross_entropy": nn.softmax_cross_entropy(0.1),
+    "projected_cross_entropy": nn.projected_cross_entropy(16),
+    "ctc": nn.ctc(2),
+    "sequence_loss": nn.sequence_loss(nn.softmax_cross_entropy()),
+}
