@@ -42,14 +42,14 @@ def require_rank(where: str, name: str, x: Any, minimum: int) -> None:
 
 
 def require_integer(
-    where: str, name: str, value: Any, minimum: int, maximum: int = LARGEST_SIZE
+    where: str, name: str, value: Any, minimum: int, maximum: int | None = None
 ) -> int:
-    """The value; raises unless it is an int (not a bool) from ``minimum`` to ``maximum``."""
+    """The value; raises unless it is an int (not a bool) within the bounds."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{where}: expected {name} to be an integer, got {brief(value)}")
     if value < minimum:
         raise ValueError(f"{where}: expected {name} to be at least {minimum}, got {value}")
-    if value > maximum:
+    if maximum is not None and value > maximum:
         raise ValueError(f"{where}: expected {name} to be at most {maximum}, got {brief(value)}")
     return value
 
@@ -90,12 +90,12 @@ def require_boolean(where: str, name: str, value: Any) -> bool:
 
 def require_positive_integer(where: str, name: str, value: Any) -> int:
     """The value; raises unless it is an int (not a bool) of at least 1."""
-    return require_integer(where, name, value, 1)
+    return require_integer(where, name, value, 1, LARGEST_SIZE)
 
 
 def require_count(where: str, name: str, value: Any) -> int:
     """The value; raises unless it is an int (not a bool) of at least 0."""
-    return require_integer(where, name, value, 0)
+    return require_integer(where, name, value, 0, LARGEST_SIZE)
 
 
 def require_number(

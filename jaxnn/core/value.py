@@ -121,7 +121,7 @@ def checked(where: str, name: str, value: Any, hint: Any) -> Any:
     elif hint is float:
         require_number(where, name, value)
     elif hint is int:
-        require_integer(where, name, value, -LARGEST_SIZE)
+        require_integer(where, name, value, -LARGEST_SIZE, LARGEST_SIZE)
     elif hint is not Any and isinstance(hint, type) and not isinstance(value, hint):
         article = "an" if hint.__name__[0] in "AEIOUaeiou" else "a"
         uncalled = " (a factory: call it)" if isinstance(value, type) else ""

@@ -12,7 +12,13 @@ from typing import Annotated, Any, TypeAlias
 
 from jax import lax
 
-from jaxnn.core.validation import brief, require_floating, require_integer, unknown_name
+from jaxnn.core.validation import (
+    LARGEST_SIZE,
+    brief,
+    require_floating,
+    require_integer,
+    unknown_name,
+)
 from jaxnn.kernels.convolution.geometry import Pairs, extent
 
 MAX_DIMENSIONS = 3
@@ -25,13 +31,15 @@ def require_sizes(where: str, name: str, value: Any, minimum: int = 1) -> Any:
         TypeError, ValueError: it is no integer of at least ``minimum`` and no 1 to 3 of them.
     """
     if not isinstance(value, tuple | list):
-        return require_integer(where, name, value, minimum)
+        return require_integer(where, name, value, minimum, LARGEST_SIZE)
     if not 1 <= len(value) <= MAX_DIMENSIONS:
         raise ValueError(
             f"{where}: expected {name} to have 1 to {MAX_DIMENSIONS} entries, one for each spatial "
             f"dimension, got {brief(value)}"
         )
-    return tuple(require_integer(where, f"every entry of {name}", n, minimum) for n in value)
+    return tuple(
+        require_integer(where, f"every entry of {name}", n, minimum, LARGEST_SIZE) for n in value
+    )
 
 
 def require_padding(
@@ -47,7 +55,7 @@ def require_padding(
             raise ValueError(f"{where}: {unknown_name(name, value, names)}")
         return value
     if isinstance(value, int):
-        return require_integer(where, name, value, 0)
+        return require_integer(where, name, value, 0, LARGEST_SIZE)
     which = "a name, an integer" if names else "an integer"
     rule = f"{where}: expected {name} to be {which} or (low, high) for each dimension"
     if not isinstance(value, tuple | list):
@@ -57,7 +65,9 @@ def require_padding(
     if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in value):
         raise ValueError(f"{rule}, got {brief(value)}")
     entry = f"every entry of {name}"
-    return tuple(tuple(require_integer(where, entry, n, 0) for n in pair) for pair in value)
+    return tuple(
+        tuple(require_integer(where, entry, n, 0, LARGEST_SIZE) for n in pair) for pair in value
+    )
 
 
 Sizes: TypeAlias = Annotated[int | tuple[int, ...], require_sizes]

@@ -19,6 +19,7 @@ from jax import Array
 
 from jaxnn.core.contract import Loss
 from jaxnn.core.validation import (
+    LARGEST_SIZE,
     check_traced,
     known_values,
     require_array,
@@ -136,7 +137,7 @@ def is_integer(a: Any) -> bool:
 
 
 def _require_label(where: str, name: str, value: Any) -> int:
-    return require_integer(where, name, value, -(2**31))
+    return require_integer(where, name, value, -(2**31), LARGEST_SIZE)
 
 
 class OfLabels(Loss):

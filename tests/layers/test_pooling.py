@@ -271,8 +271,6 @@ def test_the_mean_of_a_large_window_of_ones_is_one_in_half_precision(dtype):
     x = ones(dtype)
     assert_trees_all_equal(run(nn.avg_pool(32), x)[0], jnp.ones((1, 1, 1, 1), dtype))
     assert_trees_all_equal(run(nn.global_avg_pool(), x)[0], jnp.ones((1, 1), dtype))
-    # Without jit every operation rounds its result.
-    assert nn.avg_pool(260).predict((), (), jnp.ones((1, 260, 1), jnp.bfloat16)).item() == 1
 
 
 @pytest.mark.parametrize("layer", [nn.avg_pool(8), nn.global_avg_pool()])
