@@ -205,7 +205,7 @@ class Config:
 
     @property
     def privacy_of_gradients(self) -> Privacy | None:
-        """What `jaxnn.training.train` takes: None unless gradient is private."""
+        """Clip norm, noise and δ, where gradient is private; None otherwise."""
         return Privacy(**vars(self.privacy)) if self.gradient == "private" else None
 
     def task(self, splits: jaxnn.data.Splits) -> Task:
