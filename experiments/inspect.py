@@ -260,8 +260,7 @@ def _train(config: Config, splits: Splits, epochs: int | None) -> list[tuple[int
     if epochs is not None:
         require_positive_integer("inspect", "epochs", epochs)
     start = initial_state(config, splits)
-    mode = "manual" if config.gradient == "crosscheck" else config.gradient
-    in_memory: dict[str, Any] = {"gradient": mode, "micro_batches": 1, "stream": False}
+    in_memory: dict[str, Any] = {"crosscheck_every": 0, "micro_batches": 1, "stream": False}
     trained = train(
         config.layers,
         config.loss_function,

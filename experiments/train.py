@@ -29,7 +29,7 @@ from experiments.support.command_line import Configured, parse_options, run_scri
 from experiments.support.config import Config, require_compatible
 from experiments.support.devices import DeviceOptions
 from experiments.support.held_out import describe, evaluate_on, save_mistakes
-from experiments.support.modes import gradient_options
+from experiments.support.modes import gradient_options, what_is_compared
 from experiments.support.processes import any_process, is_first
 from experiments.support.progress import Progress
 from experiments.support.runs import Run, initial_state, new_run, open_run
@@ -261,7 +261,7 @@ def _follow(
         print(f"stopped early: {options.config.patience} epochs without a smaller validation loss")
     if disagreements:
         print(
-            "hand-derived and autodiff gradients always agreed where they were compared; "
+            f"{what_is_compared(options.config)} always agreed where they were compared; "
             f"the largest relative error was {max(disagreements):.1e}"
         )
     return train_state

@@ -67,7 +67,7 @@ WORKLOADS = [
     Workload("digits MLP, one epoch", (64, 64, 32, 10), 32, "adam", "digits", epoch=True),
     Workload("Fashion MLP, one epoch", (784, 256, 128, 10), 128, "adam", "fashion_mnist", True),
 ]
-CROSSCHECK = "crosscheck every 100 steps"
+CROSSCHECK = f"crosscheck every {Crosscheck().every} steps"
 
 
 class Problem(NamedTuple):
@@ -572,10 +572,10 @@ def measure(
 
 
 def measure_crosscheck(workload: Workload, settings: Settings) -> dict[str, Figures]:
-    """An epoch through `jaxnn.training.train` with and without comparisons, 100 steps apart."""
+    """An epoch through `jaxnn.training.train` with and without comparisons."""
     problem = make_problem(workload)
     network = Jaxnn(problem, nn.backprop).network
-    epochs = problem.epochs_of_a_turn  # at least five comparisons
+    epochs = problem.epochs_of_a_turn  # at least one comparison
 
     def contender(crosscheck: Crosscheck | None) -> Contender:
         running = train(
@@ -591,7 +591,7 @@ def measure_crosscheck(workload: Workload, settings: Settings) -> dict[str, Figu
         )
         return Contender(lambda: [next(running) for _ in range(epochs)], work=epochs)
 
-    contenders = {"manual": contender(None), "crosscheck": contender(Crosscheck(every=100))}
+    contenders = {"manual": contender(None), "crosscheck": contender(Crosscheck())}
     return take_turns(contenders, settings.repeats, settings.seconds)
 
 

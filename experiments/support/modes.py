@@ -4,13 +4,18 @@ from typing import Any
 
 from experiments.support.config import Config
 from jaxnn import Layer, accumulate, autodiff, backprop
-from jaxnn.core.validation import require_number, require_positive_integer, unknown_name
+from jaxnn.core.validation import (
+    require_integer,
+    require_number,
+    require_positive_integer,
+    unknown_name,
+)
 from jaxnn.learning.privacy import private
-from jaxnn.training import Crosscheck, poisson, shuffled, streamed
+from jaxnn.training import Crosscheck, compared, poisson, shuffled, streamed
 
-GRADIENTS = ("manual", "autodiff", "crosscheck", "private")
-"""Crosscheck trains by backprop and compares it with autodiff now and then; private trains by
-backprop, clipped and noisy, on Poisson samples."""
+GRADIENTS = ("manual", "autodiff", "private", "crosscheck")
+"""Private trains by the hand-derived gradient, clipped and noisy, on Poisson samples; crosscheck is
+manual, from when that was not compared with autodiff by itself."""
 
 
 def gradient_options(config: Config, network: Layer) -> dict[str, Any]:
@@ -23,12 +28,15 @@ def gradient_options(config: Config, network: Layer) -> dict[str, Any]:
     if mode not in GRADIENTS:
         raise ValueError(unknown_name("gradient mode", mode, GRADIENTS))
     require_positive_integer("train", "micro_batches", parts)
-    require_positive_integer("train", "crosscheck_every", config.crosscheck_every)
+    require_integer("train", "crosscheck_every", config.crosscheck_every, 0)
     require_number("train", "crosscheck_tolerance", config.crosscheck_tolerance, minimum=0)
-    if config.stream and mode not in ("manual", "autodiff"):
+    if config.stream and mode == "private":
         raise ValueError(
             f"train: expected gradient manual or autodiff where data are streamed, got {mode}"
         )
+    crosscheck = None
+    if config.crosscheck_every:
+        crosscheck = Crosscheck(config.crosscheck_every, config.crosscheck_tolerance)
     if (privacy := config.privacy_of_gradients) is not None:
         if parts > 1:
             raise ValueError(
@@ -43,16 +51,18 @@ def gradient_options(config: Config, network: Layer) -> dict[str, Any]:
             noise_multiplier=noise_multiplier,
             batch_size=config.batch_size,
         )
-        return {"gradient": gradient, "draw": poisson}
+        return {"gradient": gradient, "draw": poisson, "crosscheck": crosscheck}
 
-    make = autodiff if mode == "autodiff" else backprop
-    gradient, against = make(network, loss), None
+    gradient = (autodiff if mode == "autodiff" else backprop)(network, loss)
     if parts > 1:
-        # A micro-batch has random numbers of its own, which both sides of a comparison must draw.
         gradient = accumulate(gradient, parts, network=network)
-        against = accumulate(autodiff(network, loss), parts, network=network)
-    crosscheck = None
-    if mode == "crosscheck":
-        crosscheck = Crosscheck(config.crosscheck_every, config.crosscheck_tolerance, against)
     draw = streamed if config.stream else shuffled
     return {"gradient": gradient, "draw": draw, "crosscheck": crosscheck}
+
+
+def what_is_compared(config: Config) -> str:
+    """The names of the two gradients that a crosscheck compares."""
+    options = gradient_options(config, config.layers)
+    pair = compared(options["crosscheck"], options["gradient"], config.layers, config.loss_function)
+    by_intent = " (before it is clipped and noisy)" * (config.privacy_of_gradients is not None)
+    return f"{by_intent} and ".join(pair)

@@ -1,4 +1,4 @@
-"""Gradient functions: hand-derived, by autodiff and by differences, all with one signature.
+"""Gradient functions: hand-derived, by autodiff and by differences, values with one signature.
 
     (params, state, x, target, key=None, weights=None) -> ((value, state), gradients)
 
@@ -9,7 +9,7 @@ whatever it holds, NaN too: another example stands in its place, of which nothin
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxnn.core.captures import contract_for
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.networks import summing
 from jaxnn.core.validation import require_floating, require_positive
+from jaxnn.core.value import Value
 
 
 class BackwardPass(NamedTuple):
@@ -46,19 +47,20 @@ def backward_pass(network: Layer, loss: Loss) -> Callable[..., BackwardPass]:
     return _backward_pass(network, loss, _as_given)
 
 
-def backprop(network: Layer, loss: Loss) -> Callable:
+class backprop(Value):
     """The hand-derived gradient: a backward pass with weights that sum to 1, then `contract`.
 
     It has the tree and the dtypes of the parameters.
     """
-    run = _backward_pass(summing(network), loss, shares)
 
-    def gradient(params, state, x, target, key=None, weights=None):
+    network: Layer
+    loss: Loss
+
+    def __call__(self, params, state, x, target, key=None, weights=None):
+        run = _backward_pass(summing(self.network), self.loss, shares)
         result = run(params, state, x, target, key, weights)
         value = _weighted_mean(result.values, weights)
         return (value, result.state), contract_for(params, result.captures)
-
-    return gradient
 
 
 def _backward_pass(network: Layer, loss: Loss, factors: Callable) -> Callable[..., BackwardPass]:
@@ -76,25 +78,33 @@ def _backward_pass(network: Layer, loss: Loss, factors: Callable) -> Callable[..
     return run
 
 
-def autodiff(network: Layer, loss: Loss) -> Callable:
+class autodiff(Value):
     """The gradient by `jax.value_and_grad` through the network's forward and the loss's value."""
-    return jax.value_and_grad(_mean_loss(network, loss), has_aux=True)
+
+    network: Layer
+    loss: Loss
+
+    def __call__(self, params, state, x, target, key=None, weights=None):
+        mean_loss = _mean_loss(self.network, self.loss)
+        return jax.value_and_grad(mean_loss, has_aux=True)(params, state, x, target, key, weights)
 
 
-def numerical(network: Layer, loss: Loss, step: float | None = None) -> Callable:
+class numerical(Value):
     """The gradient by central differences, (L(θ + h) − L(θ − h)) / 2h for every parameter.
 
     Two loss evaluations for each parameter: for small networks only. The error is O(h²) from the
     third derivative and O(ε/h) from rounding; the default h = ε^(1/3), for the machine precision ε,
     balances them, which leaves about 1e-10 in float64 and 1e-4 in float32.
     """
-    if step is not None:
-        require_positive("numerical", "step", step)
-    mean_loss = _mean_loss(network, loss)
 
-    def gradient(params, state, x, target, key=None, weights=None):
+    network: Layer
+    loss: Loss
+    step: Annotated[float, require_positive] | None = None
+
+    def __call__(self, params, state, x, target, key=None, weights=None):
+        mean_loss = _mean_loss(self.network, self.loss)
         flat, unravel = ravel_pytree(params)
-        h = float(jnp.finfo(flat.dtype).eps) ** (1 / 3) if step is None else step
+        h = float(jnp.finfo(flat.dtype).eps) ** (1 / 3) if self.step is None else self.step
 
         def difference(index):
             high, low = (
@@ -107,8 +117,6 @@ def numerical(network: Layer, loss: Loss, step: float | None = None) -> Callable
             return mean_loss(params, state, x, target, key, weights), params
         slopes = jax.lax.map(difference, jnp.arange(flat.size), batch_size=64)
         return mean_loss(params, state, x, target, key, weights), unravel(slopes)
-
-    return gradient
 
 
 def _mean_loss(network: Layer, loss: Loss) -> Callable:

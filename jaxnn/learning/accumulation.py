@@ -1,8 +1,9 @@
 """Gradient accumulation: a large batch in the memory of a small one."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax import Array
 from jaxnn.core.contract import Layer
 from jaxnn.core.mixing import mixing_layers
 from jaxnn.core.validation import batch_size, require_positive_integer
+from jaxnn.core.value import Value
 from jaxnn.kernels.products import sum_dtype
 
 
@@ -34,7 +36,7 @@ class SummedGradient(abc.ABC):
         """(value, gradients) of the whole sum."""
 
 
-def accumulate(gradient: Callable, micro_batches: int, *, network: Layer) -> Callable:
+class accumulate(Value):
     """``gradient`` of one micro-batch after the other, put together to that of the whole batch.
 
     With g_m and w_m the gradient and the sum of the weights of micro-batch m, Σ w_m g_m / Σ w_m is
@@ -59,10 +61,14 @@ def accumulate(gradient: Callable, micro_batches: int, *, network: Layer) -> Cal
             examples of a batch, as batch norm does in training: of micro-batches it would compute
             something else than of the batch.
     """
-    require_positive_integer("accumulate", "micro_batches", micro_batches)
-    put_together = _sum if isinstance(gradient, SummedGradient) else _mean
 
-    def accumulated(params, state, x, target, key=None, weights=None):
+    gradient: Callable
+    micro_batches: Annotated[int, require_positive_integer]
+    _: dataclasses.KW_ONLY
+    network: Layer
+
+    def __call__(self, params, state, x, target, key=None, weights=None):
+        gradient, micro_batches = self.gradient, self.micro_batches
         size = batch_size("accumulate", (x, target))
         rows = -(-size // micro_batches)
         missing = rows * micro_batches - size
@@ -84,7 +90,7 @@ def accumulate(gradient: Callable, micro_batches: int, *, network: Layer) -> Cal
             lambda a: a.reshape(rows, micro_batches, *a.shape[1:]), (*examples, counted)
         )
         _require_examples_apart(
-            network, params, state, jax.tree.map(lambda a: a[:, 0], cut[0]), key
+            self.network, params, state, jax.tree.map(lambda a: a[:, 0], cut[0]), key
         )
 
         def part(index: Any, key: Array | None) -> tuple:
@@ -94,9 +100,8 @@ def accumulate(gradient: Callable, micro_batches: int, *, network: Layer) -> Cal
             return xs, targets, None if key is None else jax.random.fold_in(key, index), own
 
         numbers = jnp.arange(micro_batches)
+        put_together = _sum if isinstance(gradient, SummedGradient) else _mean
         return put_together(gradient, params, state, part, numbers, size, key, weights)
-
-    return accumulated
 
 
 def _mean(gradient, params, state, part, numbers, size, key, weights):

@@ -25,9 +25,9 @@ from jax import Array
 
 from jaxnn.core.adapters import Around
 from jaxnn.core.captures import map_captures
-from jaxnn.core.combinators import Wrapper
+from jaxnn.core.combinators import Compound, Wrapper
 from jaxnn.core.contract import Layer
-from jaxnn.core.networks import below, label
+from jaxnn.core.networks import below, label, rewrite
 from jaxnn.core.residuals import Static
 from jaxnn.core.validation import unknown_name
 from jaxnn.kernels.products import sum_dtype
@@ -131,6 +131,33 @@ class with_precision(Wrapper):
             dx = _times(dx, 1 / scale)
             captures = map_captures(lambda capture: capture.scaled(1 / scale), captures)
         return dx, captures
+
+
+def at_full_precision(network: Layer) -> Layer:
+    """The network without its policies: its arithmetic has the dtypes of params and x. Both, and
+    the state, are those of the network itself; a scale is not renewed."""
+
+    def widened(path: str, layer: Layer) -> Layer:
+        return _Unscaled(layer.layer) if isinstance(layer, with_precision) else layer
+
+    return rewrite(network, widened)
+
+
+class _Unscaled(Compound):
+    layer: Layer
+
+    @property
+    def made(self) -> Layer:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.layer
+
+    def inner_state(self, tree: Any) -> Any:
+        return tree.inner if isinstance(tree, ScaledState) else tree
+
+    def predict(self, params: Any, state: Any, x: Any):
+        return self.layer.predict(params, self.inner_state(state), x)
+
+    def forward(self, params: Any, state: Any, x: Any, key: Array | None):
+        return self.layer.forward(params, self.inner_state(state), x, key)
 
 
 def adjust_scale(gradient: Callable) -> Callable:

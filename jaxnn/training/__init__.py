@@ -1,6 +1,6 @@
 """Training: pure steps and epochs, optimisers by name, and the loop around them."""
 
-from jaxnn.training.crosschecking import Crosscheck, Disagreement
+from jaxnn.training.crosschecking import Crosscheck, Disagreement, compared
 from jaxnn.training.divergence import Diverged
 from jaxnn.training.drawing import (
     Batches,

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from jaxnn.core.contract import Layer, Loss
-from jaxnn.core.gradients import autodiff, backprop
+from jaxnn.core.gradients import backprop
 from jaxnn.core.task import Task
 from jaxnn.core.validation import batch_size as batch_size_of
 from jaxnn.core.validation import require_positive_integer
@@ -26,7 +26,7 @@ from jaxnn.training.arguments import (
     require_patience,
     require_values,
 )
-from jaxnn.training.crosschecking import Crosscheck, make_checked_epoch
+from jaxnn.training.crosschecking import Crosscheck, compared, make_checked_epoch
 from jaxnn.training.divergence import Diverged, explain_divergence, finite_elements
 from jaxnn.training.drawing import Draw, drawn, shuffled
 from jaxnn.training.evaluation import make_predict, metrics_of
@@ -66,7 +66,7 @@ def train(
     gradient: Callable | None = None,
     draw: Draw = shuffled,
     validation: tuple[Any, Any, Task] | None = None,
-    crosscheck: Crosscheck | None = None,
+    crosscheck: Crosscheck | None = Crosscheck(),  # noqa: B008
     measure: Mapping[str, Quantity] | None = None,
     patience: int | None = None,
     past_validation_losses: Sequence[float] = (),
@@ -96,7 +96,8 @@ def train(
             for one, where the train state may be from the middle of an epoch; or a `Draw` of
             your own.
         validation: Inputs, targets and the task (from `task_of`) to evaluate after every epoch.
-        crosscheck: When to compare the gradient with autodiff's on the coming batch.
+        crosscheck: When the hand-derived gradient is compared with autodiff's on the coming batch;
+            never where it is None.
         measure: Quantities of `jaxnn.statistics` by name, of the captures that backprop computes
             anyway; see `jaxnn.statistics.measuring`.
         patience: Stop after this many epochs in a row without a smaller validation loss.
@@ -119,10 +120,6 @@ def train(
     seen = epochs_seen(train_state, epochs, draw, shapes)
     mesh = mesh_of(train_state)
     require_divisible("train", "batch_size", batch_size, mesh)
-    if crosscheck is not None and not draw.in_memory:
-        raise ValueError(f"train: expected no crosscheck where draw is {draw}, got {crosscheck}")
-
-    name = "backprop" if gradient is None else "the gradient given"
     gradient = gradient or backprop(network, loss)
     compute = adjust_scale(measuring(network, loss, **measure) if measure else gradient)
     require_values(compute, train_state, (x, target), shapes, measure or ())
@@ -133,18 +130,18 @@ def train(
         step = keep_layout(step, train_state)
 
     x, target = draw.place((x, target), mesh)
-    if crosscheck is None:
+    pair = compared(crosscheck, gradient, network, loss) if crosscheck is not None else {}
+    if crosscheck is not None and pair:
+        run_epoch = make_checked_epoch(
+            crosscheck, network, pair, draw, step, batch_size, examples=examples, mesh=mesh
+        )
+    else:
         # `before` is kept: nothing is donated.
         plain_epoch = draw.make_epoch(step, batch_size, examples=examples, mesh=mesh)
 
         def run_epoch(*arguments: Any) -> tuple[TrainState, Any, float | None]:
             return *plain_epoch(*arguments), None
-    else:
-        other = "autodiff" if crosscheck.against is None else "the one to compare with"
-        pair = {name: gradient, other: crosscheck.against or autodiff(network, loss)}
-        run_epoch = make_checked_epoch(
-            crosscheck, network, pair, draw, step, batch_size, examples=examples
-        )
+
     run_epoch = on_mesh(mesh, run_epoch)
     are_finite = jax.jit(lambda params: jnp.array([f.all() for f in finite_elements(params)]).all())
     score = _make_score(network, loss, validation)

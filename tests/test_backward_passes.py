@@ -1,0 +1,114 @@
+"""Start here: every backward pass written by hand is the derivative of its forward pass.
+
+Every layer, combinator and network in `samples.py` is held against `jax.vjp` of its own forward
+pass. A layer of your own joins with one line there: ``"mine": (mine(3), ROWS)``.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import parameterized
+from helpers import started
+from samples import LAYERS, NETWORKS
+
+import jaxnn as nn
+from jaxnn.rewrites.precision import at_full_precision
+
+SAMPLES = LAYERS | NETWORKS
+TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
+EVERY_SAMPLE = parameterized.named_parameters((name.replace(" ", "_"), name) for name in SAMPLES)
+NEED_AN_EXAMPLE = ("batch_norm", "residual cnn with batch norm")
+KEY = jax.random.key(0)
+
+
+def both_ways(layer, params, state, x, dy):
+    """(y, (dx, gradients) by hand, the same by autodiff); dx is None for integers."""
+    y, vjp = jax.vjp(lambda params, x: layer.forward(params, state, x, KEY)[0], params, x)
+    _, _, residuals = layer.forward(params, state, x, KEY)
+    dx, captures = layer.backward(params, residuals, dy)
+    gradients, reference_dx = vjp(dy)
+    return y, (dx, nn.contract(captures)), (without_float0(reference_dx), gradients)
+
+
+def without_float0(tree):
+    return jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, tree)
+
+
+def sample(name, dtype, batch=4):
+    """The layer with its true gradient, its params and state, an x and a dy."""
+    layer, x = SAMPLES[name]
+    layer = at_full_precision(nn.plain(layer))
+    x = jax.tree.map(lambda a: cast(a, dtype)[:batch], x)
+    params, state = (jax.tree.map(lambda a: cast(a, dtype), t) for t in started(layer, x))
+    y = jax.eval_shape(lambda: layer.forward(params, state, x, KEY)[0])
+    noise = np.random.default_rng(5)
+    return (
+        layer,
+        params,
+        state,
+        x,
+        jax.tree.map(lambda a: jnp.asarray(noise.normal(size=a.shape), a.dtype), y),
+    )
+
+
+def cast(a, dtype):
+    return jnp.asarray(a, dtype) if jnp.issubdtype(a.dtype, jnp.floating) else jnp.asarray(a)
+
+
+def floating(function, x):
+    return jax.tree.map(lambda a: function(a) if jnp.issubdtype(a.dtype, jnp.floating) else a, x)
+
+
+def compare(variant, name, dtype):
+    layer, params, state, x, dy = sample(name, dtype)
+    run = variant(lambda *arguments: both_ways(layer, *arguments))
+    # As drawn; on kinks and ties; all ties.
+    for at in (lambda a: a, jnp.round, jnp.zeros_like):
+        _, by_hand, reference = run(params, state, floating(at, x), dy)
+        chex.assert_trees_all_equal_shapes_and_dtypes(by_hand, reference)
+        assert_close(by_hand, reference, TOLERANCES[dtype])
+    y, by_hand, _ = run(params, state, floating(lambda a: 1e4 * a, x), dy)
+    chex.assert_tree_all_finite((y, by_hand))
+
+
+def assert_close(by_hand, reference, tolerance):
+    """To rounding: a gradient that is zero but for that is held against the largest one."""
+    largest = max(
+        (float(jnp.abs(a).max()) for a in jax.tree.leaves(reference) if a.size), default=0
+    )
+    chex.assert_trees_all_close(
+        by_hand, reference, rtol=tolerance, atol=tolerance * max(1.0, largest)
+    )
+
+
+@pytest.mark.quick
+class BackwardPassTest(chex.TestCase):
+    @chex.variants(with_jit=True)
+    @EVERY_SAMPLE
+    def test_the_gradients_are_those_of_autodiff_in_float64(self, name):
+        with jax.enable_x64(True):
+            compare(self.variant, name, "float64")
+
+
+class SinglePrecisionTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @EVERY_SAMPLE
+    def test_the_gradients_are_those_of_autodiff_in_float32(self, name):
+        compare(self.variant, name, "float32")
+
+    @chex.variants(with_device=True)
+    @parameterized.parameters("conv", "lstm", "attention", "serial")
+    def test_the_gradients_are_those_of_autodiff_for_arrays_that_are_put_on_a_device(self, name):
+        compare(self.variant, name, "float32")
+
+    @parameterized.named_parameters(
+        (f"{name}_of_{size}".replace(" ", "_"), name, size) for name in SAMPLES for size in (0, 1)
+    )
+    def test_an_empty_batch_and_a_single_example_are_batches_too(self, name, size):
+        if size == 0 and name in NEED_AN_EXAMPLE:
+            self.skipTest("statistics of no example are none: refused, as a test of its own says")
+        layer, *arguments = sample(name, "float32", size)
+        _, by_hand, reference = jax.jit(both_ways, static_argnums=0)(layer, *arguments)
+        assert_close(by_hand, reference, TOLERANCES["float32"])
