@@ -60,7 +60,8 @@ def run(network, x_shape, mesh=None, layout="replicated", validates=False, **opt
     if mesh is not None:
         state = place(state, mesh, network, optimizer, LAYOUTS[layout])
     validation = (x[:5], target[:5], task_of(LOSS, CLASSES)) if validates else None
-    options = {"epochs": 2, "batch_size": BATCH, "validation": validation} | options
+    few = {"epochs": 2, "batch_size": BATCH, "validation": validation, "crosscheck": None}
+    options = few | options
     *_, epoch = train(network, LOSS, optimizer, state, x, target, **options)
     return epoch, jax.tree.map(np.asarray, epoch.train_state._replace(key=()))
 

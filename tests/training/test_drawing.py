@@ -66,7 +66,8 @@ def last_of(draw, mesh=None, epochs=2, **options):
     if mesh is not None:
         state = place(state, mesh, network, optimizer)
         x, target = np.asarray(x), np.asarray(target)
-    options = {"epochs": epochs, "batch_size": problems.BATCH_SIZE, "draw": draw} | options
+    few = {"epochs": epochs, "batch_size": problems.BATCH_SIZE, "draw": draw, "crosscheck": None}
+    options = few | options
     *_, last = train(network, loss, optimizer, state, x, target, **options)
     return last
 
