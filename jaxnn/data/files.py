@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from jaxnn.core.validation import unknown_name
 from jaxnn.data import npz, table
 from jaxnn.data.cache import cached
 from jaxnn.data.dataset import Dataset, as_features, make_dataset
+from jaxnn.data.npy import read_strings
 
 SUFFIXES = (".csv", ".npz")
 TASKS = ("classification", "regression")
@@ -35,7 +35,9 @@ def read_file(path: Path, target: str | None, inputs: Columns, task: str | None)
     x_name, target_name = _array_name(path, inputs), target or "target"
     optional = ("feature_names", "class_names")
     arrays = npz.read_npz(path, (x_name, target_name), optional)
-    features, classes = (_strings(path, key, arrays.get(key)) for key in optional)
+    features, classes = (
+        read_strings(str(path), key, arrays[key]) if key in arrays else () for key in optional
+    )
     labels = arrays[target_name]
     if task == "regression" or (task is None and not classes and labels.dtype.kind == "f"):
         return make_dataset(str(path), arrays[x_name], labels, features)
@@ -78,14 +80,3 @@ def _array_name(path: Path, inputs: Columns) -> str:
     if names is None or len(names) != 1:
         raise ValueError(f"{path}: expected inputs to name one array, got {inputs}")
     return names[0]
-
-
-def _strings(path: Path, key: str, value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if value.dtype.kind != "U" or value.ndim != 1:
-        raise ValueError(
-            f"{path}: expected {key} to be strings of shape [names], "
-            f"got {value.dtype} of shape {value.shape}"
-        )
-    return tuple(map(str, value))
