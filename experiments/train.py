@@ -35,7 +35,7 @@ from experiments.support.progress import Progress
 from experiments.support.runs import Run, initial_state, new_run, open_run
 from experiments.support.stopping import Stopping
 from jaxnn import summarize
-from jaxnn.core.validation import require_number
+from jaxnn.core.validation import printable, require_number
 from jaxnn.data import Splits
 from jaxnn.learning.feedback import alignment_angles
 from jaxnn.learning.privacy import epsilon_spent, require_accounting
@@ -120,7 +120,7 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
         require_accounting()
     run = resumed or locked.enter_context(new_run(name, options.output))
     print(
-        f"{name}: {config.data.name}, {len(splits.train.x)} training, "
+        printable(f"{name}: {config.data.name}, ") + f"{len(splits.train.x)} training, "
         f"{len(splits.validation.x)} validation and {len(splits.test.x)} test examples\n"
     )
     held_at_once = -(-config.batch_size // config.micro_batches)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from experiments import launch, train
@@ -123,6 +124,7 @@ def test_wrong_options_of_launch_are_named(arguments, message):
     [
         (["--devices", "5"], "expected devices to be at most 4 .* got 5"),
         (["--devices", "0"], "expected devices to be at least 1, got 0"),
+        (["--devices", "1000000"], "expected devices to be at most 1024, got 1000000"),
         (["--devices", "3"], "batch_size to be a multiple of the 3 devices"),
         (["--layout", "split"], "unknown layout 'split'"),
         (["--layout", "tensor_parallel"], "model_devices to be more than 1 for .* got 1"),
@@ -130,5 +132,6 @@ def test_wrong_options_of_launch_are_named(arguments, message):
     ],
 )
 def test_wrong_options_of_devices_are_named(arguments, message):
+    jax.devices()  # four, from here on
     with pytest.raises(ValueError, match=message):
         train.main([*TRAIN[1:], *arguments])
