@@ -6,9 +6,10 @@ python -m experiments.predict runs/digits_mlp images.npz --output predictions.cs
 
 import csv
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> None:
     prediction = make_predict(config.layers)(train_state.params, train_state.state, x)
     head, rows = _table(config, splits, prediction)
 
-    def write(stream, shown=str):
+    def write(stream: TextIO, shown: Callable[[str], str] = str):
         csv.writer(stream).writerows([shown(cell) for cell in row] for row in (head, *rows))
 
     if options.output is None:

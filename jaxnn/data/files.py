@@ -35,9 +35,7 @@ def read_file(path: Path, target: str | None, inputs: Columns, task: str | None)
     x_name, target_name = _array_name(path, inputs), target or "target"
     optional = ("feature_names", "class_names")
     arrays = npz.read_npz(path, (x_name, target_name), optional)
-    features, classes = (
-        read_strings(str(path), key, arrays[key]) if key in arrays else () for key in optional
-    )
+    features, classes = (_strings(path, key, arrays.get(key)) for key in optional)
     labels = arrays[target_name]
     if task == "regression" or (task is None and not classes and labels.dtype.kind == "f"):
         return make_dataset(str(path), arrays[x_name], labels, features)
@@ -80,3 +78,7 @@ def _array_name(path: Path, inputs: Columns) -> str:
     if names is None or len(names) != 1:
         raise ValueError(f"{path}: expected inputs to name one array, got {inputs}")
     return names[0]
+
+
+def _strings(path: Path, key: str, value: np.ndarray | None) -> tuple[str, ...]:
+    return () if value is None else read_strings(str(path), key, value)
