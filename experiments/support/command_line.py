@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,20 @@ def shown(message: object) -> str:
     return printable(text[:LONGEST_MESSAGE]) + cut
 
 
+def _hook(hook: Callable) -> Callable:
+    """The same hook, for the main thread alone.
+
+    Threads and coroutines of orbax and tensorstore that a failed save or restore leaves behind tell
+    of it once more, with a traceback each, under the message that this script prints.
+    """
+
+    def show(*error: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            hook(*error)
+
+    return show
+
+
 def run_script(script: Callable[[list[str]], object]) -> None:
     """Run a script with the process's arguments.
 
@@ -86,6 +101,7 @@ def run_script(script: Callable[[list[str]], object]) -> None:
     # Neither JAX's note about tracebacks nor orbax's log adds to the message of an error.
     jax.config.update("jax_traceback_filtering", "off")
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.excepthook, sys.unraisablehook = _hook(sys.excepthook), lambda _: None
     try:
         script(sys.argv[1:])
     except EXPECTED_ERRORS as error:

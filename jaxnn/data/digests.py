@@ -12,7 +12,7 @@ def digest(*parts: Any) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             found.update(f"{part.dtype.str}{part.shape}".encode())
-            found.update(memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8)))
+            found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
         else:
             found.update(repr(part).encode(errors="surrogatepass") + b"\0")
     return found.hexdigest()

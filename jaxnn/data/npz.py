@@ -46,7 +46,9 @@ def read_npz(
                 return _read_members(path, archive, required, optional, limit)
         # OSError: a damaged directory can send the reader to a negative offset.
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
-            raise ValueError(f"{path}: expected a whole .npz archive, got: {error}") from error
+            raise ValueError(
+                f"{path}: expected a whole .npz archive, got {brief(str(error))}"
+            ) from error
 
 
 def _read_members(
@@ -58,6 +60,8 @@ def _read_members(
 ) -> dict[str, np.ndarray]:
     members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
     _require_all(path, archive, len(members))
+    for member in members.values():  # a name that is not that of the member itself is refused here
+        archive.open(member).close()
     for name in required or ():
         if name not in members:
             raise ValueError(f"{path}: {unknown_name('array', name, members)}")

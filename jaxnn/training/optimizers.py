@@ -40,6 +40,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 _RATES = ("b1", "b2", "rho", "decay", "momentum")
 _NON_NEGATIVE = ("eps", "eps_root", "initial_accumulator_value", "initial_scale", "threshold")
 _DTYPES = ("mu_dtype", "accumulator_dtype")
+_FLOATING = (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64)
 # These apply weight decay to the parameters directly, apart from the gradient's statistics.
 _DECOUPLED = ("adamw", "lamb", "lion")
 
@@ -124,8 +125,11 @@ def _require_option(where: str, option: str, value: Any) -> None:
     elif option in _NON_NEGATIVE:
         require_non_negative(where, option, value)
     elif option in _DTYPES:
-        if not jnp.issubdtype(jnp.dtype(value), jnp.floating):
-            raise ValueError(f"{where}: expected {option} to be a floating dtype, got {value}")
+        names = [jnp.dtype(dtype).name for dtype in _FLOATING]
+        if not isinstance(value, str):
+            value = jnp.dtype(value).name
+        if value not in names:
+            raise ValueError(f"{where}: {unknown_name(option, value, names)}")
     else:
         require_boolean(where, option, value)
 

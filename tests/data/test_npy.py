@@ -141,3 +141,13 @@ def test_two_members_of_one_name_are_refused(tmp_path):
         archive.writestr("x", archive.read("x.npy"))
     with pytest.raises(ValueError, match="1 names of 2 arrays"):
         read_npz(tmp_path / "a.npz")
+
+
+def test_a_member_that_the_directory_calls_otherwise_is_refused_even_if_it_is_optional(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones(3), class_names=np.array(["a", "b"]))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    place = content.rindex(b"class_names")
+    content[place] ^= 1
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="File name in directory"):
+        read_npz(tmp_path / "a.npz", ["x"], ["class_names"])
