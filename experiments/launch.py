@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import jax
 
-from experiments.support.children import OTHERS_SECONDS, follow_parent, run_together
+from experiments.support.children import OTHERS_SECONDS, is_child, run_together
 from experiments.support.command_line import parse_options, run_script
 from experiments.support.devices import MOST_DEVICES
 from experiments.support.processes import is_first, require_agreement, versions
@@ -109,7 +109,7 @@ def start_all(options: Options, command: Sequence[str]) -> None:
     count = options.processes or 1
     shared = ["--processes", str(count), "--coordinator", f"127.0.0.1:{_free_port()}"]
     shared += ["--cpu-devices", str(options.cpu_devices), "--timeout", str(options.timeout)]
-    start = [sys.executable, "-m", "experiments.launch", *shared]
+    start = ["experiments.launch", *shared]
     run_together([[*start, "--process", str(number), *command] for number in range(count)])
 
 
@@ -171,13 +171,12 @@ def run_as_process() -> None:
     At a normal end the processes wait for each other, but the others cannot come to theirs when
     this one fails: they are in the midst of a computation that it takes part in.
     """
-    is_child = follow_parent()
 
     def script(arguments: list[str]) -> None:
         try:
             main(arguments)
         except Exception:
-            if is_child and jax.distributed.is_initialized():
+            if is_child() and jax.distributed.is_initialized():
                 time.sleep(OTHERS_SECONDS)
             raise
 

@@ -1,6 +1,7 @@
 """Processes of this machine that start together, and end together however one of them does."""
 
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -24,29 +25,32 @@ LAST_LINES = 20
 """Of the messages of a child that failed."""
 
 
-def run_together(commands: Sequence[Sequence[str]]) -> None:
-    """Run the commands, each in a process of its own, until all have ended or one has failed.
+def run_together(modules: Sequence[Sequence[str]]) -> None:
+    """Run modules as ``python -m``, each in its own process, until all end or one has failed.
 
     The first writes its messages here; those of the others go to files, which are kept if one
     failed. SIGTERM and SIGINT are handed on, and this process then ends as the signal wants it. The
     children do not outlive this process, however it ends: each waits in a thread for the end of a
     pipe that this process alone can write to.
 
+    Args:
+        modules: For each process the name of a module, and its arguments.
+
     Raises:
         RuntimeError: A process failed; the message says which, how, and where its messages are.
     """
     logs = Path(tempfile.mkdtemp(prefix="jaxnn-launch-"))
-    paths = [logs / f"process-{number}.log" for number in range(len(commands))]
+    paths = [logs / f"process-{number}.log" for number in range(len(modules))]
     children: list[subprocess.Popen] = []
     received: list[int] = []
     before = {s: signal.signal(s, lambda number, _: received.append(number)) for s in SIGNALS}
     reading, writing = os.pipe()
     environment = os.environ | {LIFELINE: str(reading)}
     try:
-        for command, path in zip(commands, paths, strict=True):
+        for module, path in zip(modules, paths, strict=True):
             with path.open("wb") as log:
                 child = subprocess.Popen(
-                    command,
+                    [sys.executable, "-m", "experiments.support.children", *module],
                     stderr=log if children else None,
                     env=environment,
                     pass_fds=[reading],
@@ -107,19 +111,23 @@ def _describe(failed: dict[int, int], logs: Sequence[Path]) -> str:
     return text
 
 
-def follow_parent() -> bool:
-    """End this process as soon as the one that called `run_together` has ended.
+def is_child() -> bool:
+    """Whether `run_together` has started this process."""
+    return LIFELINE in os.environ
 
-    Returns:
-        Whether there is one.
-    """
-    lifeline = os.environ.pop(LIFELINE, None)
-    if lifeline is None:
-        return False
-    threading.Thread(target=_follow, args=[int(lifeline)], daemon=True).start()
-    return True
+
+def follow_parent() -> None:
+    """End this process, a child, as soon as the one that called `run_together` has ended."""
+    lifeline = int(os.environ[LIFELINE])
+    threading.Thread(target=_follow, args=[lifeline], daemon=True).start()
 
 
 def _follow(lifeline: int) -> None:
     os.read(lifeline, 1)  # nobody writes: it returns when nobody can
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":  # a module and its arguments: imports may take long, so follow first
+    follow_parent()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

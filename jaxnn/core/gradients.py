@@ -20,6 +20,7 @@ from jaxnn.core.captures import contract_for
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.networks import summing
 from jaxnn.core.validation import require_floating, require_positive
+from jaxnn.core.value import checked
 
 
 class BackwardPass(NamedTuple):
@@ -63,6 +64,7 @@ def backprop(network: Layer, loss: Loss) -> Callable:
 
 def _backward_pass(network: Layer, loss: Loss, factors: Callable) -> Callable[..., BackwardPass]:
     """``factors``: (weights, values) -> what each example's delta is multiplied by."""
+    _require(network, loss)
 
     def run(params, state, x, target, key=None, weights=None):
         x, target = present(weights, (x, target))
@@ -112,6 +114,8 @@ def numerical(network: Layer, loss: Loss, step: float | None = None) -> Callable
 
 
 def _mean_loss(network: Layer, loss: Loss) -> Callable:
+    _require(network, loss)
+
     def mean_loss(params, state, x, target, key=None, weights=None):
         x, target = present(weights, (x, target))
         prediction, new_state, _ = network.forward(params, state, x, key)
@@ -120,6 +124,11 @@ def _mean_loss(network: Layer, loss: Loss) -> Callable:
         return _weighted_mean(_of_present(weights, values), weights), new_state
 
     return mean_loss
+
+
+def _require(network: Any, loss: Any) -> None:
+    checked("gradient", "network", network, Layer)
+    checked("gradient", "loss", loss, Loss)
 
 
 def present(weights: Array | None, tree: Any) -> Any:

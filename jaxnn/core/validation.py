@@ -256,7 +256,9 @@ def listed(names: Iterable[str], near: str = "") -> str:
     """
     names = list(names)
     if sum(map(len, names)) <= LONGEST_LIST:
-        return ", ".join(map(printable, names))
+        text = ", ".join(map(printable, names))
+        if len(text) <= LONGEST_LIST:
+            return text
     chosen = (_nearest(near, names, FEW, 0.3) if near else None) or names[:FEW]
     shown = ", ".join(_cut(printable(name[:LONGEST_REPR]), LONGEST_NAME) for name in chosen)
     return f"{shown} and {len(names) - len(chosen)} more"

@@ -168,6 +168,8 @@ def _step(
     peak: float, steps: int, at: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1
 ) -> optax.Schedule:
     require_number("schedule step", "factor", factor, minimum=0, open_minimum=True)
+    if not isinstance(at, tuple | list):
+        raise TypeError(f"schedule step: expected at to be a tuple of fractions, got {brief(at)}")
     for fraction in at:
         require_number("schedule step", "every member of at", fraction, minimum=0, maximum=1)
     # A short training may have several of the times in one step.

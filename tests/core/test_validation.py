@@ -71,6 +71,7 @@ def test_of_many_valid_names_a_message_has_the_nearest_and_how_many_more(length)
 
 def test_few_names_are_all_listed():
     assert validation.listed(["b", "a\x1b[2J"]) == "b, a\\x1b[2J"
+    assert len(validation.listed(["\0" * 30] * 40)) < 1500
     assert validation.listed(map(str, range(1000))) == "0, 1, 2, 3, 4, 5, 6, 7 and 992 more"
 
 

@@ -13,35 +13,35 @@ ROOT = Path(__file__).parent.parent.parent
 
 CHILD = """
 import os, signal, sys, time
-from experiments.support.children import follow_parent
-assert follow_parent()
+from experiments.support.children import is_child
+assert is_child() and __name__ == "__main__"
 number = int(sys.argv[1])
 if "deaf" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print(os.getpid(), flush=True)
+os.write(1, f"{os.getpid()}\\n".encode())  # whole: three of them write
 time.sleep(0.3)
 if number == 1 and "fails" in sys.argv:
     sys.exit("error: of process 1")
 if "short" not in sys.argv:
     time.sleep(60)
 """
-PARENT = f"""
+PARENT = """
 import sys
 from experiments.support.command_line import run_script
 from experiments.support.children import run_together
-child = [sys.executable, "-c", {CHILD!r}]
-run_script(lambda how: run_together([[*child, str(i), *how] for i in range(3)]))
+run_script(lambda how: run_together([["child", str(i), *how] for i in range(3)]))
 """
 
 
 @pytest.fixture
-def start():
+def start(tmp_path):
     """Starts a parent of three children; returns it and their numbers."""
+    (tmp_path / "child.py").write_text(CHILD)
     started = []
 
     def start(*how):
         command = [sys.executable, "-c", PARENT, *how]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
         parent = subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True)
         started.append(parent)
         return parent, [int(parent.stdout.readline()) for _ in range(3)]
