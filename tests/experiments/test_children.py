@@ -27,9 +27,11 @@ if "short" not in sys.argv:
 """
 PARENT = """
 import sys
-from experiments.support.command_line import run_script
 from experiments.support.children import run_together
-run_script(lambda how: run_together([["child", str(i), *how] for i in range(3)]))
+try:
+    run_together([["child", str(i), *sys.argv[1:]] for i in range(3)])
+except RuntimeError as error:
+    sys.exit(f"error: {error}")
 """
 
 
