@@ -12,6 +12,7 @@ from typing import Literal
 from experiments.support.command_line import parse_options, run_script, take_folder
 from experiments.support.held_out import describe, evaluate_on, read_dataset, save_mistakes
 from experiments.support.runs import open_run, restore
+from jaxnn.core.validation import printable
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def main(arguments: list[str]) -> None:
     if len(dataset.x) == 0:
         raise ValueError(f"expected split to have examples, {options.split} of {folder} has none")
     metrics, prediction = evaluate_on(config, splits, train_state, dataset)
-    print(f"{folder} after epoch {epoch} on {name}, {len(dataset.x)} examples: {describe(metrics)}")
+    where = printable(f"{folder} after epoch {epoch} on {name}")
+    print(f"{where}, {len(dataset.x)} examples: {describe(metrics)}")
     if options.output is not None:
         for path in save_mistakes(config, splits, prediction, dataset, options.output, name):
             print(path)

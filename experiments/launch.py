@@ -10,31 +10,26 @@ fails, the others are stopped.
 
 import importlib
 import os
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from tempfile import TemporaryFile
 
 import jax
 
+from experiments.support.children import OTHERS_SECONDS, is_child, run_together
 from experiments.support.command_line import parse_options, run_script
-from experiments.support.processes import is_first, require_same_versions
-from jaxnn.core.validation import require_number, require_positive_integer, unknown_name
+from experiments.support.devices import MOST_DEVICES
+from experiments.support.processes import is_first, require_agreement, versions
+from jaxnn.core.validation import LARGEST_SIZE, require_integer, require_number, unknown_name
 
 SCRIPTS = ("train",)
 """Those that know of several processes."""
-CTRL_C_SECONDS = 30.0
-"""How long processes have to save and end after Ctrl-C."""
-
-OTHERS_SECONDS = 1.0
-"""How long the others have to fail by themselves when one has."""
+MOST_PROCESSES = 256
+"""Of those started on one machine."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +83,11 @@ def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
 
 
 def _require_valid(options: Options) -> None:
-    require_positive_integer("launch", "cpu_devices", options.cpu_devices)
+    require_integer("launch", "cpu_devices", options.cpu_devices, 1, MOST_DEVICES)
     require_number("launch", "timeout", options.timeout, minimum=0, open_minimum=True)
     if options.processes is not None:
-        require_positive_integer("launch", "processes", options.processes)
+        most = MOST_PROCESSES if options.process is None else LARGEST_SIZE
+        require_integer("launch", "processes", options.processes, 1, most)
     if (options.process is None) != (options.coordinator is None) or (
         options.process is not None and options.processes is None
     ):
@@ -109,63 +105,12 @@ def _require_valid(options: Options) -> None:
 
 
 def start_all(options: Options, command: Sequence[str]) -> None:
-    """Start every process on this machine, and wait for them; if one fails, stop the others.
-
-    Raises:
-        RuntimeError: A process failed; the message says which and how.
-    """
+    """Start every process on this machine, and wait for them; see `run_together`."""
     count = options.processes or 1
     shared = ["--processes", str(count), "--coordinator", f"127.0.0.1:{_free_port()}"]
     shared += ["--cpu-devices", str(options.cpu_devices), "--timeout", str(options.timeout)]
-    start = [sys.executable, "-m", "experiments.launch", *shared]
-    with ExitStack() as stack:
-        # Those of the others are shown if they are what the run fails for.
-        errors = [None, *(stack.enter_context(TemporaryFile()) for _ in range(1, count))]
-        children = [
-            subprocess.Popen([*start, "--process", str(number), *command], stderr=file)
-            for number, file in enumerate(errors)
-        ]
-        try:
-            failed = _failures(children)
-        except KeyboardInterrupt:  # which the children have had too
-            deadline = time.monotonic() + CTRL_C_SECONDS
-            while time.monotonic() < deadline and any(child.poll() is None for child in children):
-                time.sleep(0.05)
-            raise
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
-        for number in failed:
-            if (file := errors[number]) is not None:
-                file.seek(0)
-                sys.stderr.write(file.read().decode(errors="replace"))
-    if failed:
-        how = ", ".join(
-            f"process {number} {_describe(status)}" for number, status in failed.items()
-        )
-        raise RuntimeError(f"launch: {how}{'; the others were stopped' * (len(failed) < count)}")
-
-
-def _failures(children: Sequence[subprocess.Popen]) -> dict[int, int]:
-    """Wait for the end of all or the failure of one: number and status of those that failed.
-
-    Some may fail because another did: those that do so at once are listed too.
-    """
-    while True:
-        statuses = [child.poll() for child in children]
-        if any(statuses):
-            time.sleep(OTHERS_SECONDS)
-            return {number: s for number, child in enumerate(children) if (s := child.poll())}
-        if None not in statuses:
-            return {}
-        time.sleep(0.05)
-
-
-def _describe(status: int) -> str:
-    if status >= 0:
-        return f"ended with status {status}"
-    return f"was ended by {signal.Signals(-status).name}"
+    start = ["experiments.launch", *shared]
+    run_together([[*start, "--process", str(number), *command] for number in range(count)])
 
 
 def join(options: Options) -> None:
@@ -174,12 +119,17 @@ def join(options: Options) -> None:
     Raises:
         TimeoutError: The coordinator could not be reached in time. Where another process does not
             come in time, this one ends with a message and status 1.
+        OSError: This process is the first, and the coordinator's port is not free.
         RuntimeError: The processes have different versions of packages.
         ValueError: Nothing says which processes take part.
     """
     jax.config.update("jax_num_cpu_devices", options.cpu_devices)
+    # It would take SIGTERM from `Stopping`, for a protocol of its own.
+    jax.config.update("jax_enable_preemption_service", False)
     if options.process:
         _await_coordinator(options.coordinator or "", options.timeout)
+    elif options.coordinator:
+        _require_free_port(options.coordinator)
     seconds = max(round(options.timeout), 1)
     # JAX's own timeout ends the process with a trace of its internals.
     giving_up = threading.Timer(options.timeout, _give_up, [options])
@@ -200,7 +150,7 @@ def join(options: Options) -> None:
         ) from error
     finally:
         giving_up.cancel()
-    require_same_versions()
+    require_agreement("versions of packages", versions)
     if not is_first():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, for good
 
@@ -221,8 +171,17 @@ def run_as_process() -> None:
     At a normal end the processes wait for each other, but the others cannot come to theirs when
     this one fails: they are in the midst of a computation that it takes part in.
     """
+
+    def script(arguments: list[str]) -> None:
+        try:
+            main(arguments)
+        except Exception:
+            if is_child() and jax.distributed.is_initialized():
+                time.sleep(OTHERS_SECONDS)
+            raise
+
     try:
-        run_script(main)
+        run_script(script)
     except BaseException as error:
         if not jax.distributed.is_initialized():
             raise
@@ -251,9 +210,23 @@ def _await_coordinator(address: str, seconds: float) -> None:
 
 def _address(coordinator: str) -> tuple[str, int]:
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f"launch: expected coordinator to be HOST:PORT, got {coordinator!r}")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ValueError(
+            f"launch: expected coordinator to be HOST:PORT, a port of 1 to 65535, got "
+            f"{coordinator!r}"
+        )
     return host.strip("[]"), int(port)
+
+
+def _require_free_port(coordinator: str) -> None:
+    _, port = _address(coordinator)
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise OSError(
+            f"launch: expected the port of coordinator {coordinator} to be free on this machine, "
+            f"got: {error.strerror}; choose another, such as {_free_port()}, for all processes"
+        ) from error
 
 
 def _free_port() -> int:

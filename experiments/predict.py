@@ -6,9 +6,10 @@ python -m experiments.predict runs/digits_mlp images.npz --output predictions.cs
 
 import csv
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from jaxnn import (
     sigmoid_binary_cross_entropy,
     softmax_cross_entropy,
 )
+from jaxnn.core.validation import printable
 from jaxnn.data import read_features
 from jaxnn.training import make_predict
 
@@ -62,13 +64,11 @@ def main(arguments: list[str]) -> None:
     prediction = make_predict(config.layers)(train_state.params, train_state.state, x)
     head, rows = _table(config, splits, prediction)
 
-    def write(stream):
-        writer = csv.writer(stream)
-        writer.writerow(head)
-        writer.writerows(rows)
+    def write(stream: TextIO, shown: Callable[[str], str] = str):
+        csv.writer(stream).writerows([shown(cell) for cell in row] for row in (head, *rows))
 
     if options.output is None:
-        write(sys.stdout)
+        write(sys.stdout, printable)
         return
 
     def write_path(path: Path):

@@ -30,13 +30,14 @@ from experiments.support.config import Config, require_compatible
 from experiments.support.devices import DeviceOptions
 from experiments.support.held_out import describe, evaluate_on, save_mistakes
 from experiments.support.modes import gradient_options, what_is_compared
-from experiments.support.processes import any_process, is_first
+from experiments.support.processes import any_process, is_first, require_agreement
 from experiments.support.progress import Progress
 from experiments.support.runs import Run, initial_state, new_run, open_run
 from experiments.support.stopping import Stopping
 from jaxnn import summarize
-from jaxnn.core.validation import require_number
+from jaxnn.core.validation import printable, require_number
 from jaxnn.data import Splits
+from jaxnn.data.digests import digest
 from jaxnn.learning.feedback import alignment_angles
 from jaxnn.learning.privacy import epsilon_spent, require_accounting
 from jaxnn.rewrites.precision import skipped_steps
@@ -44,7 +45,7 @@ from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, train
 from jaxnn.training.checkpoints import Checkpoints
 
 PROBED = 1000
-"""Of how many examples the angles are."""
+"""Of how many examples the angles are, and the digest of data on disk."""
 MAY_CHANGE = (
     "epochs",
     "gradient",
@@ -108,6 +109,7 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
     mesh = options.on.make_mesh()  # before anything else runs on a device
     require_number("train", "stop_seconds", options.stop_seconds, minimum=0)
     splits = config.data.load()
+    require_agreement("options and data", lambda: _agreed(options, splits))
     require_compatible(config, splits)
     train_state, past = initial_state(config, splits), []
     if mesh is not None:
@@ -120,7 +122,7 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
         require_accounting()
     run = resumed or locked.enter_context(new_run(name, options.output))
     print(
-        f"{name}: {config.data.name}, {len(splits.train.x)} training, "
+        printable(f"{name}: {config.data.name}, ") + f"{len(splits.train.x)} training, "
         f"{len(splits.validation.x)} validation and {len(splits.test.x)} test examples\n"
     )
     held_at_once = -(-config.batch_size // config.micro_batches)
@@ -141,6 +143,33 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
         observe = _observer(options, splits)
         train_state = _follow(epochs, len(past), train_state, run, checkpoints, options, observe)
     _finish(config, splits, train_state, run)
+
+
+def _agreed(options: Options, splits: Splits) -> dict[str, str]:
+    """What must be the same in all processes, by name; where files lie may differ."""
+    facts = {
+        field.name: repr(getattr(options, field.name)) for field in dataclasses.fields(Options)
+    }
+    config = dataclasses.asdict(options.config)
+    facts |= {f"data.{name}": repr(value) for name, value in config.pop("data").items()}
+    facts |= {name: repr(value) for name, value in config.items()}
+    facts["resume"] = repr(options.resume is not None)
+    for name in ("config", "output", "data.name", "data.folder"):
+        del facts[name]
+    for name, part in (("training", splits.train), ("validation", splits.validation)):
+        facts |= {
+            f"the shape of {name} x": repr(part.x.shape),
+            f"the classes of {name}": repr(part.class_names),
+            f"the digest of {name} examples": digest(*map(_sampled, part[:2])),
+        }
+    return facts
+
+
+def _sampled(array: np.ndarray) -> np.ndarray:
+    """The array itself in memory; of one on disk some rows, evenly apart."""
+    if not isinstance(array, np.memmap):
+        return array
+    return array[np.linspace(0, len(array) - 1, min(len(array), PROBED)).astype(int)]
 
 
 def _start(

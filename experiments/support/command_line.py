@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,13 @@ import jax
 import tyro
 
 from experiments.support.config import CONFIGS, Config, find_config, read_config
+from jaxnn.core.validation import printable
 
 Configured = Annotated[Config, tyro.conf.arg(name="")]
 """A field of this type puts the configuration's options beside the script's own."""
+
+LONGEST_MESSAGE = 4000
+"""How many characters of an error are printed."""
 
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
@@ -63,20 +68,45 @@ def take_folder(arguments: list[str], script: str) -> tuple[Path, list[str]]:
     return Path(arguments[0]), arguments[1:]
 
 
+def shown(message: object) -> str:
+    """An error or warning as the terminal is given it: of a bounded length, and unable to steer it.
+
+    Names in it may come from files that strangers made.
+    """
+    text = str(message)
+    cut = "" if len(text) <= LONGEST_MESSAGE else f"… ({len(text)} characters)"
+    return printable(text[:LONGEST_MESSAGE]) + cut
+
+
+def _hook(hook: Callable) -> Callable:
+    """The same hook, for the main thread alone.
+
+    Threads and coroutines of orbax and tensorstore that a failed save or restore leaves behind tell
+    of it once more, with a traceback each, under the message that this script prints.
+    """
+
+    def show(*error: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            hook(*error)
+
+    return show
+
+
 def run_script(script: Callable[[list[str]], object]) -> None:
     """Run a script with the process's arguments.
 
     An error that it expects becomes one readable message and exit status 1.
     """
-    warnings.formatwarning = lambda message, *where: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *where: f"warning: {shown(message)}\n"
     # Neither JAX's note about tracebacks nor orbax's log adds to the message of an error.
     jax.config.update("jax_traceback_filtering", "off")
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.excepthook, sys.unraisablehook = _hook(sys.excepthook), lambda _: None
     try:
         script(sys.argv[1:])
     except EXPECTED_ERRORS as error:
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
-        print(f"error: {error}{notes}", file=sys.stderr)
+        print(f"error: {shown(error)}{printable(notes)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -8,10 +8,13 @@ import jax
 from jax.sharding import Mesh
 
 from experiments.support.config import Config
-from jaxnn.core.validation import require_positive_integer
+from jaxnn.core.validation import require_integer, require_positive_integer
 from jaxnn.data import Splits
 from jaxnn.sharding import find_layout, make_mesh
 from jaxnn.training import TrainState, place
+
+MOST_DEVICES = 1024
+"""Of one process: as many virtual devices are made of a processor, each with memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class DeviceOptions:
                 f"for that alone, got {self.model_devices} for {self.layout}"
             )
         if self.devices is not None:
-            require_positive_integer("devices", "devices", self.devices)
+            require_integer("devices", "devices", self.devices, 1, MOST_DEVICES)
         available = self._available()
         if self.devices is None and jax.process_count() > 1:
             count = len(available)

@@ -63,7 +63,10 @@ def parse(text: str, kind: str) -> Call:
         node = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ValueError(refused) from None
-    call = _read(node, text, kind)
+    try:
+        call = _read(node, text, kind)
+    except RecursionError:
+        raise ValueError(f"in {brief(text)}: expected {kind} to be nested less deeply") from None
     if not isinstance(call, Call):
         raise ValueError(refused)
     return call

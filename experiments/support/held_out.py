@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.support import figures, style
 from experiments.support.config import Config
+from jaxnn.core.validation import listed
 from jaxnn.data import Dataset, Splits
 from jaxnn.data.files import read_file
 from jaxnn.training import TrainState, make_predict, metrics_of
@@ -94,8 +95,8 @@ def read_dataset(file: str, target: str | None, splits: Splits) -> Dataset:
     unknown = [name for name in dataset.class_names if name not in known.class_names]
     if unknown:
         raise ValueError(
-            f"expected the classes in {file} to be among {', '.join(known.class_names)}, "
-            f"got {', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}"
+            f"expected the classes in {file} to be among {listed(known.class_names)}, "
+            f"got {listed(unknown)}"
         )
     labels = np.array([known.class_names.index(name) for name in dataset.class_names], np.int32)
     return known._replace(x=x, target=labels[dataset.target])

@@ -1,13 +1,16 @@
 """What several processes of one run agree on. In a run of one process all of it is immediate."""
 
 import importlib.metadata
+import json
 import platform
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-TEXT_BYTES = 1024
+from jaxnn.core.validation import brief
+
 PACKAGES = ("jaxnn", "jax", "jaxlib", "optax", "numpy", "orbax-checkpoint")
 """Those whose versions must be the same in all processes."""
 
@@ -30,30 +33,40 @@ def text_of_first(text: str) -> str:
 
 
 def texts_of_all(text: str) -> list[str]:
-    """What each process gave, up to 1024 bytes of UTF-8; all must ask at the same place."""
+    """What each process gave; all must ask at the same place."""
     if _count() == 1:
         return [text]
-    data = text.encode()[:TEXT_BYTES]
-    padded = np.zeros(TEXT_BYTES, np.uint8)
-    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    data = np.frombuffer(text.encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.array(data.size))).reshape(-1)
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: data.size] = data
     rows = np.asarray(multihost_utils.process_allgather(padded))
-    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 
 
-def require_same_versions() -> None:
-    """Raise RuntimeError unless Python and the packages have the same versions in all processes."""
-    here = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    versions = [
-        dict(line.split(" ", 1) for line in text.splitlines())
-        for text in texts_of_all("\n".join(f"{name} {version}" for name, version in here.items()))
-    ]
-    for number, there in enumerate(versions):
-        for name, expected in versions[0].items():
-            if there.get(name) != expected:
+def require_agreement(what: str, facts: Callable[[], Mapping[str, str]]) -> None:
+    """Raise RuntimeError unless the facts are the same in all processes; all must ask.
+
+    Args:
+        what: The facts in a word, for the error, which has the first that differs.
+        facts: Gives them by name; not called where there is one process.
+    """
+    if _count() == 1:
+        return
+    first, *others = (json.loads(text) for text in texts_of_all(json.dumps(dict(facts()))))
+    for number, there in enumerate(others, 1):
+        for name in [*first, *there]:
+            if there.get(name) != first.get(name):
                 raise RuntimeError(
-                    "launch: expected the same versions of all packages in all processes, got "
-                    f"{name} {expected} in process 0 and {there.get(name)} in process {number}"
+                    f"launch: expected the same {what} in all processes, got {name} "
+                    f"{brief(first.get(name))} in process 0 and {brief(there.get(name))} in "
+                    f"process {number}"
                 )
+
+
+def versions() -> dict[str, str]:
+    """Those of Python and of `PACKAGES` in this process."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 def _count() -> int:

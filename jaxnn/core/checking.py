@@ -20,6 +20,7 @@ from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import autodiff, backprop, numerical
 from jaxnn.core.mixing import TOLERANCE, largest_influence
 from jaxnn.core.networks import label, walk
+from jaxnn.core.value import checked
 
 
 class Comparison(NamedTuple):
@@ -174,6 +175,7 @@ def check_layer(layer: Layer, x: Any, key: Array | None = None) -> Report:
         x: An array or a tuple of arrays, batch first. Floating-point arrays are cast.
         key: For layers that draw random numbers; `jax.random.key(0)` unless given.
     """
+    checked("check_layer", "layer", layer, Layer)
     comparisons = []
     for dtype in (np.float64, np.float32):
         with jax.enable_x64(dtype == np.float64):

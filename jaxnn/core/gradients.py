@@ -20,7 +20,7 @@ from jaxnn.core.captures import contract_for
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.networks import summing
 from jaxnn.core.validation import require_floating, require_positive
-from jaxnn.core.value import Value
+from jaxnn.core.value import Value, checked
 
 
 class BackwardPass(NamedTuple):
@@ -44,6 +44,8 @@ def backward_pass(network: Layer, loss: Loss) -> Callable[..., BackwardPass]:
     Example i enters with the gradient of its own loss times weights[i] (1 without ``weights``), not
     divided by the batch: what one example contributes does not depend on the others.
     """
+    checked("backward_pass", "network", network, Layer)
+    checked("backward_pass", "loss", loss, Loss)
     return _backward_pass(network, loss, _as_given)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxnn.core.contract import Layer
+from jaxnn.core.value import checked
 
 
 def walk(layer: Layer, *trees: Any, path: str = "") -> Iterator[tuple]:
@@ -15,6 +16,7 @@ def walk(layer: Layer, *trees: Any, path: str = "") -> Iterator[tuple]:
 
     ``trees`` are trees that follow the layer's parts: params, state, captures, gradients.
     """
+    checked("walk", "network", layer, Layer)
     if not layer.parts:
         yield (path, layer, *trees)
         return
@@ -25,6 +27,7 @@ def walk(layer: Layer, *trees: Any, path: str = "") -> Iterator[tuple]:
 
 def rewrite(layer: Layer, function: Callable[[str, Layer], Layer], path: str = "") -> Layer:
     """The same network with ``function(path, layer)`` in place of every layer, parts first."""
+    checked("rewrite", "network", layer, Layer)
     parts = tuple(
         rewrite(part, function, below(path, name))
         for name, part in zip(layer.part_names, layer.parts, strict=True)

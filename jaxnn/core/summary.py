@@ -100,10 +100,10 @@ def summarize(network: Layer, x: Any) -> Summary:
     parameters, which exist anyway, are not counted. What `recompute` keeps, the input of its layer,
     is counted for the first layer inside.
     """
+    traced = rewrite(network, _traced)
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, state = jax.eval_shape(network.init, key, x)
-    traced = rewrite(network, _traced)
 
     def forward(params, state, x, key):
         return traced.forward(params, state, x, key)[2]

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +17,10 @@ LARGEST_SIZE = 2**31 - 1
 """The largest number that counts elements along an axis."""
 LARGEST_RANK = 32
 LONGEST_REPR = 200
+LONGEST_NAME = 60
+LONGEST_LIST = 1500
+"""Up to how many characters of names an error lists all that are valid."""
+FEW = 8
 
 
 def require_array(where: str, name: str, x: Any) -> None:
@@ -147,8 +152,13 @@ def require_share(where: str, name: str, value: Any) -> float:
 
 def brief(value: Any) -> str:
     """How errors show a value: its repr, cut to a bounded length."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_REPR else f"{text[:LONGEST_REPR]}…"
+    if isinstance(value, str | bytes):
+        value = value[: LONGEST_REPR + 1]
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python would write
+        text = f"a very large {type(value).__name__}"
+    return _cut(printable(text), LONGEST_REPR)
 
 
 def require_members(where: str, x: Any, count: int | None = None) -> None:
@@ -232,7 +242,52 @@ def check_traced(x: Any, holds: Callable, expected: str) -> None:
 def unknown_name(kind: str, name: Any, valid: Iterable[str]) -> str:
     """The message for a name that is not among ``valid``, with the nearest one that is."""
     valid = sorted(valid)
-    folded = {candidate.casefold(): candidate for candidate in valid}
-    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)
-    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
-    return f"unknown {kind} {name!r}: {hint}valid are {', '.join(valid)}"
+    near = _nearest(str(name), valid, 1, 0.5)
+    hint = f"did you mean {brief(near[0])}? " if near else ""
+    return f"unknown {kind} {brief(name)}: {hint}valid are {listed(valid, str(name))}"
+
+
+def listed(names: Iterable[str], near: str = "") -> str:
+    """Names as a message lists them: all, or if they are many some, and how many more there are.
+
+    Args:
+        names: Whatever a stranger's file has for names.
+        near: Where not all are listed, those most like this one are, else the first ones.
+    """
+    names = list(names)
+    if sum(map(len, names)) <= LONGEST_LIST:
+        text = ", ".join(map(printable, names))
+        if len(text) <= LONGEST_LIST:
+            return text
+    chosen = (_nearest(near, names, FEW, 0.3) if near else None) or names[:FEW]
+    shown = ", ".join(_cut(printable(name[:LONGEST_REPR]), LONGEST_NAME) for name in chosen)
+    return f"{shown} and {len(names) - len(chosen)} more"
+
+
+def _nearest(name: str, names: Iterable[str], count: int, likeness: float) -> list[str]:
+    """The names most like this one, whatever their case; long ones by their beginning."""
+    folded = {candidate[:LONGEST_NAME].casefold(): candidate for candidate in names}
+    near = difflib.get_close_matches(name[:LONGEST_NAME].casefold(), folded, count, likeness)
+    return [folded[found] for found in near]
+
+
+def printable(text: str) -> str:
+    """The text as a terminal may be given it: what would steer it is written as Python escapes it.
+
+    These are the control characters but line break and tab, those that turn the direction of
+    writing, and what is no character.
+    """
+    return text if text.isprintable() else _STEERING.sub(_escape, text)
+
+
+_STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"

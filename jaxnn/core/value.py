@@ -104,7 +104,7 @@ def checked(where: str, name: str, value: Any, hint: Any) -> Any:
     elif origin is Union or origin is types.UnionType:
         value = _one_of(where, name, value, inner)
     elif origin is Literal:
-        if value not in inner:
+        if not any(type(value) is type(known) and value == known for known in inner):
             raise ValueError(f"{where}: {unknown_name(name, value, map(str, inner))}")
     elif origin is tuple:
         is_any_length = len(inner) == 2 and inner[1] is Ellipsis

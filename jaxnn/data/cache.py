@@ -15,6 +15,9 @@ from jaxnn.data.optional import require_library
 
 Arrays = dict[str, np.ndarray]
 
+_CONTENTS = "contents"
+"""The array of an entry that has the names of the others."""
+
 
 def cached(path: Path, decode: Callable[[], Arrays], *facts: object) -> Arrays:
     """What ``decode()`` returns for the file ``path``, from the cache if it is there.
@@ -26,9 +29,13 @@ def cached(path: Path, decode: Callable[[], Arrays], *facts: object) -> Arrays:
     """
     entry = _entry(path, facts)
     try:
-        return read_npz(entry)
-    except (OSError, ValueError):  # not there, or damaged
-        arrays = decode()
+        arrays = read_npz(entry)
+        names = arrays.pop(_CONTENTS).tolist()
+        if names == sorted(arrays):
+            return arrays
+    except (OSError, ValueError, KeyError):  # not there, or damaged
+        pass
+    arrays = decode()
     try:
         _write(entry, arrays)
     except OSError as error:
@@ -56,7 +63,7 @@ def _write(entry: Path, arrays: Arrays) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=entry.parent, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+            np.savez(file, **arrays, **{_CONTENTS: sorted(arrays)})  # pyright: ignore[reportArgumentType]
         os.replace(temporary, entry)
     except BaseException:
         os.unlink(temporary)

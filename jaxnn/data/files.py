@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from jaxnn.core.validation import unknown_name
 from jaxnn.data import npz, table
 from jaxnn.data.cache import cached
 from jaxnn.data.dataset import Dataset, as_features, make_dataset
+from jaxnn.data.npy import read_strings
 
 SUFFIXES = (".csv", ".npz")
 TASKS = ("classification", "regression")
@@ -80,12 +80,5 @@ def _array_name(path: Path, inputs: Columns) -> str:
     return names[0]
 
 
-def _strings(path: Path, key: str, value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if value.dtype.kind != "U" or value.ndim != 1:
-        raise ValueError(
-            f"{path}: expected {key} to be strings of shape [names], "
-            f"got {value.dtype} of shape {value.shape}"
-        )
-    return tuple(map(str, value))
+def _strings(path: Path, key: str, value: np.ndarray | None) -> tuple[str, ...]:
+    return () if value is None else read_strings(str(path), key, value)

@@ -16,6 +16,8 @@ from typing import NoReturn
 
 import numpy as np
 
+from jaxnn.data.npy import read_at_most
+
 VERSION = 1  # changes when the same file would be decoded to something else
 
 DTYPES = {
@@ -28,7 +30,6 @@ DTYPES = {
 }
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_CHUNK = 1 << 20
 
 
 def read_idx(
@@ -85,23 +86,12 @@ def _decode(
     claimed = math.prod(shape) * file_dtype.itemsize
     if claimed > limit:
         _refuse(path, f"at most {limit} bytes", f"a claim of {claimed} for shape {shape}")
-    content = _read_at_most(stream, claimed + 1)
+    content = read_at_most(stream, claimed + 1)
     if len(content) != claimed:
         given = f"{len(content)}: truncated" if len(content) < claimed else "trailing bytes"
         _refuse(path, f"{claimed} bytes for shape {shape}", given)
     numbers = np.frombuffer(content, file_dtype).reshape(shape)
     return numbers.astype(file_dtype.newbyteorder("="), copy=False)
-
-
-def _read_at_most(stream: io.BufferedIOBase, size: int) -> bytearray:
-    # In chunks: a single read(size) allocates what the header claims before looking at the file.
-    content = bytearray()
-    while len(content) < size:
-        chunk = stream.read(min(_CHUNK, size - len(content)))
-        if not chunk:
-            break
-        content += chunk
-    return content
 
 
 def _refuse(path: Path, expected: str, given: object) -> NoReturn:

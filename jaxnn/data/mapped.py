@@ -1,11 +1,11 @@
 """Data sets larger than the memory: .npy files that are mapped, and read where they are used."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxnn.data.dataset import Dataset, make_dataset, validate_labels
+from jaxnn.data.npy import map_array, read_strings
 from jaxnn.data.splitting import IDENTITY, Splits
 
 CLASS_NAMES = "class_names.npy"
@@ -47,8 +47,10 @@ def map_splits(folder: str | Path) -> Splits:
     """
     folder = Path(folder).expanduser()
     names_file = folder / CLASS_NAMES
-    names = tuple(map(str, _map(names_file))) if names_file.exists() else ()
-    x, target = _map(folder / "train_x.npy"), _map(folder / "train_target.npy")
+    names = ()
+    if names_file.exists():
+        names = read_strings(str(folder), CLASS_NAMES, map_array(names_file))
+    x, target = map_array(folder / "train_x.npy"), map_array(folder / "train_target.npy")
     _require_inputs(folder / "train_x.npy", x)
     if len(x) != len(target) or len(x) == 0:
         raise ValueError(
@@ -67,14 +69,14 @@ def map_splits(folder: str | Path) -> Splits:
     train = Dataset(x, target, (), names)
     test = _in_memory(folder, "test", x, names)
     validation = train._replace(x=np.zeros((0, *x.shape[1:]), x.dtype), target=target[:0])
-    if (folder / "validation_x.npy").exists() and len(_map(folder / "validation_x.npy")):
+    if (folder / "validation_x.npy").exists() and len(map_array(folder / "validation_x.npy")):
         validation = _in_memory(folder, "validation", x, names)
     return Splits(train, validation, test, IDENTITY, IDENTITY)
 
 
 def _in_memory(folder: Path, name: str, like: np.ndarray, class_names: tuple) -> Dataset:
     path = folder / f"{name}_x.npy"
-    x, target = np.array(_map(path)), np.array(_map(folder / f"{name}_target.npy"))
+    x, target = np.array(map_array(path)), np.array(map_array(folder / f"{name}_target.npy"))
     _require_inputs(path, x)
     if x.shape[1:] != like.shape[1:]:
         raise ValueError(f"{path}: expected examples of shape {like.shape[1:]}, got {x.shape[1:]}")
@@ -86,16 +88,3 @@ def _require_inputs(path: Path, x: np.ndarray) -> None:
         raise TypeError(
             f"{path}: expected float32 of shape [examples, ...], got {x.dtype} of shape {x.shape}"
         )
-
-
-def _map(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a file, found none")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        # An empty array cannot be mapped.
-        try:
-            return np.load(path, allow_pickle=False)
-        except (ValueError, EOFError):
-            raise ValueError(f"{path}: expected a whole .npy array, got: {error}") from error

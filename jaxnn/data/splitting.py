@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnn.core.validation import unknown_name
+from jaxnn.core.validation import brief, unknown_name
 from jaxnn.data.dataset import Dataset
 from jaxnn.data.optional import require_library
 
@@ -144,7 +144,7 @@ def _require_stratifiable(where: str, examples: Dataset, smallest: int, fraction
     counts = np.bincount(examples.target, minlength=len(names))
     single = [names[label] for label in np.flatnonzero(counts == 1)]
     if single:
-        shown = ", ".join(map(repr, single[:5])) + (", …" if len(single) > 5 else "")
+        shown = ", ".join(map(brief, single[:5])) + (", …" if len(single) > 5 else "")
         raise ValueError(
             f"{where}: expected at least 2 examples of each class that {fraction} splits, got "
             f"1 of {len(single)} of the {len(names)} classes: {shown} "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnn.core.validation import unknown_name
+from jaxnn.core.validation import brief, listed, unknown_name
 
 VERSION = 1  # changes when the same file would be decoded to something else
 
@@ -34,7 +34,7 @@ def read_examples(
     """
     header = _read_header(path)
     if target is None:
-        raise ValueError(f"{path}: expected target to name a column, one of {', '.join(header)}")
+        raise ValueError(f"{path}: expected target to name a column, one of {listed(header)}")
     features = _choose(path, header, inputs, [name for name in header if name != target])
     _require_column(path, header, target)
     if target in features:
@@ -100,7 +100,7 @@ def _number(path: Path, line: int, column: str, cell: str) -> float:
     if not math.isfinite(value):
         raise ValueError(
             f"{path}, line {line}, column {column!r}: expected a finite number, "
-            f"got {repr(cell) if cell else 'an empty cell'}"
+            f"got {brief(cell) if cell else 'an empty cell'}"
         )
     return value
 
@@ -110,9 +110,9 @@ def _read_header(path: Path) -> list[str]:
     if not header:
         raise ValueError(f"{path}: expected a header row, got an empty file")
     if any(map(_NUMBER.fullmatch, header)):
-        raise ValueError(f"{path}: expected a header row of column names, got {', '.join(header)}")
+        raise ValueError(f"{path}: expected a header row of column names, got {listed(header)}")
     if len(set(header)) < len(header) or "" in header:
-        raise ValueError(f"{path}: expected distinct column names, got {', '.join(header)}")
+        raise ValueError(f"{path}: expected distinct column names, got {listed(header)}")
     if len(header) == 1 and re.search(r"[;\t]", header[0]):
         raise ValueError(f"{path}: expected columns separated by commas, got {header[0]!r}")
     return header

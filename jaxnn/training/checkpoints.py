@@ -82,7 +82,7 @@ class Checkpoints:
             return
         arguments = self._ocp.args.Composite(
             train_state=self._ocp.args.StandardSave(_plain(train_state)._asdict()),
-            contents=self._ocp.args.JsonSave(_sealed(_contents(train_state))),
+            contents=self._ocp.args.JsonSave(_sealed(_contents(epoch, train_state))),
         )
         with self._writing():
             # Where orbax cannot make a folder, its threads wait for it for minutes. One by this
@@ -120,7 +120,8 @@ class Checkpoints:
             like: A train state with the shapes and dtypes that are expected.
 
         Raises:
-            CheckpointError: There is none, all are damaged, or it has other shapes.
+            CheckpointError: There is none, all are damaged, or it has other shapes or was saved
+                for another epoch.
         """
         epochs = sorted(self._manager.all_steps(), reverse=True)
         if not epochs:
@@ -141,9 +142,15 @@ class Checkpoints:
 
     def _restore(self, epoch: int, like: TrainState) -> TrainState:
         contents = _unsealed(self._read(epoch, contents=self._ocp.args.JsonRestore()).contents)
+        where = self.folder / str(epoch)
+        saved = contents.get("epoch", epoch)  # jaxnn 0.1 did not write it
+        if saved != epoch:
+            raise CheckpointError(
+                f"checkpoint: expected {where} to be of epoch {epoch}, as its name says, got epoch "
+                f"{saved}: it was renamed; rename it to {saved}, or remove it"
+            )
         expected = _shapes(like)
         if contents["shapes"] != expected:
-            where = self.folder / str(epoch)
             raise CheckpointError(_describe_difference(where, expected, contents["shapes"]))
         abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, _plain(like)._asdict())
         arguments = self._ocp.args.StandardRestore(abstract)
@@ -175,8 +182,12 @@ def _plain(train_state: TrainState) -> TrainState:
     return train_state._replace(key=jax.random.key_data(train_state.key))
 
 
-def _contents(train_state: TrainState) -> dict[str, Any]:
-    return {"shapes": _shapes(train_state), "checksums": _checksums(train_state)}
+def _contents(epoch: int, train_state: TrainState) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "shapes": _shapes(train_state),
+        "checksums": _checksums(train_state),
+    }
 
 
 def _shapes(train_state: TrainState) -> dict[str, str]:

@@ -12,8 +12,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxnn.core.validation import (
+    brief,
+    require_boolean,
+    require_non_negative,
     require_number,
     require_positive_integer,
+    require_rate,
     unknown_name,
 )
 
@@ -33,6 +37,10 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "rmsprop": optax.rmsprop,
     "sgd": optax.sgd,
 }
+_RATES = ("b1", "b2", "rho", "decay", "momentum")
+_NON_NEGATIVE = ("eps", "eps_root", "initial_accumulator_value", "initial_scale", "threshold")
+_DTYPES = ("mu_dtype", "accumulator_dtype")
+_FLOATING = (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64)
 # These apply weight decay to the parameters directly, apart from the gradient's statistics.
 _DECOUPLED = ("adamw", "lamb", "lion")
 
@@ -67,7 +75,7 @@ def make_optimizer(
     require_number("optimizer", "weight_decay", weight_decay, minimum=0)
     options = dict(options or {})
     factory = OPTIMIZERS[name]
-    given_elsewhere = {"learning_rate", "weight_decay", "mask"}
+    given_elsewhere = {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
     valid = [p for p in inspect.signature(factory).parameters if p not in given_elsewhere]
     for option in options:
         if option not in valid:
@@ -75,6 +83,8 @@ def make_optimizer(
     if clip_norm is not None:
         require_number("optimizer", "clip_norm", clip_norm, minimum=0, open_minimum=True)
     try:
+        for option, value in options.items():
+            _require_option(f"optimizer {name}", option, value)
         optimizer = assemble_optimizer(
             name, learning_rate, options, weight_decay=weight_decay, clip_norm=clip_norm
         )
@@ -82,7 +92,7 @@ def make_optimizer(
     except (TypeError, ValueError, AttributeError) as error:
         # optax looks at most options only when it computes with them.
         raise ValueError(
-            f"optimizer {name}: cannot work with the options {options}: {error}"
+            f"optimizer {name}: cannot work with the options {brief(options)}: {error}"
         ) from error
     return optimizer
 
@@ -104,6 +114,24 @@ def assemble_optimizer(
     elif isinstance(weight_decay, jax.Array) or weight_decay > 0:
         parts.append(optax.add_decayed_weights(weight_decay, only_weights))
     return optax.chain(*parts, OPTIMIZERS[name](learning_rate=learning_rate, **options))
+
+
+def _require_option(where: str, option: str, value: Any) -> None:
+    """Raise unless the value is one with which an optimiser of optax means something."""
+    if value is None and option in ("momentum", *_DTYPES):
+        return
+    if option in _RATES:
+        require_rate(where, option, value)
+    elif option in _NON_NEGATIVE:
+        require_non_negative(where, option, value)
+    elif option in _DTYPES:
+        names = [jnp.dtype(dtype).name for dtype in _FLOATING]
+        if not isinstance(value, str):
+            value = jnp.dtype(value).name
+        if value not in names:
+            raise ValueError(f"{where}: {unknown_name(option, value, names)}")
+    else:
+        require_boolean(where, option, value)
 
 
 def _step_once(optimizer: optax.GradientTransformation, params: Any) -> Any:
@@ -140,6 +168,8 @@ def _step(
     peak: float, steps: int, at: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1
 ) -> optax.Schedule:
     require_number("schedule step", "factor", factor, minimum=0, open_minimum=True)
+    if not isinstance(at, tuple | list):
+        raise TypeError(f"schedule step: expected at to be a tuple of fractions, got {brief(at)}")
     for fraction in at:
         require_number("schedule step", "every member of at", fraction, minimum=0, maximum=1)
     # A short training may have several of the times in one step.

@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import assert_agree, normal, started
 
@@ -77,3 +78,20 @@ def test_residuals_pass_from_one_jitted_function_to_another(x64):
 def test_a_layer_can_be_a_key_or_a_static_argument(untyped):
     layers = {nn.conv(2, [3, 3]): "conv", nn.max_pool([2, 2]): "pool", nn.relu(): "relu"}
     assert sorted(layers.values()) == ["conv", "pool", "relu"]
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("other", [3, None, [nn.relu()], nn.relu, np.ones(3)], ids=type)
+def test_what_is_no_layer_is_named(other):
+    loss = nn.softmax_cross_entropy()
+    for function in (
+        *(nn.fuse, nn.plain, nn.summing, nn.in_inference_mode),
+        lambda network: list(nn.walk(network)),
+        lambda network: nn.rewrite(network, lambda path, layer: layer),
+        lambda network: nn.summarize(network, jnp.ones((1, 2))),
+        lambda network: nn.check_layer(network, jnp.ones((1, 2))),
+        *(lambda network, g=g: g(network, loss) for g in (nn.backprop, nn.autodiff, nn.numerical)),
+        *(lambda other, g=g: g(nn.relu(), other) for g in (nn.backprop, nn.autodiff, nn.numerical)),
+    ):
+        with pytest.raises(TypeError, match=r"expected (network|layer|loss) to be a (Layer|Loss)"):
+            function(other)

@@ -58,3 +58,42 @@ def test_inputs_without_one_batch_size_are_refused(x, message):
 def test_an_unknown_name_is_answered_with_the_nearest_and_all():
     message = validation.unknown_name("loss", "hing", ["huber", "hinge"])
     assert message == "unknown loss 'hing': did you mean 'hinge'? valid are hinge, huber"
+
+
+@pytest.mark.parametrize("length", [5, 5000])
+def test_of_many_valid_names_a_message_has_the_nearest_and_how_many_more(length):
+    names = [f"{'column'[:length]}_{i}".ljust(length, "x") for i in range(60_000)]
+    message = validation.unknown_name("column", "column_59998", names)
+    assert len(message) < 1000
+    assert "column_59998" in message
+    assert message.endswith("and 59992 more")
+
+
+def test_few_names_are_all_listed():
+    assert validation.listed(["b", "a\x1b[2J"]) == "b, a\\x1b[2J"
+    assert len(validation.listed(["\0" * 30] * 40)) < 1500
+    assert validation.listed(map(str, range(1000))) == "0, 1, 2, 3, 4, 5, 6, 7 and 992 more"
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("plain ä🙂 text,\n\tin lines", None),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("back\rspace\b", "back\\rspace\\x08"),
+        ("\x9b2J", "\\x9b2J"),
+        ("turned \u202e round", "turned \\u202e round"),
+        ("half \ud800", "half \\ud800"),
+    ],
+)
+def test_what_would_steer_a_terminal_is_escaped(text, safe):
+    assert validation.printable(text) == (safe or text)
+
+
+def test_an_error_shows_no_more_than_the_beginning_of_a_value():
+    assert len(validation.brief("x" * 10**6)) < 300
+    assert validation.brief([1, 2]) == "[1, 2]"
+
+
+def test_an_integer_too_long_to_be_written_is_called_very_large():
+    assert validation.brief(1 << 10**6) == "a very large int"

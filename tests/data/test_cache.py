@@ -123,3 +123,14 @@ def test_a_table_is_decoded_once_for_each_target(tmp_path, monkeypatch):
     assert first.train.class_names == second.train.class_names == ("0", "1", "2")
     assert load(path, target="b").train.class_names == ("0", "1")
     assert len(calls) == 2
+
+
+def test_an_entry_that_lost_an_array_is_decoded_anew_and_replaced(source):
+    decode = Decoder()
+    cached(source, decode)
+    (entry,) = entries()
+    with np.load(entry) as archive:
+        np.savez(entry, **{name: archive[name] for name in archive if name != "names"})
+    same(cached(source, decode))
+    same(cached(source, decode))
+    assert decode.calls == 2

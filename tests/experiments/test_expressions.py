@@ -78,6 +78,7 @@ def test_names_calls_and_literals_are_read_as_python_reads_them(text, expected):
         "factory if 1 else factory",
         "factory()\nfactory()",
         "-" * 10_000 + "1",
+        "factory(" + "-" * 700 + "1)",
         "factory(" * 10_000,
         "1",
         "'factory'",

@@ -4,15 +4,18 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from experiments import launch, train
 from experiments.support import processes
+from experiments.support.command_line import parse_options, take_config
 
 ROOT = Path(__file__).parent.parent.parent
 TRAIN = ["train", "wine_mlp", "--epochs", "2", "--batch-size", "16", "--gradient", "manual"]
@@ -77,6 +80,30 @@ def test_a_coordinator_that_cannot_be_reached_is_named(capsys):
         launch._await_coordinator(options.coordinator, options.timeout)
 
 
+def test_a_port_in_use_is_named_with_one_that_is_free():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(OSError, match=rf"coordinator {address} to be free .* such as \d+"):
+            launch._require_free_port(address)
+    launch._require_free_port(address)
+
+
+def test_processes_must_agree_on_options_and_data_but_not_on_paths():
+    def facts(*arguments):
+        _, config, rest = take_config(["wine_mlp", *arguments])
+        options = parse_options(train.Options, "train", rest, config=config)
+        return train._agreed(options, options.config.data.load())
+
+    assert facts() == facts("--output", "elsewhere")
+    for other, name in [
+        (("--epochs", "3"), "epochs"),
+        (("--save-seconds", "1"), "save_seconds"),
+        (("--data.seed", "1"), "the digest of training examples"),
+    ]:
+        different = facts(*other)
+        assert {key for key, value in facts().items() if different[key] != value} >= {name}
+
+
 def test_a_process_that_does_not_come_ends_the_wait_of_the_others():
     address = f"127.0.0.1:{launch._free_port()}"
     options = ["--processes", 2, "--process", 0, "--coordinator", address, "--timeout", 1]
@@ -87,19 +114,33 @@ def test_a_process_that_does_not_come_ends_the_wait_of_the_others():
     assert "stack trace" not in errors
 
 
-def test_other_versions_of_a_package_are_refused(monkeypatch):
-    there = "python 3.12.1\njax 0.9"
-    monkeypatch.setattr(processes, "texts_of_all", lambda text: [text, there])
-    with pytest.raises(RuntimeError, match=r"same versions .* in process 0 and .* in process 1"):
-        processes.require_same_versions()
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [
+        ({"jax": "0.9", "numpy": "2"}, "same versions in all .* jax '0.10' in process 0 and '0.9'"),
+        ({"jax": "0.10"}, "got numpy '2' in process 0 and None in process 1"),
+        ({"jax": "0.10", "numpy": "2", "x": "1"}, "got x None in process 0 and '1' in process 1"),
+    ],
+)
+def test_processes_that_differ_are_refused_by_what_differs(there, message, monkeypatch):
+    here = {"jax": "0.10", "numpy": "2"}
+    monkeypatch.setattr(processes, "_count", lambda: 2)
+    monkeypatch.setattr(processes, "texts_of_all", lambda text: [text, json.dumps(there)])
+    with pytest.raises(RuntimeError, match=message):
+        processes.require_agreement("versions", lambda: here)
     monkeypatch.setattr(processes, "texts_of_all", lambda text: [text, text])
-    processes.require_same_versions()
+    processes.require_agreement("versions", lambda: here)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--processes", "0", "train"], "expected processes to be at least 1, got 0"),
+        (["--processes", "9999999", "train"], "expected processes to be at most 256"),
+        (
+            ["--processes", "2", "--cpu-devices", "9999999", "train"],
+            "cpu_devices to be at most 1024",
+        ),
         (["--processes", "2", "trian"], "unknown script 'trian': did you mean 'train'"),
         (["--processes", "2", "--process", "1", "train"], "--processes alone, or"),
         (
@@ -108,7 +149,7 @@ def test_other_versions_of_a_package_are_refused(monkeypatch):
         ),
         (
             ["--processes", "2", "--process", "1", "--coordinator", "here", "train"],
-            "coordinator to be HOST:PORT, got 'here'",
+            "coordinator to be HOST:PORT, a port of .* got 'here'",
         ),
         (["--timeout", "0", "train"], r"timeout to lie in \(0, ∞|timeout to lie in \(0, inf"),
     ],
@@ -123,6 +164,7 @@ def test_wrong_options_of_launch_are_named(arguments, message):
     [
         (["--devices", "5"], "expected devices to be at most 4 .* got 5"),
         (["--devices", "0"], "expected devices to be at least 1, got 0"),
+        (["--devices", "1000000"], "expected devices to be at most 1024, got 1000000"),
         (["--devices", "3"], "batch_size to be a multiple of the 3 devices"),
         (["--layout", "split"], "unknown layout 'split'"),
         (["--layout", "tensor_parallel"], "model_devices to be more than 1 for .* got 1"),
@@ -130,5 +172,6 @@ def test_wrong_options_of_launch_are_named(arguments, message):
     ],
 )
 def test_wrong_options_of_devices_are_named(arguments, message):
+    jax.devices()  # four, from here on
     with pytest.raises(ValueError, match=message):
         train.main([*TRAIN[1:], *arguments])

@@ -218,6 +218,33 @@ def test_a_flipped_bit_that_only_the_checksum_can_notice_is_noticed(tmp_path):
     assert_equal_states(restored, states[0])
 
 
+def rename(folder, *names):
+    for old, new in names:
+        (folder / old).rename(folder / new)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([("7", "9")], "9 to be of epoch 9, .* got epoch 7: it was renamed; rename it to 7"),
+        ([("7", "t"), ("5", "7"), ("t", "5")], "7 to be of epoch 7, .* got epoch 5"),
+    ],
+    ids=["renamed", "swapped"],
+)
+def test_a_checkpoint_of_another_epoch_than_its_folder_is_called_is_refused(copy, names, message):
+    rename(copy, *names)
+    with pytest.raises(CheckpointError, match=message):
+        restore(copy)
+
+
+def test_a_state_of_another_epoch_in_a_checkpoint_is_noticed(copy):
+    rename(copy, ("7/train_state", "t"), ("5/train_state", "7/train_state"), ("t", "5/train_state"))
+    with pytest.warns(UserWarning, match=r"7 is damaged .*checksum.*\n?.*"):
+        epoch, restored = restore(copy)
+    assert epoch == 2
+    assert_equal_states(restored, state(seed=2))
+
+
 def test_what_comes_after_an_epoch_can_be_discarded_and_saved_anew(copy):
     with Checkpoints(copy) as checkpoints:
         checkpoints.discard_after(2)

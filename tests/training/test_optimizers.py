@@ -1,3 +1,5 @@
+import inspect
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,19 @@ def test_decay_is_not_clipped_away():
     chex.assert_trees_all_close(params["weight"], shrunk, rtol=1e-5)
 
 
+def test_every_option_of_every_optimizer_is_checked_and_its_default_passes():
+    for name, factory in OPTIMIZERS.items():
+        defaults = {
+            option: parameter.default
+            for option, parameter in inspect.signature(factory).parameters.items()
+            if option not in ("learning_rate", "weight_decay", "mask", "weight_decay_mask")
+        }
+        make_optimizer(name, 0.1, defaults)
+        for option in defaults:
+            with pytest.raises(ValueError, match=f"optimizer {name}: .*{option}"):
+                make_optimizer(name, 0.1, {option: {}})
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
@@ -103,6 +118,15 @@ def test_decay_is_not_clipped_away():
         (("sgd", 0.1, {"momentun": 0.5}), {}, "unknown option of optimizer sgd.*'momentum'"),
         (("adam", 0.1, {"weight_decay": 0.5}), {}, "unknown option of optimizer adam"),
         (("adam", 0.1, {"b1": "x"}), {}, "optimizer adam: cannot work with the options"),
+        (("adam", 0.1, {"b1": 2}), {}, r"expected b1 to lie in \[0, 1\), got 2"),
+        (("adam", 0.1, {"b2": -0.1}), {}, r"expected b2 to lie in \[0, 1\)"),
+        (("rmsprop", 0.1, {"decay": 1.0}), {}, r"expected decay to lie in \[0, 1\)"),
+        (("nesterov", 0.1, {"momentum": float("nan")}), {}, r"expected momentum to lie in"),
+        (("adam", 0.1, {"eps": -1e-8}), {}, r"expected eps to lie in \[0, inf\)"),
+        (("adam", 0.1, {"eps": [1]}), {}, "expected eps to be a Python number"),
+        (("adam", 0.1, {"nesterov": 1}), {}, "expected nesterov to be True or False, got 1"),
+        (("adam", 0.1, {"mu_dtype": "int8"}), {}, "unknown mu_dtype 'int8'"),
+        (("adam", 0.1, {"mu_dtype": "f4,'"}), {}, "unknown mu_dtype"),
         (("sgd", 0.0), {}, "learning_rate"),
         (("sgd", -1.0), {}, "learning_rate"),
         (("sgd", float("nan")), {}, "learning_rate"),

@@ -64,7 +64,8 @@ def test_what_is_wrong_with_a_schedule_is_named(name, peak, steps, options, mess
         make_schedule(name, peak, steps, options)
 
 
+@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize("at", [0.5, "x", None])
 def test_times_that_are_no_list_are_named(at):
-    with pytest.raises((ValueError, TypeError), match="at"):
+    with pytest.raises((ValueError, TypeError), match="expected at to be a tuple of fractions"):
         make_schedule("step", 1.0, 9, {"at": at})
