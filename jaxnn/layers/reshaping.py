@@ -4,11 +4,18 @@ import abc
 import math
 from typing import Annotated, Any
 
+import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.adapters import ParameterFree
 from jaxnn.core.residuals import Static
-from jaxnn.core.validation import require_positive_integer, require_rank
+from jaxnn.core.validation import (
+    require_axis,
+    require_feature_axis,
+    require_floating,
+    require_positive_integer,
+    require_rank,
+)
 
 
 class _Reshaping(ParameterFree):
@@ -53,3 +60,29 @@ class reshape(_Reshaping, init=False):
                 f"{self.shape}, got {math.prod(given)} in shape {given}"
             )
         return self.shape
+
+
+class split(ParameterFree):
+    """y = ``n`` equal parts of x along ``axis`` (not the batch), a tuple; dx joins those of dy.
+
+    Raises:
+        TypeError: x is not floating-point.
+        ValueError: x has no such axis, or ``n`` does not divide its size.
+    """
+
+    n: Annotated[int, require_positive_integer]
+    axis: Annotated[int, require_feature_axis] = -1
+
+    mixes = False
+
+    def apply(self, x: Array):
+        require_floating("split", "x", x)
+        size = x.shape[require_axis("split", "axis", self.axis, x)]
+        if size % self.n:
+            raise ValueError(
+                f"split: expected n to divide the {size} elements of axis {self.axis}, got {self.n}"
+            )
+        return tuple(jnp.split(x, self.n, self.axis)), ()
+
+    def pull_back(self, residuals: Any, dy: tuple):
+        return jnp.concatenate(dy, self.axis)
