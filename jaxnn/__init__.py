@@ -74,7 +74,14 @@ from jaxnn.layers.dense import dense
 from jaxnn.layers.dropout import dropout
 from jaxnn.layers.embedding import embedding
 from jaxnn.layers.gating import geglu, glu, swiglu
-from jaxnn.layers.normalization import batch_norm, group_norm, layer_norm, rms_norm
+from jaxnn.layers.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    normalize,
+    rms_norm,
+)
 from jaxnn.layers.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
 from jaxnn.layers.positions import positional_embedding
 from jaxnn.layers.recurrent import bidirectional, gru, lstm, rnn

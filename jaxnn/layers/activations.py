@@ -348,7 +348,7 @@ class prelu(Layer):
         return x if self.per_channel else x.reshape(x.shape[0], math.prod(x.shape[1:]), 1)
 
 
-class _OverAxis(ParameterFree):
+class OverAxis(ParameterFree):
     """Base of layers that normalise along one axis, in at least float32."""
 
     axis: Annotated[int, require_feature_axis] = -1
@@ -359,19 +359,20 @@ class _OverAxis(ParameterFree):
     def wide(self) -> bool:
         return True
 
-    def _require(self, x: Array) -> None:
+    def require(self, x: Array) -> None:
+        """Raise unless x is floating-point and has the axis."""
         require_floating(self.name, "x", x)
         require_axis(self.name, "axis", self.axis, x)
 
 
-class softmax(_OverAxis):
+class softmax(OverAxis):
     """yᵢ = e^(xᵢ − c) / Σₖ e^(xₖ − c) with c = max x, which avoids ∞/∞.
 
     The Jacobian diag(y) − y yᵀ gives dx = y (dy − y·dy).
     """
 
     def apply(self, x: Array):
-        self._require(x)
+        self.require(x)
         y = jax.nn.softmax(x, self.axis)
         return y, y
 
@@ -380,11 +381,11 @@ class softmax(_OverAxis):
         return y * (dy - jnp.sum(y * dy, self.axis, keepdims=True))
 
 
-class log_softmax(_OverAxis):
+class log_softmax(OverAxis):
     """y = x − log Σₖ e^xₖ, computed with the largest x shifted to 0; dx = dy − eʸ Σₖ dyₖ."""
 
     def apply(self, x: Array):
-        self._require(x)
+        self.require(x)
         y = jax.nn.log_softmax(x, self.axis)
         return y, y
 
