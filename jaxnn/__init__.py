@@ -61,6 +61,7 @@ from jaxnn.layers.activations import (
 )
 from jaxnn.layers.attention import attention
 from jaxnn.layers.augmentation import random_crop, random_flip, random_shift
+from jaxnn.layers.bilinear import BilinearCapture, bilinear
 from jaxnn.layers.convolution import (
     ConvCapture,
     ConvTransposeCapture,
@@ -72,7 +73,7 @@ from jaxnn.layers.convolution import (
 )
 from jaxnn.layers.dense import dense
 from jaxnn.layers.dropout import dropout
-from jaxnn.layers.embedding import embedding
+from jaxnn.layers.embedding import embedding, embedding_bag
 from jaxnn.layers.gating import geglu, glu, swiglu
 from jaxnn.layers.normalization import (
     batch_norm,
@@ -85,7 +86,8 @@ from jaxnn.layers.normalization import (
 from jaxnn.layers.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
 from jaxnn.layers.positions import positional_embedding
 from jaxnn.layers.recurrent import bidirectional, gru, lstm, rnn
-from jaxnn.layers.reshaping import flatten, reshape, split
+from jaxnn.layers.reparametrization import ReparametrizedCapture, spectral_norm, weight_norm
+from jaxnn.layers.reshaping import flatten, pixel_shuffle, pixel_unshuffle, reshape, split
 from jaxnn.layers.resizing import pad, upsample
 from jaxnn.layers.transformer import feed_forward, transformer_block
 from jaxnn.learning.accumulation import accumulate

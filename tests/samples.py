@@ -27,6 +27,13 @@ LAYERS = {
     "conv_relu_max_pool": (nn.conv_relu_max_pool(nn.conv(4, (3, 3))), IMAGES),
     "embedding": (nn.embedding(7, 4), IDS),
     "embedding of halves": (nn.embedding(7, 4, dtype=jnp.float32), IDS),
+    "embedding_bag": (nn.embedding_bag(7, 4, padding_id=3), IDS),
+    "embedding_bag by maximum": (nn.embedding_bag(7, 4, "max", padding_id=0), IDS),
+    "embedding_bag with weights": (
+        nn.embedding_bag(7, 4, "sum"),
+        (IDS, SEQUENCE[..., 0]),
+    ),
+    "bilinear": (nn.bilinear(3), (SEQUENCE, SEQUENCE[..., :2])),
     "batch_norm": (nn.batch_norm(0.8), ROWS),
     "layer_norm": (nn.layer_norm(1e-3), SEQUENCE),
     "group_norm": (nn.group_norm(3), IMAGES),
@@ -51,6 +58,12 @@ LAYERS = {
     "attention with a mask": (nn.attention(2, use_bias=False), (SEQUENCE, LENGTHS)),
     "feed_forward": (nn.feed_forward(6, 8, activation=nn.silu()), SEQUENCE),
     "transformer_block": (nn.transformer_block(6, 2, hidden=8, norm="rms_norm"), SEQUENCE),
+    "transformer_block without biases": (
+        nn.transformer_block(
+            6, 2, hidden=8, use_bias=False, norm=nn.rms_norm(1e-3), activation=nn.swiglu()
+        ),
+        SEQUENCE,
+    ),
     "positional_embedding": (nn.positional_embedding(), SEQUENCE),
     "learned positions": (nn.positional_embedding("learned", 5), SEQUENCE),
     "identity": (nn.identity(), ROWS),
@@ -86,6 +99,8 @@ LAYERS = {
     "global_avg_pool": (nn.global_avg_pool(), IMAGES),
     "flatten": (nn.flatten(), IMAGES),
     "reshape": (nn.reshape(3, 36), IMAGES),
+    "pixel_shuffle": (nn.pixel_shuffle((3, 1)), IMAGES),
+    "pixel_unshuffle": (nn.pixel_unshuffle(2), IMAGES),
     "pad": (nn.pad(((1, 0), (0, 2))), IMAGES),
     "upsample": (nn.upsample((2, 1)), IMAGES),
     "dropout": (nn.dropout(0.3), ROWS),
@@ -114,6 +129,14 @@ NETWORKS = {
     "share": (nn.share(nn.serial(nn.dense(3), nn.relu())), (ROWS, ROWS + 1)),
     "repeat": (nn.repeat(nn.skip(nn.dense(6), nn.tanh()), 3), ROWS),
     "recompute": (nn.recompute(nn.serial(nn.dense(3), nn.tanh())), ROWS),
+    "weight_norm": (nn.weight_norm(nn.dense(3)), ROWS),
+    "weight_norm of a convolution": (nn.weight_norm(nn.conv(3, (3, 3), groups=3), 0), IMAGES),
+    "spectral_norm": (nn.serial(nn.spectral_norm(nn.dense(3)), nn.tanh()), SEQUENCE),
+    "spectral_norm of a convolution": (nn.spectral_norm(nn.conv(4, (3, 3)), 2), IMAGES),
+    "repeated norms of weights": (
+        nn.repeat(nn.weight_norm(nn.spectral_norm(nn.dense(6))), 2),
+        ROWS,
+    ),
     "projection": (nn.projection(5), ROWS),
     "feedback_alignment": (
         nn.feedback_alignment(nn.serial(nn.dense(4), nn.tanh(), nn.dense(3))),
