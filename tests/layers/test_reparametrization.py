@@ -34,7 +34,7 @@ def test_weight_norm_is_that_of_pytorch(x64):
     layer = nn.weight_norm(nn.dense(2))
     _, state = layer.init(jax.random.key(0), X)
     params = {"weight": WEIGHT, "scale": np.array([2, -0.5]), "bias": BIAS}
-    y, dx, gradients = passes(layer, params, state, X, DY)
+    y, dx, gradients = passes(layer, params, state, jnp.asarray(X), jnp.asarray(DY))
     expected = [
         [2.005689515888043, -0.29288251739863946],
         [-1.5758002120249333, -0.1916339694340609],
@@ -54,7 +54,7 @@ def test_spectral_norm_is_that_of_pytorch_in_training_and_inference(x64):
     layer = nn.spectral_norm(nn.dense(2))
     state = OwnState((), {"left": jnp.asarray([1.0, 0, 0]), "right": jnp.asarray([0.6, 0.8])})
     params = {"weight": jnp.asarray(WEIGHT), "bias": jnp.asarray(BIAS)}
-    y, dx, gradients = passes(layer, params, state, X, DY)
+    y, dx, gradients = passes(layer, params, state, jnp.asarray(X), jnp.asarray(DY))
     expected = [
         [1.036539828680335, -0.13120332761470313],
         [-0.7235620915094038, -0.2061965919973948],
@@ -66,11 +66,11 @@ def test_spectral_norm_is_that_of_pytorch_in_training_and_inference(x64):
     rows = [[-0.8165845991293095, 0.3864774688274508, 0.7446061431387254]]
     rows += [[-0.3501343435299431, 0.4823712752322853, 0.6068507495923596]]
     np.testing.assert_allclose(gradients["weight"].T, rows, rtol=1e-12)
-    _, state, _ = layer.forward(params, state, X, None)
+    _, state, _ = layer.forward(params, state, jnp.asarray(X), None)
     np.testing.assert_allclose(state.own["right"], [0.8797941764815949, 0.4753548222423668])
     left = [0.7050785584866297, 0.5850827409869579, 0.4006774420423546]
     np.testing.assert_allclose(state.own["left"], left)
-    np.testing.assert_allclose(layer.predict(params, state, X), expected, rtol=1e-12)
+    np.testing.assert_allclose(layer.predict(params, state, jnp.asarray(X)), expected, rtol=1e-12)
 
 
 def test_weight_norm_starts_as_the_layer_itself():
