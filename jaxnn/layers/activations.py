@@ -27,6 +27,7 @@ from jaxnn.core.validation import (
     require_positive,
     require_rank,
 )
+from jaxnn.kernels.products import sum_dtype
 
 
 class Activation(Pointwise):
@@ -241,6 +242,7 @@ class gelu(Activation):
 
 
 def _gelu_exact_slope(x: Array) -> Array:
+    x = _finite(x)
     density = jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)
     return jax.scipy.special.erfc(-x / math.sqrt(2)) / 2 + x * density
 
@@ -259,7 +261,7 @@ class silu(Activation):
         return jax.nn.silu(x)
 
     def slope_from_input(self, x: Array):
-        s = jax.nn.sigmoid(x)
+        x, s = _finite(x), jax.nn.sigmoid(x)
         return s * (1 + x * (1 - s))
 
 
@@ -290,7 +292,7 @@ class mish(Activation):
         return jax.nn.mish(x)
 
     def slope_from_input(self, x: Array):
-        t = jnp.tanh(jax.nn.softplus(x))
+        x, t = _finite(x), jnp.tanh(jax.nn.softplus(x))
         return t + x * (1 - t * t) * jax.nn.sigmoid(x)
 
 
@@ -368,26 +370,40 @@ class OverAxis(ParameterFree):
 class softmax(OverAxis):
     """yᵢ = e^(xᵢ − c) / Σₖ e^(xₖ − c) with c = max x, which avoids ∞/∞.
 
-    The Jacobian diag(y) − y yᵀ gives dx = y (dy − y·dy).
+    The Jacobian diag(y) − y yᵀ gives dx = y (dy − y·dy). Sums run in at least float32.
     """
 
     def apply(self, x: Array):
         self.require(x)
-        y = jax.nn.softmax(x, self.axis)
+        y = jax.nn.softmax(_wide(x), self.axis).astype(x.dtype)
         return y, y
 
     def pull_back(self, residuals: Array, dy: Array):
-        y = residuals
-        return y * (dy - jnp.sum(y * dy, self.axis, keepdims=True))
+        y, d = _wide(residuals), _wide(dy)
+        return (y * (d - jnp.sum(y * d, self.axis, keepdims=True))).astype(dy.dtype)
 
 
 class log_softmax(OverAxis):
-    """y = x − log Σₖ e^xₖ, computed with the largest x shifted to 0; dx = dy − eʸ Σₖ dyₖ."""
+    """y = x − log Σₖ e^xₖ, computed with the largest x shifted to 0; dx = dy − eʸ Σₖ dyₖ.
+
+    Sums run in at least float32.
+    """
 
     def apply(self, x: Array):
         self.require(x)
-        y = jax.nn.log_softmax(x, self.axis)
+        y = jax.nn.log_softmax(_wide(x), self.axis).astype(x.dtype)
         return y, y
 
     def pull_back(self, residuals: Array, dy: Array):
-        return dy - jnp.exp(residuals) * jnp.sum(dy, self.axis, keepdims=True)
+        y, d = _wide(residuals), _wide(dy)
+        return (d - jnp.exp(y) * jnp.sum(d, self.axis, keepdims=True)).astype(dy.dtype)
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(sum_dtype(x.dtype))
+
+
+def _finite(x: Array) -> Array:
+    """x with the largest numbers in place of infinities, of which a multiple of 0 is NaN."""
+    bounds = jnp.finfo(x.dtype)
+    return jnp.clip(x, bounds.min, bounds.max)

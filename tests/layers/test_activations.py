@@ -319,6 +319,23 @@ def test_softmax_gives_an_infinitely_negative_logit_no_probability():
     np.testing.assert_allclose(dx, [[-0.5, 0, 0.5]])
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("make", [nn.softmax, nn.log_softmax])
+def test_a_sum_over_more_classes_than_a_half_can_count_does_not_overflow(make, dtype):
+    x, dy = jnp.zeros((1, 100_000), dtype), jnp.ones((1, 100_000), dtype)
+    y, dx = run(make(), x, dy)
+    expected = 1e-5 if make is nn.softmax else np.log(1e-5)
+    np.testing.assert_allclose(np.asarray(y, float), expected, rtol=1e-2)
+    np.testing.assert_allclose(np.asarray(dx, float), 0, atol=3e-2)  # the rounding of y
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu by tanh", "silu", "mish", "hard_swish", "softsign"])
+def test_the_derivative_at_infinity_is_that_of_the_limit(name):
+    x = jnp.asarray([[-jnp.inf, jnp.inf]])
+    _, dx = run(ACTIVATIONS[name][0], x)
+    np.testing.assert_array_equal(dx, [[0, 0 if name == "softsign" else 1]])
+
+
 def test_selu_keeps_mean_zero_and_variance_one(x64):
     y = np.asarray(nn.selu().predict((), (), normal(0, (200_000,))))
     assert abs(y.mean()) < 0.01
