@@ -21,6 +21,7 @@ from jaxnn.core.combinators import (
     concatenate,
     fork,
     identity,
+    multiply,
     on,
     parallel,
     repeat,
@@ -36,21 +37,31 @@ from jaxnn.core.networks import fuse, in_inference_mode, label, plain, rewrite, 
 from jaxnn.core.residuals import Static
 from jaxnn.core.summary import Row, Summary, summarize
 from jaxnn.layers.activations import (
+    celu,
     elu,
     gelu,
+    hard_sigmoid,
+    hard_swish,
+    hard_tanh,
     heaviside,
     leaky_relu,
+    log_sigmoid,
     log_softmax,
+    mish,
+    prelu,
     relu,
+    relu6,
     selu,
     sigmoid,
     silu,
     softmax,
     softplus,
+    softsign,
     tanh,
 )
 from jaxnn.layers.attention import attention
 from jaxnn.layers.augmentation import random_crop, random_flip, random_shift
+from jaxnn.layers.bilinear import BilinearCapture, bilinear
 from jaxnn.layers.convolution import (
     ConvCapture,
     ConvTransposeCapture,
@@ -62,12 +73,21 @@ from jaxnn.layers.convolution import (
 )
 from jaxnn.layers.dense import dense
 from jaxnn.layers.dropout import dropout
-from jaxnn.layers.embedding import embedding
-from jaxnn.layers.normalization import batch_norm, group_norm, layer_norm, rms_norm
+from jaxnn.layers.embedding import embedding, embedding_bag
+from jaxnn.layers.gating import geglu, glu, swiglu
+from jaxnn.layers.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    normalize,
+    rms_norm,
+)
 from jaxnn.layers.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
 from jaxnn.layers.positions import positional_embedding
 from jaxnn.layers.recurrent import bidirectional, gru, lstm, rnn
-from jaxnn.layers.reshaping import flatten, reshape
+from jaxnn.layers.reparametrization import ReparametrizedCapture, spectral_norm, weight_norm
+from jaxnn.layers.reshaping import flatten, pixel_shuffle, pixel_unshuffle, reshape, split
 from jaxnn.layers.resizing import pad, upsample
 from jaxnn.layers.transformer import feed_forward, transformer_block
 from jaxnn.learning.accumulation import accumulate

@@ -96,12 +96,18 @@ class LinearCapture(Capture):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AffineCapture(Capture):
-    """Of y = scale · x + offset, feature by feature: ∂L/∂scale = Σ x δ and ∂L/∂offset = Σ δ."""
+    """Of y = scale · x + offset, feature by feature: ∂L/∂scale = Σ x δ and ∂L/∂offset = Σ δ.
+
+    Where the parameters have another ``shape`` than [features], the features are its elements in
+    row-major order.
+    """
 
     inputs: Any  # [batch, *positions, features]
     deltas: Any  # [batch, *positions, features]
     mixes: str | None = static(default=None)  # pyright: ignore[reportAssignmentType]
     use_offset: bool = static(default=True)
+    use_scale: bool = static(default=True)
+    shape: tuple[int, ...] | None = static(default=None)
 
     def sums(self) -> tuple[Array, Array]:
         """Σ x δ and Σ δ, both [features], in at least float32."""
@@ -112,9 +118,14 @@ class AffineCapture(Capture):
         return jnp.sum(products, axis=0), jnp.sum(rows, axis=0)
 
     def gradient(self) -> dict[str, Array]:
-        """{"scale": [features], "offset": [features]}, accumulated in at least float32."""
-        scale, offset = (total.astype(self.deltas.dtype) for total in self.sums())
-        return {"scale": scale} | ({"offset": offset} if self.use_offset else {})
+        """{"scale", "offset"}, [features] or of ``shape``, accumulated in at least float32."""
+        scale, offset = (
+            total.astype(self.deltas.dtype).reshape(self.shape or total.shape)
+            for total in self.sums()
+        )
+        return ({"scale": scale} if self.use_scale else {}) | (
+            {"offset": offset} if self.use_offset else {}
+        )
 
     def join(self, *others: "AffineCapture") -> "AffineCapture":
         """The uses as further positions."""

@@ -292,18 +292,40 @@ class add(ParameterFree):
     mixes = False
 
     def apply(self, x: Any):
-        require_members("add", x)
-        for member in x:
-            require_floating("add", "every member of x", member)
-        shapes = {(tuple(member.shape), str(member.dtype)) for member in x}
-        if len(shapes) != 1:
-            raise ValueError(
-                f"add: expected the members of x to have one shape and dtype, got {sorted(shapes)}"
-            )
+        _require_alike("add", x)
         return sum(x[1:], start=x[0]), Static(len(x))
 
     def pull_back(self, residuals: Static, dy: Array):
         return (dy,) * residuals.value
+
+
+class multiply(ParameterFree):
+    """y = x₁ · … · xₙ element by element, the members of a tuple, which must have one shape.
+
+    dxᵢ = dy times the product of the others, which divides by nothing and so is right at 0.
+    """
+
+    mixes = False
+
+    def apply(self, x: Any):
+        _require_alike("multiply", x)
+        return functools.reduce(jnp.multiply, x), x
+
+    def pull_back(self, residuals: tuple, dy: Array):
+        others = (residuals[:i] + residuals[i + 1 :] for i in range(len(residuals)))
+        return tuple(functools.reduce(jnp.multiply, rest, dy) for rest in others)
+
+
+def _require_alike(where: str, x: Any) -> None:
+    """Raise unless x is a tuple of arrays of one shape and dtype."""
+    require_members(where, x)
+    for member in x:
+        require_floating(where, "every member of x", member)
+    shapes = {(tuple(member.shape), str(member.dtype)) for member in x}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"{where}: expected the members of x to have one shape and dtype, got {sorted(shapes)}"
+        )
 
 
 class concatenate(ParameterFree):

@@ -40,13 +40,27 @@ def _orthogonal(scale: float) -> Callable:
     return init
 
 
-_BY_NAME: dict[str, Callable[..., Callable]] = {
-    "zeros": lambda: jax.nn.initializers.zeros,
-    "normal": _scaled(jax.nn.initializers.normal, 0.01),
-    "glorot": jax.nn.initializers.glorot_uniform,
-    "he": jax.nn.initializers.he_normal,
-    "lecun": jax.nn.initializers.lecun_normal,
+_make = jax.nn.initializers
+_SCALED: dict[str, Callable[..., Callable]] = {
+    "normal": _scaled(_make.normal, 0.01),
+    "truncated_normal": _scaled(_make.truncated_normal, 0.01),
+    "uniform": _scaled(_make.uniform, 0.01),
     "orthogonal": _scaled(_orthogonal, 1.0),
+}
+"""Those that take a scale."""
+_BY_NAME: dict[str, Callable[..., Callable]] = {
+    "zeros": lambda: _make.zeros,
+    "ones": lambda: _make.ones,
+    "glorot": _make.glorot_uniform,
+    "glorot_uniform": _make.glorot_uniform,
+    "glorot_normal": _make.glorot_normal,
+    "he": _make.he_normal,
+    "he_uniform": _make.he_uniform,
+    "he_normal": _make.he_normal,
+    "lecun": _make.lecun_normal,
+    "lecun_uniform": _make.lecun_uniform,
+    "lecun_normal": _make.lecun_normal,
+    **_SCALED,
 }
 
 
@@ -57,12 +71,19 @@ def initializer(given: Any) -> Callable:
         given: A function, returned as it is, or one of these names, a number in parentheses behind
             it being the scale:
 
-            - ``zeros``: all 0;
+            - ``zeros`` and ``ones``: all 0, all 1;
             - ``normal``: N(0, scale²), scale 0.01 unless given, as in ``"normal(1.0)"``;
-            - ``glorot``: uniform, variance 2 / (in + out) (Glorot and Bengio, 2010);
-            - ``he``: normal, variance 2 / in (He et al., 2015);
-            - ``lecun``: normal, variance 1 / in (LeCun et al., 1998);
+            - ``truncated_normal``: as ``normal``, with nothing beyond 2 · scale from 0: what is
+              left deviates by 0.88 · scale;
+            - ``uniform``: between 0 and the scale, which is 0.01 unless given;
+            - ``glorot``: variance 2 / (in + out) (Glorot and Bengio, 2010);
+            - ``he``: variance 2 / in (He et al., 2015);
+            - ``lecun``: variance 1 / in (LeCun et al., 1998);
             - ``orthogonal``: orthonormal columns or rows, times the scale (Saxe et al., 2014).
+
+            ``glorot_uniform`` and ``glorot_normal`` say the distribution, as do ``he_…`` and
+            ``lecun_…``; ``glorot`` is uniform, ``he`` and ``lecun`` are normal. Those normal ones
+            are truncated at two deviations, and scaled to have their variance nevertheless.
 
     Raises:
         TypeError: ``given`` is neither callable nor a string.
@@ -77,7 +98,7 @@ def initializer(given: Any) -> Callable:
         raise ValueError(unknown_name("initializer", name, _BY_NAME))
     if not parenthesis:
         return _BY_NAME[name]()
-    if name not in ("normal", "orthogonal"):
+    if name not in _SCALED:
         raise ValueError(f"initializer: {name!r} takes no scale, got {given!r}")
     try:
         scale = float(rest.removesuffix(")") if rest.endswith(")") else "")
@@ -85,4 +106,4 @@ def initializer(given: Any) -> Callable:
         raise ValueError(
             f"initializer: expected a scale as in '{name}(0.01)', got {given!r}"
         ) from None
-    return _BY_NAME[name](scale)
+    return _SCALED[name](scale)

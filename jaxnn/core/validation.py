@@ -79,6 +79,17 @@ def require_feature_axis(where: str, name: str, axis: Any) -> int:
     return axis
 
 
+def require_axis(where: str, name: str, axis: int, x: Any) -> int:
+    """The axis counted from the first; raises unless it is one of x other than 0, the batch."""
+    rank = len(x.shape)
+    if not -rank < axis < rank:
+        raise ValueError(
+            f"{where}: expected {name} to name an axis of x other than 0, the batch, "
+            f"got {axis} for shape {tuple(x.shape)}"
+        )
+    return axis % rank
+
+
 def require_key(where: str, key: Array | None) -> Array:
     """The key; raises ValueError where a layer that draws random numbers is given none."""
     if key is None:

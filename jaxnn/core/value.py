@@ -59,7 +59,9 @@ class Value(abc.ABC):  # noqa: B024
     def arguments(self) -> list[tuple[str, Any]]:
         """What builds it, but for defaults: (name, or "" for a positional argument, value)."""
         found, by_position = [], True
-        for field in dataclasses.fields(self):  # pyright: ignore
+        # Options by keyword of a base come before the arguments by position of its subclasses.
+        fields = sorted(dataclasses.fields(self), key=lambda field: field.kw_only)  # pyright: ignore
+        for field in fields:
             value = getattr(self, field.name)
             if field.default is not dataclasses.MISSING and value == field.default:
                 by_position = False

@@ -6,11 +6,13 @@ a set of elements: the layers differ in the set. With d = dy · scale and means 
     dx = (d − mean(d) − x̂ · mean(d · x̂)) / √(σ² + ε),
 
 where the two means are the projections on the directions that the normalisation removed, 1 and x̂.
-All of it runs in at least float32: in half precision a square overflows from 256 on.
+Without a scale d = dy. All of it runs in at least float32: in half precision a square overflows
+from 256 on.
 """
 
+import dataclasses
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +21,25 @@ from jax import Array
 from jaxnn.core.captures import AffineCapture
 from jaxnn.core.contract import Layer
 from jaxnn.core.validation import (
+    require_axis,
+    require_feature_axis,
     require_features,
     require_floating,
     require_non_negative,
+    require_positive,
     require_positive_integer,
     require_rank,
     require_share,
 )
 from jaxnn.kernels.products import sum_dtype
+from jaxnn.layers.activations import OverAxis
+
+
+def require_axes(where: str, name: str, value: Any) -> int | tuple[int, ...]:
+    """The value; raises unless it is an axis or several, none of them 0, the batch."""
+    if not isinstance(value, tuple | list):
+        return require_feature_axis(where, name, value)
+    return tuple(require_feature_axis(where, f"every one of {name}", axis) for axis in value)
 
 
 class _Norm(Layer):
@@ -35,9 +48,12 @@ class _Norm(Layer):
     x̂ is computed again from x in the backward pass: x is there anyway, x̂ would be one array more.
     """
 
+    use_scale: bool = dataclasses.field(kw_only=True, default=True)
+    use_offset: bool = dataclasses.field(kw_only=True, default=True)
+
     mixes = False
-    centred = True
-    """Whether μ is subtracted and an offset added."""
+    centred: ClassVar[bool] = True
+    """Whether μ is subtracted."""
 
     @property
     def wide(self) -> bool:
@@ -47,32 +63,47 @@ class _Norm(Layer):
         """An array like x, seen so that a set lies along axes of its own, and those axes."""
         return a, (-1,)
 
-    def init(self, key: Array | None, x: Any):
-        require_floating(self.name, "x", x)
-        require_rank(self.name, "x", x, 2)
-        params = {"scale": jnp.ones(x.shape[-1:], x.dtype)}
-        if self.centred:
-            params["offset"] = jnp.zeros(x.shape[-1:], x.dtype)
-        return params, ()
+    def own_axes(self, x: Any) -> tuple[int, ...]:
+        """The axes of x whose elements have a scale and an offset each, in ascending order."""
+        return (len(x.shape) - 1,)
 
-    def forward(self, params: dict, state: Any, x: Array, key: Array | None):
+    def init(self, key: Array | None, x: Any):
+        self.require((), x)
+        shape = tuple(x.shape[axis] for axis in self.own_axes(x))
+        scale = {"scale": jnp.ones(shape, x.dtype)} if self.use_scale else {}
+        offset = {"offset": jnp.zeros(shape, x.dtype)} if self.use_offset else {}
+        return scale | offset or (), ()
+
+    def forward(self, params: Any, state: Any, x: Array, key: Array | None):
         self.require(params, x)
         mean, variance = self.moments(x)
         scales = mean, self.inverse(variance)
         return self.affine(params, x, *scales), state, (x, *scales)
 
-    def backward(self, params: dict, residuals: Any, dy: Array):
+    def backward(self, params: Any, residuals: Any, dy: Array):
         normalized, inverse = self.normalized(*residuals), residuals[-1]
-        d, axes = self.sets(dy * params["scale"].astype(normalized.dtype))
+        d, axes = self.sets(self.scaled(params, dy.astype(normalized.dtype)))
         along = self.sets(normalized)[0]
         mean = jnp.mean(d, axes, keepdims=True) if self.centred else 0
         projected = d - mean - along * jnp.mean(d * along, axes, keepdims=True)
         dx = (projected * inverse).reshape(dy.shape).astype(dy.dtype)
-        return dx, self.capture(normalized, dy)
+        return dx, self.captures(normalized, dy)
 
-    def require(self, params: dict, x: Any) -> None:
-        """Raise unless x is what the parameters were made for."""
-        require_features(self.name, x, params["scale"].shape[0], params["scale"].dtype)
+    def require(self, params: Any, x: Any) -> None:
+        """Raise unless x is what the parameters were made for, where there are some."""
+        require_floating(self.name, "x", x)
+        require_rank(self.name, "x", x, 2)
+        axes = self.own_axes(x)
+        sizes = tuple(x.shape[axis] for axis in axes)
+        by_features = axes == (len(x.shape) - 1,)
+        for own in jax.tree.leaves(params):
+            if sizes != own.shape and not by_features:
+                raise ValueError(
+                    f"{self.name}: expected the sizes of x along axes {axes} to be {own.shape}, "
+                    f"got {sizes}"
+                )
+            features = own.shape[0] if by_features else x.shape[-1]
+            require_features(self.name, x, features, own.dtype)
 
     def moments(self, x: Array) -> tuple[Array, Array]:
         """μ and σ² of every set, or 0 and the mean of x²; summed axes stay with size 1.
@@ -98,38 +129,102 @@ class _Norm(Layer):
         """x̂ of x, μ and 1 / √(σ² + ε)."""
         return ((self.sets(x.astype(inverse.dtype))[0] - mean) * inverse).reshape(x.shape)
 
-    def affine(self, params: dict, x: Array, mean: Array, inverse: Array) -> Array:
+    def affine(self, params: Any, x: Array, mean: Array, inverse: Array) -> Array:
         """y."""
-        y = self.normalized(x, mean, inverse) * params["scale"]
-        return (y + params["offset"] if self.centred else y).astype(x.dtype)
+        y = self.scaled(params, self.normalized(x, mean, inverse))
+        return (y + self._placed(params["offset"], x) if self.use_offset else y).astype(x.dtype)
 
-    def capture(self, normalized: Array, dy: Array) -> AffineCapture:
-        """That of scale and offset."""
-        mixed_by = self.name if self.mixes else None
-        return AffineCapture(normalized.astype(dy.dtype), dy, mixed_by, self.centred)
+    def scaled(self, params: Any, a: Array) -> Array:
+        """An array like x times the scale, in its own dtype."""
+        if not self.use_scale:
+            return a
+        return a * self._placed(params["scale"], a).astype(a.dtype)
+
+    def _placed(self, parameter: Array, x: Array) -> Array:
+        """A parameter with the axes of x."""
+        axes = self.own_axes(x)
+        return jnp.expand_dims(parameter, [axis for axis in range(x.ndim) if axis not in axes])
+
+    def affine_capture(self, normalized: Array, dy: Array) -> AffineCapture:
+        """That of scale and offset, whether they are there or not."""
+        axes = self.own_axes(dy)
+        shape = tuple(dy.shape[axis] for axis in axes)
+        last = range(dy.ndim - len(axes), dy.ndim)
+
+        def by_feature(a: Array):
+            a = jnp.moveaxis(a, axes, last)
+            return a.reshape(*a.shape[: last[0]], math.prod(shape))
+
+        return AffineCapture(
+            by_feature(normalized.astype(dy.dtype)),
+            by_feature(dy),
+            self.name if self.mixes else None,
+            use_offset=self.use_offset,
+            use_scale=self.use_scale,
+            shape=None if len(shape) == 1 else shape,
+        )
+
+    def captures(self, normalized: Array, dy: Array) -> Any:
+        """The captures tree: nothing where there are no parameters."""
+        has_parameters = self.use_scale or self.use_offset
+        return self.affine_capture(normalized, dy) if has_parameters else ()
 
 
-class layer_norm(_Norm):
+class _OverAxes(_Norm):
+    """Base of those whose sets lie along axes of their own, every element with its parameters."""
+
+    axes: Annotated[int | tuple[int, ...], require_axes] = dataclasses.field(
+        kw_only=True, default=-1
+    )
+
+    mixes = False
+
+    def own_axes(self, x: Any) -> tuple[int, ...]:
+        given = self.axes if isinstance(self.axes, tuple) else (self.axes,)
+        axes = sorted({require_axis(self.name, "every one of axes", axis, x) for axis in given})
+        if not axes or len(axes) < len(given):
+            raise ValueError(
+                f"{self.name}: expected axes to name some of x, each once, got {self.axes} for "
+                f"shape {tuple(x.shape)}"
+            )
+        return tuple(axes)
+
+    def sets(self, a: Array) -> tuple[Array, tuple[int, ...]]:
+        return a, self.own_axes(a)
+
+
+class layer_norm(_OverAxes):
     """y = scale · x̂ + offset, x̂ = (x − μ) / √(σ² + ε) over the features of one position.
 
     x is [batch, *positions, features] (Ba et al., 2016).
 
+    Args:
+        epsilon: ε.
+        axes: The axis of the features, or several, which are normalised together: (1, 3) or, for
+            the last two whatever their place, (-2, -1). ``scale`` and ``offset`` have their sizes,
+            in the order of x.
+        use_scale: Whether y has a scale; 1 otherwise.
+        use_offset: Whether y has an offset; 0 otherwise. Without either, params are ().
+
     Raises:
-        ValueError: ``epsilon`` is negative.
+        TypeError: x is not floating-point or not of the parameters' dtype.
+        ValueError: ``epsilon`` is negative; ``axes`` name the batch, one that x lacks, or one
+            twice; x has other sizes along them than the parameters.
     """
 
     epsilon: Annotated[float, require_non_negative] = 1e-5
 
 
-class rms_norm(_Norm):
+class rms_norm(_OverAxes):
     """y = scale · x̂, x̂ = x / √(mean x² + ε) over the features of one position.
 
-    x is [batch, *positions, features] (Zhang and Sennrich, 2019); no mean is subtracted and nothing
-    is added. With d = dy · scale, dx = (d − x̂ · mean(d · x̂)) / √(mean x² + ε): `layer_norm` without
-    the projection on 1.
+    x is [batch, *positions, features] (Zhang and Sennrich, 2019); no mean is subtracted, and no
+    offset added unless asked for. With d = dy · scale, dx = (d − x̂ · mean(d · x̂)) / √(mean x² + ε):
+    `layer_norm` without the projection on 1. Arguments and errors are those of `layer_norm`.
     """
 
     epsilon: Annotated[float, require_non_negative] = 1e-5
+    use_offset: bool = dataclasses.field(kw_only=True, default=False)
 
     centred = False
 
@@ -138,7 +233,8 @@ class group_norm(_Norm):
     """y = scale · x̂ + offset, x̂ = (x − μ) / √(σ² + ε) over positions and a group of channels.
 
     x is [batch, *positions, channels] (Wu and He, 2018); the channels are cut into ``groups`` of
-    neighbours, and every example is normalised by itself, in training as in inference.
+    neighbours, and every example is normalised by itself, in training as in inference. ``scale``
+    and ``offset`` are [channels], each left out by its option.
 
     Raises:
         ValueError: ``groups`` does not divide the channels.
@@ -149,18 +245,40 @@ class group_norm(_Norm):
 
     mixes = False
 
-    def init(self, key: Array | None, x: Any):
-        made = super().init(key, x)
+    def require(self, params: Any, x: Any) -> None:
+        super().require(params, x)
         if x.shape[-1] % self.groups:
             raise ValueError(
                 f"group_norm: expected groups to divide the {x.shape[-1]} channels of x, "
                 f"got {self.groups}"
             )
-        return made
 
     def sets(self, a: Array) -> tuple[Array, tuple[int, ...]]:
         positions, channels = math.prod(a.shape[1:-1]), a.shape[-1] // self.groups
         return a.reshape(a.shape[0], positions, self.groups, channels), (1, 3)
+
+
+class instance_norm(_Norm):
+    """y = scale · x̂ + offset, x̂ = (x − μ) / √(σ² + ε) over the positions of a channel.
+
+    x is [batch, *positions, channels] (Ulyanov et al., 2016): `group_norm` with a group for every
+    channel. ``scale`` and ``offset`` are [channels], each left out by its option. At a single
+    position nothing is left of x, and y is the offset.
+
+    Raises:
+        ValueError: ``epsilon`` is negative, or x has no axis of positions.
+    """
+
+    epsilon: Annotated[float, require_non_negative] = 1e-5
+
+    mixes = False
+
+    def require(self, params: Any, x: Any) -> None:
+        super().require(params, x)
+        require_rank(self.name, "x", x, 3)
+
+    def sets(self, a: Array) -> tuple[Array, tuple[int, ...]]:
+        return a, tuple(range(1, a.ndim - 1))
 
 
 class batch_norm(_Norm):
@@ -170,7 +288,8 @@ class batch_norm(_Norm):
     the batch. Inference uses the running statistics in ``state``: ``mean`` and ``variance``, each
     updated in training as momentum · running + (1 − momentum) · batch (the biased variance); they
     do not depend on x, so that the backward pass of `in_inference_mode` is
-    dx = dy · scale / √(σ² + ε).
+    dx = dy · scale / √(σ² + ε). ``scale`` and ``offset`` are [features], each left out by its
+    option.
 
     Raises:
         ValueError: a training batch is empty, which has no mean.
@@ -185,7 +304,8 @@ class batch_norm(_Norm):
         return a, tuple(range(a.ndim - 1))
 
     def at_rest(self) -> Layer:
-        return batch_norm_at_rest(self.momentum, self.epsilon)
+        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        return batch_norm_at_rest(**{field.name: getattr(self, field.name) for field in fields})
 
     def init(self, key: Array | None, x: Any):
         params, _ = super().init(key, x)
@@ -195,32 +315,37 @@ class batch_norm(_Norm):
             "variance": jnp.ones(features, x.dtype),
         }
 
-    def predict(self, params: dict, state: dict, x: Array):
-        self.require(params, x)
+    def predict(self, params: Any, state: dict, x: Array):
+        self.require((params, state), x)
         return self.affine(params, x, state["mean"], self.inverse(state["variance"]))
 
-    def forward(self, params: dict, state: dict, x: Array, key: Array | None):
-        self.require(params, x)
+    def forward(self, params: Any, state: dict, x: Array, key: Array | None):
+        self.require((params, state), x)
         if 0 in x.shape:
             raise ValueError(
                 f"batch_norm: expected at least one example in training, got {x.shape}"
             )
         mean, variance = self.moments(x)
         new_state = {
-            name: self.momentum * state[name]
-            + (1 - self.momentum) * moment.reshape(-1).astype(x.dtype)
+            name: self._updated(state[name], moment.reshape(-1))
             for name, moment in (("mean", mean), ("variance", variance))
         }
         scales = mean, self.inverse(variance)
         return self.affine(params, x, *scales), new_state, (x, *scales)
 
-    def backward(self, params: dict, residuals: Any, dy: Array):
+    def backward(self, params: Any, residuals: Any, dy: Array):
         normalized, inverse = self.normalized(*residuals), residuals[-1]
-        capture = self.capture(normalized, dy)
         # Over the batch, both projections are sums that the gradients of the parameters need, too.
-        along, total = (s / (dy.size // dy.shape[-1]) for s in capture.sums())
+        sums = self.affine_capture(normalized, dy).sums()
+        along, total = (s / (dy.size // dy.shape[-1]) for s in sums)
         projected = dy - total - normalized * along
-        return (projected * params["scale"] * inverse).astype(dy.dtype), capture
+        dx = (self.scaled(params, projected) * inverse).astype(dy.dtype)
+        return dx, self.captures(normalized, dy)
+
+    def _updated(self, running: Array, moment: Array) -> Array:
+        # In half precision a small step of a running statistic would be rounded away.
+        wide = running.astype(moment.dtype)
+        return (self.momentum * wide + (1 - self.momentum) * moment).astype(running.dtype)
 
 
 class batch_norm_at_rest(batch_norm):
@@ -231,12 +356,54 @@ class batch_norm_at_rest(batch_norm):
     def at_rest(self) -> Layer:
         return self
 
-    def forward(self, params: dict, state: dict, x: Array, key: Array | None):
-        self.require(params, x)
+    def forward(self, params: Any, state: dict, x: Array, key: Array | None):
+        self.require((params, state), x)
         scales = state["mean"], self.inverse(state["variance"])
         return self.affine(params, x, *scales), state, (x, *scales)
 
-    def backward(self, params: dict, residuals: Any, dy: Array):
+    def backward(self, params: Any, residuals: Any, dy: Array):
         normalized, inverse = self.normalized(*residuals), residuals[-1]
-        # The running statistics do not depend on x.
-        return (dy * params["scale"] * inverse).astype(dy.dtype), self.capture(normalized, dy)
+        # The running statistics do not depend on x. Wide first: dy · scale may overflow a half.
+        dx = self.scaled(params, dy.astype(normalized.dtype)) * inverse
+        return dx.astype(dy.dtype), self.captures(normalized, dy)
+
+
+class normalize(OverAxis):
+    """y = x / max(‖x‖, ε), with the Euclidean norm along one axis, in at least float32.
+
+    Where ‖x‖ ≥ ε, dx = (dy − y (y · dy)) / ‖x‖: of dy, what lies along y is taken away. Below, the
+    denominator does not depend on x, and dx = dy / ε, for x = 0 too.
+
+    Raises:
+        TypeError: x is not floating-point.
+        ValueError: ``epsilon`` is not positive, or x has no such axis.
+    """
+
+    epsilon: Annotated[float, require_positive] = 1e-12
+
+    def apply(self, x: Array):
+        self.require(x)
+        wide = x.astype(sum_dtype(x.dtype))
+        length = norm_along(wide, (self.axis,))
+        return (wide / self._floored(length)).astype(x.dtype), (x, length)
+
+    def pull_back(self, residuals: tuple, dy: Array):
+        x, length = residuals
+        floored, d = self._floored(length), dy.astype(length.dtype)
+        y = x.astype(length.dtype) / floored
+        along = jnp.where(length < self.epsilon, 0, jnp.sum(y * d, self.axis, keepdims=True))
+        return ((d - y * along) / floored).astype(dy.dtype)
+
+    def _floored(self, length: Array) -> Array:
+        return jnp.where(length < self.epsilon, self.epsilon, length)
+
+
+def norm_along(x: Array, axes: tuple[int, ...]) -> Array:
+    """‖x‖ along axes, which stay with size 1; the derivative at 0 is 0.
+
+    Of x divided by its largest element, whose square neither overflows nor vanishes.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(abs(x), axes, keepdims=True, initial=0))
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    squares = jnp.sum(jnp.square(x / unit), axes, keepdims=True)
+    return unit * jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)

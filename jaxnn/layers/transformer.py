@@ -19,8 +19,8 @@ class feed_forward(Compound):
 
     Args:
         features: Those of y.
-        hidden: Those in between; 4 · features unless given.
-        activation: f; `gelu` unless given.
+        hidden: Those that f is given; 4 · features unless given.
+        activation: f; `gelu` unless given. A gated one, such as `swiglu`, leaves half of them.
         dropout: The share of y that training sets to 0.
         use_bias: Whether there are b₁ and b₂.
 
@@ -64,11 +64,13 @@ class transformer_block(Compound):
         memory: Whether x has a memory behind it.
         mask: Whether x has a mask at its end.
         norm_first: Which of the two forms it is.
-        norm: The normalisation, "layer_norm" or "rms_norm".
+        norm: The normalisation: "layer_norm", "rms_norm", or a layer that keeps the shape of x.
         dropout: The share of the results of every f, before they are added, and of the attention
             weights, that training sets to 0.
         causal: That of the self-attention.
         rotary: That of the self-attention.
+        use_bias: Whether attention and feed-forward network have biases, and a norm given by its
+            name, where it is "layer_norm", an offset.
 
     Raises:
         ValueError: ``features`` is not positive, ``norm`` is unknown, or one of the layers named
@@ -82,13 +84,14 @@ class transformer_block(Compound):
     memory: bool = False
     mask: bool = False
     norm_first: bool = True
-    norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
+    norm: Layer | Literal["layer_norm", "rms_norm"] = "layer_norm"
     activation: Layer | None = None
     dropout: Annotated[float, require_rate] = 0.0
     causal: bool = False
     rotary: bool = False
     groups: int | None = None
     block: int | None = None
+    use_bias: bool = True
 
     def validate(self) -> None:
         _ = self.made  # the layers check what concerns them
@@ -96,13 +99,21 @@ class transformer_block(Compound):
     @functools.cached_property
     def made(self) -> Layer:
         attend = functools.partial(
-            attention, self.heads, groups=self.groups, block=self.block, dropout=self.dropout
+            attention,
+            self.heads,
+            groups=self.groups,
+            block=self.block,
+            dropout=self.dropout,
+            use_bias=self.use_bias,
+        )
+        network = feed_forward(
+            self.features, self.hidden, activation=self.activation, use_bias=self.use_bias
         )
         own_mask = (1,) if self.mask and not self.memory else ()
         return serial(
             self._residual(attend(causal=self.causal, rotary=self.rotary), *own_mask),
             *([self._residual(attend(), *range(1, self._members))] if self.memory else []),
-            self._residual(feed_forward(self.features, self.hidden, activation=self.activation)),
+            self._residual(network),
         )
 
     @property
@@ -111,7 +122,9 @@ class transformer_block(Compound):
 
     def _residual(self, layer: Layer, *beside: int) -> Layer:
         """``layer`` is given x, and the members of the tuple whose indices stand in ``beside``."""
-        norm = layer_norm() if self.norm == "layer_norm" else rms_norm()
+        norm = self.norm
+        if not isinstance(norm, Layer):
+            norm = rms_norm() if norm == "rms_norm" else layer_norm(use_offset=self.use_bias)
         layers = (layer, *_noise(self.dropout))
         if not beside:
             whole = skip(norm, *layers) if self.norm_first else serial(skip(*layers), norm)

@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import jaxnn as nn
+from jaxnn.statistics import per_example_gradients, per_example_squared_norms
 
 # The layer and the same function written by others.
 ACTIVATIONS = {
@@ -23,11 +24,23 @@ ACTIVATIONS = {
     "gelu": (nn.gelu(approximate=False), lambda x: jax.nn.gelu(x, approximate=False)),
     "silu": (nn.silu(), jax.nn.silu),
     "softplus": (nn.softplus(), jax.nn.softplus),
+    "celu": (nn.celu(), jax.nn.celu),
+    "celu(0.5)": (nn.celu(0.5), lambda x: jax.nn.celu(x, 0.5)),
+    "mish": (nn.mish(), jax.nn.mish),
+    "softsign": (nn.softsign(), jax.nn.soft_sign),
+    "hard_tanh": (nn.hard_tanh(), lambda x: jnp.clip(x, -1, 1)),
+    "hard_tanh(-2, 0.5)": (nn.hard_tanh(-2.0, 0.5), lambda x: jnp.clip(x, -2, 0.5)),
+    "hard_sigmoid": (nn.hard_sigmoid(), jax.nn.hard_sigmoid),
+    "hard_swish": (nn.hard_swish(), jax.nn.hard_swish),
+    "relu6": (nn.relu6(), jax.nn.relu6),
+    "log_sigmoid": (nn.log_sigmoid(), jax.nn.log_sigmoid),
     "softmax": (nn.softmax(), jax.nn.softmax),
     "log_softmax": (nn.log_softmax(), jax.nn.log_softmax),
 }
-# Away from the kink at 0, where libraries choose differently.
-POINTS = np.array([-1e4, -90, -20, -3, -1, -0.1, -1e-7, 1e-300, 1e-7, 0.1, 1, 3, 20, 90, 1e4])
+# Away from the kinks, where libraries choose differently.
+POINTS = np.array(
+    [-1e4, -90, -20, -2.9, -1.1, -0.1, -1e-7, 1e-300, 1e-7, 0.1, 1.1, 2.9, 20, 90, 1e4]
+)
 POINTWISE = [name for name in ACTIVATIONS if "softmax" not in name]
 
 
@@ -119,6 +132,15 @@ def test_backward_agrees_with_numerical_differentiation(name, x64):
         ("gelu by tanh", 0, 0.5),
         ("silu", 0, 0.5),
         ("softplus", np.log(2), 0.5),
+        ("celu", 0, 1),
+        ("celu(0.5)", 0, 1),
+        ("mish", 0, 0.6),
+        ("softsign", 0, 1),
+        ("hard_tanh", 0, 1),
+        ("hard_sigmoid", 0.5, 1 / 6),
+        ("hard_swish", 0, 0.5),
+        ("relu6", 0, 0),
+        ("log_sigmoid", -np.log(2), 0.5),
     ],
 )
 def test_the_derivative_at_zero_is_that_of_the_left_side(name, value, slope, x64):
@@ -132,6 +154,79 @@ def test_the_derivative_at_zero_is_that_of_the_left_side(name, value, slope, x64
     np.testing.assert_allclose(y, [value] * 2, rtol=1e-15)
     np.testing.assert_allclose(dx, [slope] * 2, rtol=1e-15)
     np.testing.assert_allclose(dx, autodiff, rtol=1e-15)
+
+
+# Values and derivatives as PyTorch 2.13 prints them in float64, its kinks at ±3, ±1, 6 and 0.
+PRINTED_AT = [-40.0, -6, -3, -1, -0.5, 0, 0.5, 1, 3, 6, 40]
+PRINTED = {
+    "hard_sigmoid": (
+        [0, 0, 0, 1 / 3, 5 / 12, 0.5, 7 / 12, 2 / 3, 1, 1, 1],
+        [0, 0, 0, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 0, 0, 0],
+    ),
+    "hard_swish": (
+        [0, 0, 0, -1 / 3, -0.20833333333333334, 0, 0.2916666666666667, 2 / 3, 3, 6, 40],
+        [0, 0, 0, 1 / 6, 1 / 3, 0.5, 2 / 3, 5 / 6, 1, 1, 1],
+    ),
+    "mish": (
+        [
+            *[-1.6993417021166355e-16, -0.014854080479424995, -0.1456474612756246],
+            *[-0.30340146137410895, -0.22074377465173, 0, 0.3752452113048951],
+            *[0.8650983882673103, 2.9865350049679575, 5.999926634065252, 40],
+        ],
+        [
+            *[-1.6568581595637197e-16, -0.01235996793178131, -0.09339311453232084],
+            *[0.059216755877395014, 0.28951067791351226, 0.6, 0.8864243753577272],
+            *[1.0490362200997922, 1.0211069109294435, 1.00013414050621, 1],
+        ],
+    ),
+    "relu6": ([0, 0, 0, 0, 0, 0, 0.5, 1, 3, 6, 6], [0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0]),
+    "hard_tanh": (
+        [-1, -1, -1, -1, -0.5, 0, 0.5, 1, 1, 1, 1],
+        [0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0],
+    ),
+    "softsign": (
+        [-40 / 41, -6 / 7, -0.75, -0.5, -1 / 3, 0, 1 / 3, 0.5, 0.75, 6 / 7, 40 / 41],
+        [1 / 1681, 1 / 49, 0.0625, 0.25, 4 / 9, 1, 4 / 9, 0.25, 0.0625, 1 / 49, 1 / 1681],
+    ),
+    "log_sigmoid": (
+        [
+            *[-40, -6.00247568513773, -3.048587351573742, -1.3132616875182228],
+            *[-0.9740769841801067, -0.6931471805599453, -0.4740769841801067],
+            *[-0.31326168751822286, -0.04858735157374206, -0.0024756851377304495],
+            -4.248354255291589e-18,
+        ],
+        [
+            *[1, 0.9975273768433652, 0.9525741268224333, 0.7310585786300049, 0.6224593312018545],
+            *[0.5, 0.37754066879814546, 0.2689414213699951, 0.04742587317756679],
+            *[0.0024726231566347748, 4.248354255291589e-18],
+        ],
+    ),
+    "celu(0.5)": (
+        [
+            *[-0.5, -0.49999692789382333, -0.4987606239116668, -0.43233235838169365],
+            *[-0.31606027941427883, 0, 0.5, 1, 3, 6, 40],
+        ],
+        [
+            *[1.8048513878454153e-35, 6.14421235332821e-06, 0.0024787521766663585],
+            *[0.1353352832366127, 0.36787944117144233, 1, 1, 1, 1, 1, 1],
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_values_and_derivatives_are_those_that_pytorch_prints_kinks_included(name, x64):
+    values, slopes = PRINTED[name]
+
+    @jax.jit
+    def with_autodiff(x):
+        layer = ACTIVATIONS[name][0]
+        return run(layer, x), jax.grad(lambda x: layer.predict((), (), x).sum())(x)
+
+    (y, dx), autodiff = with_autodiff(jnp.asarray([PRINTED_AT]))
+    np.testing.assert_allclose(y[0], values, rtol=1e-12)
+    np.testing.assert_allclose(dx[0], slopes, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(dx, autodiff, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -165,6 +260,12 @@ def test_nan_passes_through(name):
         ("leaky_relu", -np.inf, np.inf),
         ("elu(0.5)", -0.5, np.inf),
         ("softplus", 0, np.inf),
+        ("celu(0.5)", -0.5, np.inf),
+        ("hard_tanh(-2, 0.5)", -2, 0.5),
+        ("hard_sigmoid", 0, 1),
+        ("hard_swish", 0, np.inf),
+        ("relu6", 0, 6),
+        ("log_sigmoid", -np.inf, 0),
     ],
 )
 def test_limits_at_infinity(name, low, high):
@@ -218,6 +319,23 @@ def test_softmax_gives_an_infinitely_negative_logit_no_probability():
     np.testing.assert_allclose(dx, [[-0.5, 0, 0.5]])
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("make", [nn.softmax, nn.log_softmax])
+def test_a_sum_over_more_classes_than_a_half_can_count_does_not_overflow(make, dtype):
+    x, dy = jnp.zeros((1, 100_000), dtype), jnp.ones((1, 100_000), dtype)
+    y, dx = run(make(), x, dy)
+    expected = 1e-5 if make is nn.softmax else np.log(1e-5)
+    np.testing.assert_allclose(np.asarray(y, float), expected, rtol=1e-2)
+    np.testing.assert_allclose(np.asarray(dx, float), 0, atol=3e-2)  # the rounding of y
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu by tanh", "silu", "mish", "hard_swish", "softsign"])
+def test_the_derivative_at_infinity_is_that_of_the_limit(name):
+    x = jnp.asarray([[-jnp.inf, jnp.inf]])
+    _, dx = run(ACTIVATIONS[name][0], x)
+    np.testing.assert_array_equal(dx, [[0, 0 if name == "softsign" else 1]])
+
+
 def test_selu_keeps_mean_zero_and_variance_one(x64):
     y = np.asarray(nn.selu().predict((), (), normal(0, (200_000,))))
     assert abs(y.mean()) < 0.01
@@ -239,6 +357,10 @@ def test_elu_with_alpha_zero_is_relu(alpha, x64):
         (lambda: nn.leaky_relu(-0.1), r"leaky_relu: expected negative_slope to lie in \[0, inf\)"),
         (lambda: nn.elu(-1.0), r"elu: expected alpha to lie in \[0, inf\), got -1"),
         (lambda: nn.elu(float("nan")), "elu: expected alpha to lie in"),
+        (lambda: nn.celu(0.0), r"celu: expected alpha to lie in \(0, inf\), got 0"),
+        (lambda: nn.hard_tanh(1.0, 1.0), r"hard_tanh: expected low to lie in \(-inf, 1\), got 1"),
+        (lambda: nn.prelu(float("inf")), "prelu: expected negative_slope to lie in"),
+        (lambda: nn.prelu(per_channel=True).init(None, jnp.ones(2)), "x to have at least 2 axes"),
         (lambda: nn.softmax(0), "softmax: expected axis not to be 0, the batch"),
         (lambda: nn.log_softmax(0), "log_softmax: expected axis not to be 0, the batch"),
         (lambda: nn.softmax(2).predict((), (), jnp.ones((2, 3))), "got 2 for shape"),
@@ -278,3 +400,63 @@ def test_any_shape_is_kept(name):
     inputs = [np.ones(shape, np.float32) for shape in [(0, 3), (1,), (2, 0), (2, 1, 3)]]
     for x, (y, dx) in zip(inputs, every(ACTIVATIONS[name][0], inputs), strict=True):
         assert y.shape == dx.shape == x.shape
+
+
+PRELU_X = [[-1.0, 0, 2], [-3, -4, -0.5]]
+PRELU_DY = [[1.0, 2, 3], [4, 5, 6]]
+
+
+def test_prelu_by_channel_is_that_of_pytorch(x64):
+    params = {"scale": jnp.asarray([0.1, -0.2, 0.5])}
+    layer = nn.prelu(per_channel=True)
+    y, dx, gradients = passes(layer, params, (), jnp.asarray(PRELU_X), jnp.asarray(PRELU_DY))
+    np.testing.assert_allclose(y, [[-0.1, 0, 2], [-0.3, 0.8, -0.25]])
+    np.testing.assert_allclose(dx, [[0.1, -0.4, 3], [0.4, -1, 3]])
+    np.testing.assert_allclose(gradients["scale"], [-13, -20, -3])
+
+
+def test_prelu_with_one_slope_is_that_of_every_channel_with_the_same(x64):
+    x, dy = jnp.asarray(PRELU_X), jnp.asarray(PRELU_DY)
+    y, dx, gradients = passes(nn.prelu(), {"scale": jnp.asarray([0.3])}, (), x, dy)
+    apart = passes(nn.prelu(per_channel=True), {"scale": jnp.full(3, 0.3)}, (), x, dy)
+    assert_agree((y, dx), apart[:2], 1e-15)
+    np.testing.assert_allclose(gradients["scale"], [-36])
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("shape", [(0, 3), (1, 3), (2, 4, 3), (2, 0, 3)])
+def test_prelu_keeps_the_laws_for_any_shape(per_channel, shape):
+    nn.check_layer(nn.prelu(per_channel=per_channel), np.ones(shape) - 1.5).require()
+    params, _ = nn.prelu(0.1, per_channel=per_channel).init(None, jnp.ones(shape))
+    np.testing.assert_allclose(params["scale"], [0.1] * (3 if per_channel else 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_the_examples_of_prelu_have_gradients_of_their_own(per_channel, x64):
+    layer, x, target = nn.prelu(per_channel=per_channel), normal(0, (3, 2, 4)), normal(1, (3, 2, 4))
+    params, state = layer.init(None, x)
+    loss = nn.half_squared_error()
+
+    def of_one(x, t):
+        return nn.autodiff(layer, loss)(params, state, x[None], t[None])[1]
+
+    expected = jax.vmap(of_one)(x, target)
+    assert_agree(per_example_gradients(layer, loss)(params, state, x, target), expected, 1e-12)
+    norms = per_example_squared_norms(layer, loss)(params, state, x, target)
+    assert_agree(norms, jnp.sum(expected["scale"] ** 2, -1), 1e-12)
+
+
+def test_the_slope_of_prelu_in_half_precision_is_summed_in_float32():
+    x = jnp.full((4096, 1), -1, jnp.bfloat16)
+    params, _ = nn.prelu().init(None, x)
+    _, _, gradients = passes(nn.prelu(), params, (), x)
+    assert float(gradients["scale"][0]) == -4096
+
+
+def test_prelu_refuses_other_channels_and_another_dtype():
+    layer = nn.prelu(per_channel=True)
+    params, _ = layer.init(None, jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match="prelu: expected the last axis of x to be 3, got 4"):
+        layer.predict(params, (), jnp.ones((2, 4)))
+    with pytest.raises(TypeError, match="prelu: expected x to be float32 as its parameters are"):
+        nn.prelu().predict({"scale": jnp.ones(1)}, (), jnp.ones((2, 4), jnp.float16))

@@ -41,3 +41,62 @@ def test_a_scalar_and_a_tuple_are_refused(layer, untyped):
         layer.predict((), (), jnp.asarray(1.0))
     with pytest.raises(TypeError, match=f"{layer.name}: expected x to be an array, got tuple"):
         layer.predict((), (), (jnp.ones((1, 1)),))
+
+
+def test_pixel_shuffle_is_that_of_pytorch():
+    x = jnp.moveaxis(jnp.arange(16.0).reshape(1, 8, 1, 2), 1, -1)
+    y = nn.pixel_shuffle(2).predict((), (), x)
+    expected = [[[0, 8], [2, 10], [1, 9], [3, 11]], [[4, 12], [6, 14], [5, 13], [7, 15]]]
+    np.testing.assert_array_equal(y, [expected])
+    np.testing.assert_array_equal(nn.pixel_unshuffle(2).predict((), (), y), x)
+
+
+@pytest.mark.parametrize(
+    ("factor", "shape"),
+    [
+        (3, (2, 4, 6)),
+        ((2, 1), (1, 2, 3, 4)),
+        ((1, 3), (2, 2, 2, 3)),
+        ((2, 1, 3), (1, 1, 2, 1, 12)),
+        (1, (2, 3, 3, 2)),
+        (2, (0, 2, 2, 4)),
+    ],
+)
+def test_pixels_are_shuffled_and_put_back_in_1_to_3_dimensions(factor, shape):
+    x = normal(5, shape)
+    shuffled = nn.pixel_shuffle(factor)
+    y = shuffled.predict((), (), x)
+    factors = factor if isinstance(factor, tuple) else (factor,) * (x.ndim - 2)
+    sizes = tuple(s * f for s, f in zip(shape[1:-1], factors, strict=True))
+    assert y.shape == (shape[0], *sizes, shape[-1] // int(np.prod(factors)))
+    np.testing.assert_array_equal(nn.pixel_unshuffle(factor).predict((), (), y), x)
+    nn.check_layer(shuffled, np.asarray(x)).require()
+    nn.check_layer(nn.pixel_unshuffle(factor), np.asarray(y)).require()
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        (
+            lambda: nn.pixel_shuffle(2).init(None, jnp.ones((1, 2, 2, 6))),
+            ValueError,
+            "expected factor 2 to divide the channels of x, 4 of them for each of y, got 6",
+        ),
+        (
+            lambda: nn.pixel_unshuffle((1, 2)).init(None, jnp.ones((1, 2, 3, 1))),
+            ValueError,
+            r"expected factor \(1, 2\) to divide the spatial sizes of x, got \(2, 3\)",
+        ),
+        (
+            lambda: nn.pixel_shuffle(0),
+            ValueError,
+            "pixel_shuffle: expected factor to be at least 1",
+        ),
+        (lambda: nn.pixel_shuffle((2, 2)).init(None, jnp.ones((1, 2, 4))), ValueError, "pixel_sh"),
+        (lambda: nn.pixel_shuffle(1).init(None, jnp.ones((1, 2, 4), int)), TypeError, "floating"),
+        (lambda: nn.pixel_shuffle(2.0), TypeError, "pixel_shuffle: expected factor to be an"),
+    ],
+)
+def test_pixels_that_cannot_be_shuffled_are_refused(run, error, message, untyped):
+    with pytest.raises(error, match=message):
+        run()

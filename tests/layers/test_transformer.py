@@ -71,6 +71,34 @@ def test_a_block_is_its_residual_connections_one_after_the_other(norm_first, x64
     assert_agree(*both(x), 1e-12)
 
 
+def test_a_block_without_biases_has_none_and_agrees_with_autodiff(x64):
+    x = normal(0, (2, 3, 4))
+    for options in ({}, {"norm": nn.rms_norm(1e-3), "activation": nn.swiglu()}):
+        block = nn.transformer_block(4, 2, hidden=6, use_bias=False, causal=True, **options)
+        params, _ = jax.eval_shape(block.init, jax.random.key(0), x)
+        names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+        assert "bias" not in str(names)
+        assert "offset" not in names
+        check(block, x)
+
+
+def test_the_norm_may_be_any_layer():
+    layers = [layer for _, layer in nn.walk(nn.transformer_block(4, 2, norm=nn.normalize()))]
+    assert layers.count(nn.normalize()) == 2
+    by_layer = nn.transformer_block(4, 2, norm=nn.layer_norm())
+    assert by_layer.made == nn.transformer_block(4, 2).made
+
+
+def test_a_gated_activation_halves_what_lies_in_between():
+    network = nn.feed_forward(4, 6, activation=nn.swiglu(), use_bias=False)
+    x = normal(0, (2, 4))
+    params, state = started(network, x)
+    first, second = (p["weight"] for _, _, p in nn.walk(network, params) if p)
+    assert (first.shape, second.shape) == ((4, 6), (3, 4))
+    a, b = jnp.split(x @ first, 2, -1)
+    assert_agree(network.predict(params, state, x), (a * jax.nn.silu(b)) @ second, 1e-6)
+
+
 def test_blocks_can_be_stacked_by_repeat_with_memory_and_mask():
     network = nn.serial(
         nn.repeat(nn.transformer_block(4, 2, hidden=3, memory=True, mask=True, causal=True), 2),
