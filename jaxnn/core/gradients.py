@@ -58,6 +58,12 @@ def backprop(network: Layer, loss: Loss) -> Callable:
         value = _weighted_mean(result.values, weights)
         return (value, result.state), contract_for(params, result.captures)
 
+    return _of(loss, gradient)
+
+
+def _of(loss: Loss, gradient: Callable) -> Callable:
+    """The gradient function with its loss, which `jaxnn.accumulate` asks about."""
+    gradient.loss = loss  # pyright: ignore[reportFunctionMemberAccess]
     return gradient
 
 
@@ -65,7 +71,7 @@ def _backward_pass(network: Layer, loss: Loss, factors: Callable) -> Callable[..
     """``factors``: (weights, values) -> what each example's delta is multiplied by."""
 
     def run(params, state, x, target, key=None, weights=None):
-        x, target = present(weights, (x, target))
+        x, target = _of_those_present(loss, weights, x, target)
         prediction, new_state, residuals = network.forward(params, state, x, key)
         shape = jax.eval_shape(loss.value, prediction, target)
         require_weights(weights, shape)
@@ -78,7 +84,7 @@ def _backward_pass(network: Layer, loss: Loss, factors: Callable) -> Callable[..
 
 def autodiff(network: Layer, loss: Loss) -> Callable:
     """The gradient by `jax.value_and_grad` through the network's forward and the loss's value."""
-    return jax.value_and_grad(_mean_loss(network, loss), has_aux=True)
+    return _of(loss, jax.value_and_grad(_mean_loss(network, loss), has_aux=True))
 
 
 def numerical(network: Layer, loss: Loss, step: float | None = None) -> Callable:
@@ -108,12 +114,12 @@ def numerical(network: Layer, loss: Loss, step: float | None = None) -> Callable
         slopes = jax.lax.map(difference, jnp.arange(flat.size), batch_size=64)
         return mean_loss(params, state, x, target, key, weights), unravel(slopes)
 
-    return gradient
+    return _of(loss, gradient)
 
 
 def _mean_loss(network: Layer, loss: Loss) -> Callable:
     def mean_loss(params, state, x, target, key=None, weights=None):
-        x, target = present(weights, (x, target))
+        x, target = _of_those_present(loss, weights, x, target)
         prediction, new_state, _ = network.forward(params, state, x, key)
         values = loss.value(prediction, target)
         require_weights(weights, values)
@@ -143,6 +149,12 @@ def present(weights: Array | None, tree: Any) -> Any:
         return jnp.where(jnp.expand_dims(absent, over), own, a)
 
     return jax.tree.map(of_present, tree)
+
+
+def _of_those_present(loss: Loss, weights: Array | None, x: Any, target: Any) -> tuple[Any, Any]:
+    """x and target; one example stands in for those of weight 0, which count for no other."""
+    x, target = present(weights, (x, target))
+    return x, target if weights is None else loss.leaving_out(target, weights == 0)
 
 
 def _of_present(weights: Array | None, values: Array) -> Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.contract import Layer
-from jaxnn.core.mixing import mixing_layers
+from jaxnn.core.mixing import mixing_layers, require_loss_apart
 from jaxnn.core.validation import batch_size, require_positive_integer
 from jaxnn.kernels.products import sum_dtype
 
@@ -55,11 +55,14 @@ def accumulate(gradient: Callable, micro_batches: int, *, network: Layer) -> Cal
         network: The network that ``gradient`` is of.
 
     Raises:
-        ValueError: ``micro_batches`` is not positive; when called, a layer of the network mixes the
+        ValueError: ``micro_batches`` is not positive, or the loss compares the examples of a batch;
+            when called, a layer of the network mixes the
             examples of a batch, as batch norm does in training: of micro-batches it would compute
             something else than of the batch.
     """
     require_positive_integer("accumulate", "micro_batches", micro_batches)
+    if (loss := getattr(gradient, "loss", None)) is not None:
+        require_loss_apart("accumulate", loss)
     put_together = _sum if isinstance(gradient, SummedGradient) else _mean
 
     def accumulated(params, state, x, target, key=None, weights=None):

@@ -84,9 +84,10 @@ def measures(
                 f"metrics: expected deviation to be a number or one for each output, shape "
                 f"{prediction.shape[1:]}, got shape {np.shape(deviation)}"
             )
+        error = target - task.numbers(prediction)
         spread = jnp.sum((target - jnp.mean(target, 0)) ** 2)
-        found["r2"] = 1 - jnp.sum((target - prediction) ** 2) / spread
-        found["mae"] = jnp.mean(deviation * jnp.abs(target - prediction))
+        found["r2"] = 1 - jnp.sum(error**2) / spread
+        found["mae"] = jnp.mean(deviation * jnp.abs(error))
     else:
         is_labels = jnp.issubdtype(target.dtype, jnp.integer)
         labels = target if is_labels else task.decide(target)

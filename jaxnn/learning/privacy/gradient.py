@@ -16,7 +16,7 @@ from jax import Array
 from jaxnn.core.captures import contract
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backward_pass
-from jaxnn.core.mixing import require_apart
+from jaxnn.core.mixing import require_apart, require_loss_apart
 from jaxnn.core.validation import (
     require_key,
     require_number,
@@ -71,6 +71,9 @@ class clipped_sum(Value, SummedGradient):
     network: Layer
     loss: Loss
     clip_norm: Annotated[float, require_positive]
+
+    def validate(self):
+        require_loss_apart(self.name, self.loss)
 
     def __call__(self, params, state, x, target, key=None, weights=None):
         network_key, key = self.split(key)
