@@ -42,6 +42,16 @@ LAYERS = {
         nn.attention(2, groups=1, depth=4, causal=True, rotary=True, block=2),
         SEQUENCE,
     ),
+    "attention with biases": (
+        nn.attention(2, alibi=True, relative=2, softcap=2.0, block=2),
+        (SEQUENCE, LENGTHS, normal(3, (4, 1, 5, 5), np.float32)),
+    ),
+    "attention to a past": (
+        nn.attention(
+            1, causal=True, rotary=True, rotary_features=4, interleaved=True, rotary_base=100.0
+        ),
+        (SEQUENCE[:, 2:], SEQUENCE),
+    ),
     "attention with a mask": (nn.attention(2, use_bias=False), (SEQUENCE, LENGTHS)),
     "feed_forward": (nn.feed_forward(6, 8, activation=nn.silu()), SEQUENCE),
     "transformer_block": (nn.transformer_block(6, 2, hidden=8, norm="rms_norm"), SEQUENCE),
