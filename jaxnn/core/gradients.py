@@ -20,6 +20,7 @@ from jaxnn.core.captures import contract_for
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.networks import summing
 from jaxnn.core.validation import require_floating, require_positive
+from jaxnn.kernels.products import sum_dtype
 
 
 class BackwardPass(NamedTuple):
@@ -55,7 +56,7 @@ def backprop(network: Layer, loss: Loss) -> Callable:
 
     def gradient(params, state, x, target, key=None, weights=None):
         result = run(params, state, x, target, key, weights)
-        value = _weighted_mean(result.values, weights)
+        value = weighted_mean(result.values, weights)
         return (value, result.state), contract_for(params, result.captures)
 
     return _of(loss, gradient)
@@ -123,7 +124,7 @@ def _mean_loss(network: Layer, loss: Loss) -> Callable:
         prediction, new_state, _ = network.forward(params, state, x, key)
         values = loss.value(prediction, target)
         require_weights(weights, values)
-        return _weighted_mean(_of_present(weights, values), weights), new_state
+        return weighted_mean(_of_present(weights, values), weights), new_state
 
     return mean_loss
 
@@ -161,17 +162,21 @@ def _of_present(weights: Array | None, values: Array) -> Array:
     return values if weights is None else jnp.where(weights == 0, 0, values)
 
 
-def _weighted_mean(values: Array, weights: Array | None) -> Array:
+def weighted_mean(values: Array, weights: Array | None) -> Array:
+    """Σ wᵢ lᵢ / Σ wᵢ, the plain mean without weights, in the dtype of the values."""
     if weights is None:
         return jnp.mean(values)
-    return jnp.sum(values * weights) / jnp.sum(weights)
+    wide = sum_dtype(values.dtype)  # half precision holds neither a large sum nor a long one
+    mean = jnp.sum(values.astype(wide) * weights) / jnp.sum(weights, dtype=wide)
+    return mean.astype(values.dtype)
 
 
 def shares(weights: Array | None, values: Any) -> Array:
     """[batch], what each example's loss counts in the weighted mean: wᵢ / Σ w, or 1 / batch."""
     if weights is None:
         return jnp.full(values.shape, 1 / max(values.size, 1), values.dtype)
-    return weights / jnp.sum(weights)
+    share = weights / jnp.sum(weights, dtype=sum_dtype(weights.dtype))
+    return share.astype(weights.dtype)
 
 
 def _as_given(weights: Array | None, values: Any) -> Array:

@@ -115,7 +115,7 @@ def _mean(gradient, params, state, part, numbers, size, key, weights):
     def body(carry: tuple, index: Any):
         state, weight_sum, total = carry
         state, own, terms = of(state, index)
-        share = float(rows) if own is None else jnp.sum(own)
+        share = float(rows) if own is None else jnp.sum(own, dtype=sum_dtype(own.dtype))
         # The mean of nothing is NaN: a micro-batch without weight adds nothing.
         total = jax.tree.map(lambda t, a: t + jnp.where(share > 0, a * share, 0), total, terms)
         return (state, weight_sum + share, total), None

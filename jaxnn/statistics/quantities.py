@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxnn.core.captures import contract_for
 from jaxnn.core.contract import Layer, Loss
-from jaxnn.core.gradients import backward_pass, present, require_weights, shares
+from jaxnn.core.gradients import backward_pass, present, require_weights, shares, weighted_mean
 from jaxnn.core.mixing import require_apart, require_loss_apart
 from jaxnn.core.validation import brief, unknown_name
 from jaxnn.statistics.trees import require_examples_apart, scaled
@@ -164,7 +164,7 @@ def measuring(network: Layer, loss: Loss, /, **quantities: Quantity) -> Callable
         captures = {s: other(*arguments) for s, other in passes.items()}
         captures[_OWN] = scaled(result.captures, factors)
         measured = _all_of(quantities, captures, weights)
-        value = Measured(jnp.average(result.values, weights=weights), measured)
+        value = Measured(weighted_mean(result.values, weights), measured)
         return (value, result.state), contract_for(params, result.captures)
 
     return gradient

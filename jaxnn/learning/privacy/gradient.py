@@ -25,6 +25,7 @@ from jaxnn.core.validation import (
 )
 from jaxnn.core.value import Value
 from jaxnn.kernels.noise import normal
+from jaxnn.kernels.products import sum_dtype
 from jaxnn.learning.accumulation import SummedGradient
 from jaxnn.statistics import per_example_squared_norms, scaled
 from jaxnn.statistics.trees import widened, without
@@ -150,7 +151,8 @@ class private(clipped_sum):
         )
         own = values if weights is None else values * weights
         gradients = jax.tree.map(lambda p, g: (g / self.batch_size).astype(p.dtype), params, noisy)
-        return jnp.sum(own) / self.batch_size, gradients
+        total = jnp.sum(own, dtype=sum_dtype(own.dtype))
+        return (total / self.batch_size).astype(own.dtype), gradients
 
 
 def _rounding(params: Any, dtype: Any) -> float:
