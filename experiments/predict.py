@@ -23,12 +23,17 @@ from jaxnn import (
     Loss,
     binary_cross_entropy,
     categorical_cross_entropy,
+    focal,
+    kl_divergence,
+    negative_log_likelihood,
     projected_cross_entropy,
     sigmoid_binary_cross_entropy,
     softmax_cross_entropy,
+    softmax_focal,
 )
 from jaxnn.core.validation import printable
 from jaxnn.data import read_features
+from jaxnn.losses.elementwise import Binary
 from jaxnn.training import make_predict
 
 
@@ -79,9 +84,9 @@ def main(arguments: list[str]) -> None:
 
 
 def _table(config, splits, prediction) -> tuple[list[str], list[list[str]]]:
-    decide = config.task(splits).decide
-    if decide is None:
-        numbers = splits.target_standardization.invert(np.asarray(prediction))
+    task = config.task(splits)
+    if task.decide is None:
+        numbers = splits.target_standardization.invert(np.asarray(task.numbers(prediction)))
         name = config.data.target or "target"
         several = numbers.shape[1] > 1
         head = [f"{name} {i}" if several else name for i in range(numbers.shape[1])]
@@ -91,7 +96,7 @@ def _table(config, splits, prediction) -> tuple[list[str], list[list[str]]]:
     heads = names if columns.shape[1] == len(names) else names[1:]
     rows = [
         [names[label], *(f"{value:.4f}" for value in row)]
-        for label, row in zip(np.asarray(decide(prediction)), columns, strict=True)
+        for label, row in zip(np.asarray(task.decide(prediction)), columns, strict=True)
     ]
     return ["class", *(f"{kind} of {name}" for name in heads)], rows
 
@@ -99,15 +104,17 @@ def _table(config, splits, prediction) -> tuple[list[str], list[list[str]]]:
 def _columns(loss: Loss, prediction) -> tuple[str, np.ndarray]:
     """What the network's outputs say about the classes: probabilities, or else scores."""
     match loss:
-        case softmax_cross_entropy() | projected_cross_entropy():
+        case softmax_cross_entropy() | softmax_focal() | projected_cross_entropy():
             prediction = jax.nn.softmax(prediction)
-        case sigmoid_binary_cross_entropy():
+        case negative_log_likelihood() | kl_divergence():
+            prediction = jnp.exp(prediction)
+        case sigmoid_binary_cross_entropy() | focal():
             prediction = jax.nn.sigmoid(prediction)
         case binary_cross_entropy() | categorical_cross_entropy():
             pass
         case _:
             return "score", np.asarray(prediction)
-    if isinstance(loss, binary_cross_entropy | sigmoid_binary_cross_entropy):
+    if isinstance(loss, Binary):
         prediction = np.concatenate([1 - prediction, prediction], axis=1)
     return "probability", np.asarray(prediction)
 

@@ -98,18 +98,29 @@ from jaxnn.learning.feedback import (
     sign_concordant,
     straight_through,
 )
-from jaxnn.losses.classification import categorical_cross_entropy, softmax_cross_entropy
+from jaxnn.losses.classification import (
+    categorical_cross_entropy,
+    kl_divergence,
+    negative_log_likelihood,
+    softmax_cross_entropy,
+    softmax_focal,
+)
+from jaxnn.losses.contrastive import contrastive
 from jaxnn.losses.ctc import ctc
 from jaxnn.losses.elementwise import (
     binary_cross_entropy,
     half_squared_error,
     hinge,
     huber,
+    mean_absolute_error,
     mean_squared_error,
+    quantile,
     sigmoid_binary_cross_entropy,
     sum_absolute_error,
     sum_squared_error,
 )
+from jaxnn.losses.likelihoods import focal, gaussian_nll, poisson_nll
+from jaxnn.losses.pairs import cosine_embedding, triplet_margin
 from jaxnn.losses.projection import projected_cross_entropy, projection
 from jaxnn.losses.sequences import sequence_loss
 from jaxnn.rewrites.precision import POLICIES, Policy, with_precision

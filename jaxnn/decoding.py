@@ -2,13 +2,15 @@
 
 The function is pure, ``step(carry, token) -> (logits, carry)``, with tokens int32 [batch] and
 logits [batch, vocabulary]; whatever it remembers is in the carry, arrays with the batch first. For
-a recurrent network that is its state; `from_sequence` makes one of a network that takes sequences.
+a recurrent network that is its state; `from_sequence` makes one of a network that takes sequences,
+and `from_network` one with a cache of the network's keys and values.
 Everything is a scan of a fixed number of steps and can stand inside `jax.jit`.
 
 Where a ``stop`` token is given, what comes behind it in a sequence is the stop token again.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +18,20 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxnn.core.adapters import Pointwise
+from jaxnn.core.combinators import (
+    Compound,
+    add,
+    fork,
+    identity,
+    on,
+    parallel,
+    repeat,
+    select,
+    serial,
+)
+from jaxnn.core.contract import Layer
+from jaxnn.core.networks import in_inference_mode, label, rewrite
 from jaxnn.core.validation import (
     batch_size,
     require_array,
@@ -23,6 +39,11 @@ from jaxnn.core.validation import (
     require_number,
     require_positive_integer,
 )
+from jaxnn.layers.activations import log_softmax, softmax
+from jaxnn.layers.attention.cached import with_cache
+from jaxnn.layers.dense import dense
+from jaxnn.layers.embedding import embedding
+from jaxnn.layers.normalization import layer_norm, rms_norm
 
 Step = Callable[[Any, Array], tuple[Array, Any]]
 
@@ -187,15 +208,9 @@ def from_sequence(
         window: The longest sequence that the network is given, such as the one it was trained on;
             what is older is forgotten. Unless given, it sees everything.
     """
-    require_positive_integer("from_sequence", "length", length)
+    _require_prompt("from_sequence", prompt, length)
     if window is not None:
         require_positive_integer("from_sequence", "window", window)
-    require_array("from_sequence", "prompt", prompt)
-    if len(prompt.shape) != 2 or prompt.shape[1] == 0:
-        raise ValueError(
-            "from_sequence: expected prompt to be [batch, at least one token], "
-            f"got shape {tuple(prompt.shape)}"
-        )
     batch, given = prompt.shape
     size = min(window or given - 1 + length, given - 1 + length)
     known = prompt[:, max(given - 1 - size, 0) : -1].astype(jnp.int32)
@@ -211,6 +226,89 @@ def from_sequence(
         return logits, (tokens, position + 1)
 
     return step, (tokens, jnp.full(batch, known.shape[1])), prompt[:, -1]
+
+
+BY_POSITION = (
+    dense,
+    embedding,
+    Pointwise,
+    layer_norm,
+    rms_norm,
+    identity,
+    add,
+    select,
+    serial,
+    fork,
+    parallel,
+    on,
+    repeat,
+    Compound,
+)
+"""Layers that take every position by itself, and those made of such."""
+
+
+def from_network(
+    network: Layer, params: Any, state: Any, prompt: Array, length: int
+) -> tuple[Step, Any, Array]:
+    """(step, carry, first) as `from_sequence` has them, of a network whose attention has a cache.
+
+    The carry holds the keys and values of what there has been: every step computes those of one
+    token alone, and the tokens are those of ``from_sequence(predict, prompt, length)``. The prompt
+    is read in one pass.
+
+    Args:
+        network: Of tokens [batch, time], with causal self-attention, `positional_embedding` and
+            layers that take every position by itself.
+        params: Those of the network.
+        state: Its state, without arrays.
+        prompt: [batch, at least 1], the tokens to go on from.
+        length: How many tokens will be decoded, at most.
+
+    Raises:
+        ValueError: a layer may look at other positions and is no causal self-attention; the network
+            has a state; more positions are needed than are learned.
+    """
+    _require_prompt("from_network", prompt, length)
+    if jax.tree.leaves(state):
+        raise ValueError("from_network: expected a network without state, such as batch norm has")
+    size = prompt.shape[1] - 1 + length
+    cached = rewrite(in_inference_mode(network), partial(_with_cache, size))
+    one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    _, empty = jax.eval_shape(cached.init, jax.random.key(0), one)
+    batch = prompt.shape[0]
+    # Each example has a state of its own, so that every array of the carry has the batch first.
+    carry = jax.tree.map(lambda a: jnp.zeros((batch, *a.shape), a.dtype), empty)
+
+    @jax.vmap
+    def read(carry: Any, tokens: Array):
+        logits, carry, _ = cached.forward(params, carry, tokens[None], None)
+        return logits[0, -1], carry
+
+    if prompt.shape[1] > 1:
+        _, carry = read(carry, prompt[:, :-1].astype(jnp.int32))
+    return lambda carry, token: read(carry, token[:, None]), carry, prompt[:, -1]
+
+
+def _with_cache(size: int, path: str, layer: Layer) -> Layer:
+    found = with_cache(layer, size)
+    # The last axis of a sequence is that of the features, of which a softmax may be.
+    over_features = isinstance(layer, softmax | log_softmax) and layer.axis in (-1, 2)
+    if found is layer and not isinstance(layer, BY_POSITION) and not over_features:
+        raise ValueError(
+            "from_network: expected causal self-attention and layers that take every position by "
+            f"itself, got {label(path, layer)}; from_sequence takes any causal network"
+        )
+    return found
+
+
+def _require_prompt(where: str, prompt: Any, length: Any) -> None:
+    require_positive_integer(where, "length", length)
+    require_array(where, "prompt", prompt)
+    if len(prompt.shape) != 2 or prompt.shape[1] == 0:
+        raise ValueError(
+            f"{where}: expected prompt to be [batch, at least one token], "
+            f"got shape {tuple(prompt.shape)}"
+        )
 
 
 def _decode(

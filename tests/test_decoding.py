@@ -8,7 +8,7 @@ import pytest
 from helpers import normal, started
 
 import jaxnn as nn
-from jaxnn.decoding import beam, from_sequence, greedy, sample
+from jaxnn.decoding import beam, from_network, from_sequence, greedy, sample
 
 VOCABULARY, STOP = 4, 3
 LOGITS = 1.5 * np.asarray(normal(0, (3, VOCABULARY, VOCABULARY)))
@@ -131,6 +131,85 @@ def test_a_causal_network_decodes_step_by_step(window):
         logits = jax.jit(CAUSAL.predict)(params, state, whole[:, -(window or 9) :])
         whole = np.concatenate([whole, np.argmax(logits, -1)[:, -1:]], 1)
     np.testing.assert_array_equal(tokens, whole[:, 2:])
+
+
+BLOCK = nn.transformer_block(8, 2, causal=True, rotary=True, dropout=0.1, norm="rms_norm")
+CACHED = {
+    "sinusoids": nn.serial(
+        nn.embedding(7, 8), nn.positional_embedding(), nn.attention(2, causal=True), nn.dense(7)
+    ),
+    "a stack of blocks": nn.serial(
+        nn.embedding(7, 8), nn.dropout(0.1), nn.repeat(BLOCK, 2), nn.layer_norm(), nn.dense(7)
+    ),
+    "learned positions and biases": nn.serial(
+        nn.embedding(7, 8),
+        nn.positional_embedding("learned", 12),
+        nn.skip(
+            nn.attention(2, groups=1, causal=True, alibi=True, relative=3, softcap=2.0, block=2)
+        ),
+        nn.dense(7),
+        nn.log_softmax(),
+    ),
+}
+
+
+@pytest.mark.parametrize("given", [1, 4])
+@pytest.mark.parametrize("name", CACHED)
+def test_a_cache_gives_the_tokens_that_there_are_without_it(name, given, x64):
+    network = CACHED[name]
+    prompt = jnp.arange(3 * given, dtype=jnp.int32).reshape(3, given) % 7
+    params, state = started(network, prompt)
+
+    @jax.jit
+    def run(params):
+        def predict(tokens):
+            return network.predict(params, state, tokens)
+
+        pair = (from_network(network, params, state, prompt, 8), from_sequence(predict, prompt, 8))
+        return [
+            (greedy(*start, 8), beam(*start, 4, width=2, stop=3), start[0](*start[1:])[0])
+            for start in pair
+        ]
+
+    (tokens, beams, logits), (expected, beams_expected, logits_expected) = run(params)
+    np.testing.assert_allclose(logits, logits_expected, rtol=1e-10)
+    np.testing.assert_array_equal(tokens, expected)
+    np.testing.assert_array_equal(beams.tokens, beams_expected.tokens)
+
+
+def test_a_step_with_a_cache_takes_less_work():
+    network, prompt = CACHED["a stack of blocks"], jnp.zeros((2, 1), jnp.int32)
+    params, state = started(network, prompt)
+
+    def predict(tokens):
+        return network.predict(params, state, tokens)
+
+    def work(step, carry, first):
+        return jax.jit(step).lower(carry, first).compile().cost_analysis()["flops"]
+
+    with_cache = work(*from_network(network, params, state, prompt, 64))
+    assert with_cache < work(*from_sequence(predict, prompt, 64)) / 10
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.serial(nn.embedding(7, 8), nn.attention(2)), "attention: expected causal attention"),
+        (
+            nn.serial(nn.embedding(7, 8), nn.gru(3)),
+            r"every position by itself, got 1 gru; from_sequence takes any causal network",
+        ),
+        (nn.serial(nn.embedding(7, 8), nn.softmax(1)), "got 1 softmax"),
+        (
+            nn.serial(nn.embedding(7, 8), nn.positional_embedding("learned", 5)),
+            "expected at most 5 positions, as many as are learned, got 6",
+        ),
+    ],
+)
+def test_a_network_whose_positions_cannot_be_kept_is_refused(network, message):
+    prompt = jnp.zeros((1, 1), jnp.int32)
+    with pytest.raises(ValueError, match=message):
+        from_network(network, (), (), prompt, 6)
 
 
 @pytest.mark.parametrize(

@@ -47,11 +47,11 @@ def heads(length: int = 2048, count: int = 8, depth: int = 64, causal: bool = Fa
 
     def in_blocks(q: Array, k: Array, v: Array, do: Array):
         o, kept = blocks.attend(q, k, v, None, geometry, 0.0, None)
-        return o, *blocks.attend_backward(kept, geometry, 0.0, do)
+        return o, *blocks.attend_backward(kept, geometry, 0.0, do)[:3]
 
     def textbook(q: Array, k: Array, v: Array, do: Array):
         o, kept = plain.attend(q, k, v, visible, 0.0, None)
-        return o, *plain.attend_backward(kept, 0.0, do)
+        return o, *plain.attend_backward(kept, 0.0, do)[:3]
 
     def formula(q: Array, k: Array, v: Array):
         scores = jnp.einsum("bgrtd,bgsd->bgrts", q, k) / math.sqrt(depth)

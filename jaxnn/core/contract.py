@@ -3,8 +3,8 @@ is a gradient not yet contracted. Everything else in jaxnn is made of these.
 
 Arrays have the batch first. ``x`` and ``y`` are arrays or tuples of them (masks and lengths travel
 as members), ``params`` is a dict of arrays for a layer that has some and ``()`` for one that has
-none, ``state`` is what training changes outside of the gradient (running statistics), usually
-``()``. ``dx`` has ``None`` for what has no gradient.
+none, ``state`` is what training changes without a gradient (running statistics), usually ``()``.
+``dx`` has ``None`` for what has no gradient.
 """
 
 import abc
@@ -114,6 +114,9 @@ class Loss(Value):
     The gradient functions of `jaxnn.core.gradients` reduce it: the weighted mean over the batch.
     """
 
+    mixes: ClassVar[bool] = False
+    """Whether examples' losses depend on each other; ``gradient`` is that of their sum then."""
+
     @abc.abstractmethod
     def value(self, prediction: Any, target: Any) -> Array:
         """[batch], each example's own loss."""
@@ -123,11 +126,13 @@ class Loss(Value):
         """The gradient of each example's own loss by its prediction."""
 
     def weighted(self, prediction: Any, target: Any, factors: Array) -> tuple[Array, Any]:
-        """(values, the gradient of Σ factors[b] l_b by the prediction): for a loss that computes
-        both at once, or whose gradient is had of the sum alone."""
-        delta = self.gradient(prediction, target)
-        factors = factors.reshape(-1, *(1,) * (delta.ndim - 1)).astype(delta.dtype)
-        return self.value(prediction, target), delta * factors
+        """(values, gradient of Σ factors[b] l_b by the prediction), where both are had at once."""
+        scale = jax.vmap(lambda f, own: jax.tree.map(lambda a: a * f.astype(a.dtype), own))
+        return self.value(prediction, target), scale(factors, self.gradient(prediction, target))
+
+    def leaving_out(self, target: Any, absent: Array) -> Any:
+        """The target that says which examples, booleans [batch], do not count for others."""
+        return target
 
     @property
     def root_known(self) -> bool:

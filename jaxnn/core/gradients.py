@@ -21,6 +21,7 @@ from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.networks import summing
 from jaxnn.core.validation import require_floating, require_positive
 from jaxnn.core.value import Value, checked
+from jaxnn.kernels.products import sum_dtype
 
 
 class BackwardPass(NamedTuple):
@@ -61,7 +62,7 @@ class backprop(Value):
     def __call__(self, params, state, x, target, key=None, weights=None):
         run = _backward_pass(summing(self.network), self.loss, shares)
         result = run(params, state, x, target, key, weights)
-        value = _weighted_mean(result.values, weights)
+        value = weighted_mean(result.values, weights)
         return (value, result.state), contract_for(params, result.captures)
 
 
@@ -69,7 +70,7 @@ def _backward_pass(network: Layer, loss: Loss, factors: Callable) -> Callable[..
     """``factors``: (weights, values) -> what each example's delta is multiplied by."""
 
     def run(params, state, x, target, key=None, weights=None):
-        x, target = present(weights, (x, target))
+        x, target = _of_those_present(loss, weights, x, target)
         prediction, new_state, residuals = network.forward(params, state, x, key)
         shape = jax.eval_shape(loss.value, prediction, target)
         require_weights(weights, shape)
@@ -123,11 +124,11 @@ class numerical(Value):
 
 def _mean_loss(network: Layer, loss: Loss) -> Callable:
     def mean_loss(params, state, x, target, key=None, weights=None):
-        x, target = present(weights, (x, target))
+        x, target = _of_those_present(loss, weights, x, target)
         prediction, new_state, _ = network.forward(params, state, x, key)
         values = loss.value(prediction, target)
         require_weights(weights, values)
-        return _weighted_mean(_of_present(weights, values), weights), new_state
+        return weighted_mean(_of_present(weights, values), weights), new_state
 
     return mean_loss
 
@@ -155,21 +156,31 @@ def present(weights: Array | None, tree: Any) -> Any:
     return jax.tree.map(of_present, tree)
 
 
+def _of_those_present(loss: Loss, weights: Array | None, x: Any, target: Any) -> tuple[Any, Any]:
+    """x and target; one example stands in for those of weight 0, which count for no other."""
+    x, target = present(weights, (x, target))
+    return x, target if weights is None else loss.leaving_out(target, weights == 0)
+
+
 def _of_present(weights: Array | None, values: Array) -> Array:
     return values if weights is None else jnp.where(weights == 0, 0, values)
 
 
-def _weighted_mean(values: Array, weights: Array | None) -> Array:
+def weighted_mean(values: Array, weights: Array | None) -> Array:
+    """Σ wᵢ lᵢ / Σ wᵢ, the plain mean without weights, in the dtype of the values."""
     if weights is None:
         return jnp.mean(values)
-    return jnp.sum(values * weights) / jnp.sum(weights)
+    wide = sum_dtype(values.dtype)  # half precision holds neither a large sum nor a long one
+    mean = jnp.sum(values.astype(wide) * weights) / jnp.sum(weights, dtype=wide)
+    return mean.astype(values.dtype)
 
 
 def shares(weights: Array | None, values: Any) -> Array:
     """[batch], what each example's loss counts in the weighted mean: wᵢ / Σ w, or 1 / batch."""
     if weights is None:
         return jnp.full(values.shape, 1 / max(values.size, 1), values.dtype)
-    return weights / jnp.sum(weights)
+    share = weights / jnp.sum(weights, dtype=sum_dtype(weights.dtype))
+    return share.astype(weights.dtype)
 
 
 def _as_given(weights: Array | None, values: Any) -> Array:

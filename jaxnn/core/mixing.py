@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxnn.core.adapters import Around
-from jaxnn.core.contract import Capture, Layer
+from jaxnn.core.contract import Capture, Layer, Loss
 from jaxnn.core.networks import below, label, rewrite
 
 EXAMPLES = 4
@@ -39,6 +39,15 @@ def require_apart(
         raise ValueError(
             f"{where}: expected every example to have a gradient of its own, but {name} mixes the "
             "examples of a batch in training; take in_inference_mode(network) in place of network"
+        )
+
+
+def require_loss_apart(where: str, loss: Loss) -> None:
+    """Raise ValueError where an example's loss depends on the others of its batch."""
+    if loss.mixes:
+        raise ValueError(
+            f"{where}: expected every example to have a loss of its own, but {loss.name} compares "
+            "the examples of a batch with each other"
         )
 
 

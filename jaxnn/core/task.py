@@ -19,6 +19,8 @@ class Task(NamedTuple):
     """(labels or numbers of the data set) -> the target that the loss takes."""
     decide: Callable[[Array], Array] | None
     """(predictions) -> labels; None for regression."""
+    numbers: Callable[[Array], Array] = lambda prediction: prediction
+    """(predictions) -> the numbers that a regression expects."""
 
 
 def of_numbers(classes: int) -> Task:

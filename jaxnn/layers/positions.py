@@ -67,11 +67,15 @@ class positional_embedding(Layer):
 
     def forward(self, params: Any, state: Any, x: Array, key: Array | None):
         self._require_sequence(x)
+        return x + self.vectors(params, x.shape[1], x), state, ()
+
+    def vectors(self, params: Any, length: int, x: Array) -> Float[Array, "length features"]:
+        """p_t of the positions 0 … length − 1, for an x [batch, time, features]."""
         if self.length is None:
-            return x + sinusoids(x.shape[1], x.shape[2], x.dtype), state, ()
+            return sinusoids(length, x.shape[2], x.dtype)
         weight = params["weight"]
         require_features("positional_embedding", x, weight.shape[1], weight.dtype)
-        return x + weight[: x.shape[1]], state, ()
+        return weight[:length]
 
     def backward(self, params: Any, residuals: Any, dy: Float[Array, "batch time features"]):
         if self.length is None:
@@ -102,9 +106,12 @@ def sinusoids(length: int, features: int, dtype: Any) -> Float[Array, "length fe
     return pairs.reshape(length, 2 * angles.shape[1])[:, :features].astype(dtype)
 
 
-def rotation_angles(length: int, features: int, base: float) -> Array:
-    """t · base^(−2i / features), [length, ⌈features / 2⌉], in at least float32."""
+def rotation_angles(length: int, features: int, base: float, start: Any = 0) -> Array:
+    """t · base^(−2i / features), t from ``start``, in at least float32.
+
+    [length, ⌈features / 2⌉].
+    """
     dtype = jax.dtypes.canonicalize_dtype(float)
     exponents = jnp.arange(0, features, 2, dtype=dtype) / features
     frequencies = jnp.exp(-math.log(base) * exponents)
-    return jnp.arange(length, dtype=dtype)[:, None] * frequencies
+    return (start + jnp.arange(length)).astype(dtype)[:, None] * frequencies

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.contract import Layer
-from jaxnn.core.mixing import mixing_layers
+from jaxnn.core.gradients import autodiff, backprop, numerical
+from jaxnn.core.mixing import mixing_layers, require_loss_apart
 from jaxnn.core.validation import batch_size, require_positive_integer
 from jaxnn.core.value import Value
 from jaxnn.kernels.products import sum_dtype
@@ -57,7 +58,8 @@ class accumulate(Value):
         network: The network that ``gradient`` is of.
 
     Raises:
-        ValueError: ``micro_batches`` is not positive; when called, a layer of the network mixes the
+        ValueError: ``micro_batches`` is not positive, or the loss compares the examples of a batch;
+            when called, a layer of the network mixes the
             examples of a batch, as batch norm does in training: of micro-batches it would compute
             something else than of the batch.
     """
@@ -66,6 +68,11 @@ class accumulate(Value):
     micro_batches: Annotated[int, require_positive_integer]
     _: dataclasses.KW_ONLY
     network: Layer
+
+    def validate(self) -> None:
+        match self.gradient:
+            case backprop(loss=loss) | autodiff(loss=loss) | numerical(loss=loss):
+                require_loss_apart(self.name, loss)
 
     def __call__(self, params, state, x, target, key=None, weights=None):
         gradient, micro_batches = self.gradient, self.micro_batches
@@ -117,7 +124,7 @@ def _mean(gradient, params, state, part, numbers, size, key, weights):
     def body(carry: tuple, index: Any):
         state, weight_sum, total = carry
         state, own, terms = of(state, index)
-        share = float(rows) if own is None else jnp.sum(own)
+        share = float(rows) if own is None else jnp.sum(own, dtype=sum_dtype(own.dtype))
         # The mean of nothing is NaN: a micro-batch without weight adds nothing.
         total = jax.tree.map(lambda t, a: t + jnp.where(share > 0, a * share, 0), total, terms)
         return (state, weight_sum + share, total), None

@@ -19,6 +19,7 @@ from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backward_pass
 from jaxnn.core.networks import plain
 from jaxnn.core.validation import require_number, require_positive_integer
+from jaxnn.kernels.products import sum_dtype
 from jaxnn.statistics import kfac_factors
 
 
@@ -114,12 +115,16 @@ def kfac(
         inverses = jax.lax.cond(count % inverse_every == 0, inverted, lambda: inverses)
         result = map_captures(_precondition, captures, inverses, updates)
         if norm_constraint is not None:
-            model = optax.tree.vdot(updates, result)
+            model = optax.tree.vdot(*(_wide(tree) for tree in (updates, result)))
             scale = jnp.minimum(1, jnp.sqrt(norm_constraint / model))
             result = jax.tree.map(lambda p: (p * scale).astype(p.dtype), result)
         return result, KfacState(count + 1, factors, inverses)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _wide(tree: Any) -> Any:
+    return jax.tree.map(lambda a: a.astype(sum_dtype(a.dtype)), tree)
 
 
 def _shapes(network: Layer, loss: Loss, factors_of: Callable, x: Any, target: Any) -> tuple:

@@ -20,10 +20,12 @@ from jaxnn.core.validation import (
 )
 from jaxnn.losses.targets import (
     OfLabels,
+    OfWeightedLabels,
     Reduced,
     is_integer,
     like_prediction,
     ratio,
+    row_of,
     size,
     sum_by_example,
     times,
@@ -35,7 +37,11 @@ from jaxnn.losses.targets import (
 class OfDistribution(Reduced, OfLabels):
     """Base of losses of a distribution on the last axis, averaged over positions."""
 
-    def smoothed(self, t: Array, known: Any) -> Array:
+    def distribution(self, t: Array) -> Array:
+        """The probabilities that a target of floating-point numbers means."""
+        return t
+
+    def wanted(self, t: Array, known: Any) -> Array:
         """What it makes of targets, which are zeros where not ``known``."""
         return t
 
@@ -49,7 +55,7 @@ class OfDistribution(Reduced, OfLabels):
         y, count = wide(prediction), size(prediction.shape[1:-1])
         if not is_integer(target):
             t = like_prediction(self.name, prediction, target)
-            return y, self.smoothed(t, True), count
+            return y, self.wanted(self.distribution(t), True), count
         if tuple(target.shape) != tuple(prediction.shape[:-1]):
             raise ValueError(
                 f"{self.name}: expected integer labels to have shape {prediction.shape[:-1]}, one "
@@ -62,10 +68,19 @@ class OfDistribution(Reduced, OfLabels):
             count = jnp.maximum(sum_by_example(counted), 1).astype(y.dtype)
         one_hot = jax.nn.one_hot(labels, classes, dtype=y.dtype)
         known = (labels >= 0) & (labels < classes)
-        return y, self.smoothed(one_hot, known[..., None]), count
+        return y, self.wanted(one_hot, known[..., None]), count
 
 
-class categorical_cross_entropy(OfDistribution):
+class OfClasses(OfDistribution, OfWeightedLabels):
+    """Base of those whose classes may count differently."""
+
+    def wanted(self, t: Array, known: Any):
+        if self.class_weights is None:
+            return t
+        return t * row_of(self.name, "class_weights", self.class_weights, t.shape[-1], t.dtype)
+
+
+class categorical_cross_entropy(OfClasses):
     """−Σₖ tₖ log(yₖ + δ) of probabilities y; gradient −tₖ / (yₖ + δ).
 
     y is [batch, *positions, classes]; t holds integer labels [batch, *positions], or probabilities
@@ -82,12 +97,51 @@ class categorical_cross_entropy(OfDistribution):
         return -ratio(t, y + self.delta)
 
 
-class softmax_cross_entropy(OfDistribution):
+class negative_log_likelihood(OfClasses):
+    """−Σₖ tₖ yₖ of log-probabilities y, as `log_softmax` gives them; gradient −t.
+
+    y is [batch, *positions, classes]; t holds integer labels [batch, *positions], or probabilities
+    of the shape of y. Positions are averaged. A class that is not wanted adds nothing where its
+    log-probability is −∞. The Hessian by y is 0: for curvature, `softmax_cross_entropy` of logits.
+    """
+
+    def terms(self, y: Array, t: Array):
+        return -jnp.sum(times(t, y), -1)
+
+    def slope(self, y: Array, t: Array):
+        return -t
+
+
+class kl_divergence(OfDistribution):
+    """Σₖ tₖ (log tₖ − yₖ) of log-probabilities y, the divergence of t from exp y; gradient −t.
+
+    y is [batch, *positions, classes]; t holds probabilities of the shape of y, or integer labels
+    [batch, *positions] for distributions that are certain. Positions are averaged; 0 log 0 is 0,
+    and 0 · ∞ too. The Hessian by y is 0.
+
+    Args:
+        log_target: Whether floating-point targets are logarithms of probabilities; −∞ is one of 0.
+    """
+
+    log_target: bool = False
+
+    def distribution(self, t: Array):
+        return jnp.exp(t) if self.log_target else t
+
+    def terms(self, y: Array, t: Array):
+        return jnp.sum(times_log(t, t) - times(t, y), -1)
+
+    def slope(self, y: Array, t: Array):
+        return -t
+
+
+class softmax_cross_entropy(OfClasses):
     """−Σₖ tₖ log softmax(z)ₖ of logits z; gradient softmax(z) Σₖ tₖ − t.
 
     z is [batch, *positions, classes]; t holds integer labels [batch, *positions], or one-hot or
     soft targets of the shape of z. Positions are averaged. With label smoothing α, t becomes
-    (1 − α) t + α / classes. Computed from z − max z, so that logits of any size are safe.
+    (1 − α) t + α / classes, before ``class_weights``. Computed from z − max z, so that logits of
+    any size are safe.
 
     Raises:
         ValueError: the shapes do not fit, or ``label_smoothing`` is not in [0, 1].
@@ -95,11 +149,11 @@ class softmax_cross_entropy(OfDistribution):
 
     label_smoothing: Annotated[float, require_share] = 0.0
 
-    def smoothed(self, t: Array, known: Any):
-        if self.label_smoothing == 0:
-            return t
-        uniform = self.label_smoothing / t.shape[-1]
-        return jnp.where(known, (1 - self.label_smoothing) * t + uniform, 0)
+    def wanted(self, t: Array, known: Any):
+        if self.label_smoothing:
+            uniform = self.label_smoothing / t.shape[-1]
+            t = jnp.where(known, (1 - self.label_smoothing) * t + uniform, 0)
+        return super().wanted(t, known)
 
     def terms(self, y: Array, t: Array):
         # A class that is masked by a logit of −∞ and has no target adds nothing.
@@ -114,3 +168,37 @@ class softmax_cross_entropy(OfDistribution):
         along = jnp.sum(jnp.sqrt(p) * v, -1, keepdims=True)
         column = jnp.sqrt(jnp.sum(t, -1, keepdims=True)) * (jnp.sqrt(p) * v - p * along)
         return column / jnp.sqrt(count)
+
+
+class softmax_focal(OfClasses):
+    """−Σₖ tₖ (1 − pₖ)^γ log pₖ of logits z, p = softmax(z): examples that are easy count less.
+
+    With the slope of a term by log pₖ, aₖ = tₖ (γ pₖ (1 − pₖ)^(γ−1) log pₖ − (1 − pₖ)^γ), and
+    ∂ log pₖ/∂zⱼ = [j = k] − pⱼ, the gradient is a − p Σₖ aₖ. z is [batch, *positions, classes]; t
+    holds integer labels [batch, *positions], or probabilities of the shape of z. Positions are
+    averaged. γ = 0 is `softmax_cross_entropy`; of two classes by one logit see `focal`.
+
+    Raises:
+        ValueError: the shapes do not fit, or ``gamma`` is negative.
+    """
+
+    gamma: Annotated[float, require_non_negative] = 2.0
+
+    def terms(self, y: Array, t: Array):
+        log_p = jax.nn.log_softmax(y)
+        return -jnp.sum(times(t, self._others(log_p) * log_p), -1)
+
+    def slope(self, y: Array, t: Array):
+        log_p = jax.nn.log_softmax(y)
+        p, rest = jnp.exp(log_p), -jnp.expm1(log_p)
+        # log p / (1 − p), whose limit at p = 1 is −1; p log p is 0 at p = 0.
+        ratio = jnp.where(rest == 0, -1, times(p, log_p) / jnp.where(rest == 0, 1, rest))
+        a = times(t, self._others(log_p) * (self.gamma * ratio - 1))
+        return a - p * jnp.sum(a, -1, keepdims=True)
+
+    def _others(self, log_p: Array) -> Array:
+        """(1 − p)^γ, with the slope 0 where p = 1."""
+        if self.gamma == 0:
+            return jnp.ones_like(log_p)
+        rest = -jnp.expm1(log_p)
+        return jnp.where(rest == 0, 0, jnp.where(rest == 0, 1, rest) ** self.gamma)

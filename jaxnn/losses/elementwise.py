@@ -5,6 +5,7 @@ example; the mean over the batch is taken by the gradient functions.
 """
 
 import abc
+from dataclasses import KW_ONLY
 from typing import Annotated, Any, ClassVar
 
 import jax
@@ -12,11 +13,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.task import of_numbers, of_two_classes
-from jaxnn.core.validation import require_non_negative, require_positive
+from jaxnn.core.validation import require_non_negative, require_number, require_positive
 from jaxnn.losses.targets import (
     Reduced,
     like_prediction,
     ratio,
+    require_factors,
+    row_of,
     size,
     times,
     times_log,
@@ -83,13 +86,42 @@ class half_squared_error(OfError):
         return v
 
 
-class sum_absolute_error(OfError):
+class _AbsoluteError(OfError):
+    def of_error(self, e: Array):
+        return e * jnp.sign(e), jnp.sign(e)  # the autodiff derivative of jnp.abs at 0 is 1
+
+
+class mean_absolute_error(_AbsoluteError):
+    """(1/n) Σ |y − t| over the n outputs of an example; gradient sign(y − t) / n, 0 where equal."""
+
+
+class sum_absolute_error(_AbsoluteError):
     """Σ |y − t|, the L1 norm of the error; gradient sign(y − t), 0 where they are equal."""
 
     averages = False
 
+
+def _require_level(where: str, name: str, value: Any) -> float:
+    bounds: dict[str, Any] = {"minimum": 0, "maximum": 1}
+    return require_number(where, name, value, **bounds, open_minimum=True, open_maximum=True)
+
+
+class quantile(OfError):
+    """Mean over the outputs of τ (t − y) where y ≤ t, else (1 − τ) (y − t): the pinball loss.
+
+    Its minimum is the quantile of level τ of the targets (Koenker and Bassett, 1978); that of level
+    ½ is half of `mean_absolute_error`. The slope, divided by the number of outputs, is −τ where
+    y < t, 1 − τ where y > t, and 0 where they are equal.
+
+    Raises:
+        ValueError: ``level`` is not in (0, 1).
+    """
+
+    level: Annotated[float, _require_level] = 0.5
+
     def of_error(self, e: Array):
-        return e * jnp.sign(e), jnp.sign(e)  # the autodiff derivative of jnp.abs at 0 is 1
+        slope = jnp.sign(e) * jnp.where(e > 0, 1 - self.level, self.level)
+        return e * slope, slope
 
 
 class huber(OfError):
@@ -124,11 +156,31 @@ class Binary(Elementwise):
         return of_two_classes(self.name, classes, self.threshold, (first, second))
 
 
-class binary_cross_entropy(Binary):
-    """−(t log(y + δ) + (1 − t) log(1 − y + δ)) of probabilities y, averaged over the outputs.
+class _CrossEntropy(Binary):
+    """Base of the binary cross-entropies, with pos_weight: see there."""
 
-    The gradient is (1 − t) / (1 − y + δ) − t / (y + δ). δ keeps the loss finite at y = 0 and 1;
+    _: KW_ONLY
+    pos_weight: Annotated[Any, require_factors] = None
+
+    def positive(self, y: Array, t: Array) -> Array:
+        """w t: how much is wanted of class 1."""
+        if self.pos_weight is None:
+            return t
+        return t * row_of(self.name, "pos_weight", self.pos_weight, size(y.shape[1:][-1:]), y.dtype)
+
+
+class binary_cross_entropy(_CrossEntropy):
+    """−(w t log(y + δ) + (1 − t) log(1 − y + δ)) of probabilities y, averaged over the outputs.
+
+    The gradient is (1 − t) / (1 − y + δ) − w t / (y + δ). δ keeps the loss finite at y = 0 and 1;
     0 log 0 is 0. On logits, `sigmoid_binary_cross_entropy` is exact and stable.
+
+    Args:
+        delta: δ.
+        pos_weight: w, what class 1 counts; a number, or one for each output on the last axis.
+
+    Raises:
+        ValueError: ``delta`` or a weight is negative, or there are other than one for each output.
     """
 
     delta: Annotated[float, require_non_negative] = 1e-7
@@ -136,26 +188,40 @@ class binary_cross_entropy(Binary):
     threshold = 0.5
 
     def terms(self, y: Array, t: Array):
-        return -(times_log(t, y + self.delta) + times_log(1 - t, 1 - y + self.delta))
+        of_ones = times_log(self.positive(y, t), y + self.delta)
+        return -(of_ones + times_log(1 - t, 1 - y + self.delta))
 
     def slope(self, y: Array, t: Array):
-        return ratio(1 - t, 1 - y + self.delta) - ratio(t, y + self.delta)
+        of_ones = ratio(self.positive(y, t), y + self.delta)
+        return ratio(1 - t, 1 - y + self.delta) - of_ones
 
 
-class sigmoid_binary_cross_entropy(Binary):
-    """−(t log σ(z) + (1 − t) log σ(−z)) of logits z, averaged over the outputs; gradient σ(z) − t.
+class sigmoid_binary_cross_entropy(_CrossEntropy):
+    """−(w t log σ(z) + (1 − t) log σ(−z)) of logits z, averaged over the outputs.
 
-    Computed with log σ(z) = −softplus(−z), which is finite for logits of any size.
+    The gradient is (1 − t) σ(z) − w t σ(−z), which is σ(z) − t where w = 1; the second derivative
+    (w t + 1 − t) σ(z) σ(−z). Computed with log σ(z) = −softplus(−z), which is finite for logits of
+    any size.
+
+    Args:
+        pos_weight: w, what class 1 counts; a number, or one for each output on the last axis.
+
+    Raises:
+        ValueError: a weight is negative, or there are other than one for each output.
     """
 
     def terms(self, y: Array, t: Array):
-        return times(t, jax.nn.softplus(-y)) + times(1 - t, jax.nn.softplus(y))
+        of_ones = times(self.positive(y, t), jax.nn.softplus(-y))
+        return of_ones + times(1 - t, jax.nn.softplus(y))
 
     def slope(self, y: Array, t: Array):
-        return jax.nn.sigmoid(y) - t
+        if self.pos_weight is None:
+            return jax.nn.sigmoid(y) - t
+        return (1 - t) * jax.nn.sigmoid(y) - self.positive(y, t) * jax.nn.sigmoid(-y)
 
     def root(self, y: Array, t: Array, count: Any, v: Array):
-        return jnp.sqrt(jax.nn.sigmoid(y) * jax.nn.sigmoid(-y) / count) * v
+        wanted = 1 if self.pos_weight is None else self.positive(y, t) + 1 - t
+        return jnp.sqrt(wanted * jax.nn.sigmoid(y) * jax.nn.sigmoid(-y) / count) * v
 
 
 class hinge(Binary):

@@ -30,7 +30,7 @@ from jaxnn.kernels.products import sum_dtype
 from jaxnn.layers.dense import dense
 from jaxnn.losses.classification import softmax_cross_entropy
 from jaxnn.losses.sequences import read_target, sequence_loss, shares_of
-from jaxnn.losses.targets import OfLabels, is_integer, over, size
+from jaxnn.losses.targets import OfWeightedLabels, is_integer, over, row_of, size
 
 
 @jax.tree_util.register_dataclass
@@ -90,7 +90,7 @@ class projection_at_rest(dense):
         return "projection"
 
 
-class projected_cross_entropy(OfLabels):
+class projected_cross_entropy(OfWeightedLabels):
     """`softmax_cross_entropy` with integer labels, of logits or of a `projection`'s factors.
 
     The target is labels [batch, *positions], of which an example's loss is the mean; or, for
@@ -178,7 +178,9 @@ class projected_cross_entropy(OfLabels):
         return of_labels(self.name, classes)
 
     def _of_logits(self, target: Any) -> Loss:
-        loss = softmax_cross_entropy(ignore_index=self.ignore_index)
+        loss = softmax_cross_entropy(
+            ignore_index=self.ignore_index, class_weights=self.class_weights
+        )
         return sequence_loss(loss) if isinstance(target, tuple) else loss
 
     def _read(self, prediction: Factors, target: Any) -> tuple[Array, Array, Array]:
@@ -198,11 +200,17 @@ class projected_cross_entropy(OfLabels):
         if mask is not None:  # padding may hold anything
             target = jnp.where(mask, target, jnp.zeros((), target.dtype))
             counted = mask if counted is None else mask & counted
-        labels = self.read_labels(target, prediction.params["weight"].shape[1])
+        classes = prediction.params["weight"].shape[1]
+        labels = self.read_labels(target, classes)
         if counted is None:
-            return x, labels, jnp.full(labels.shape, 1 / size(labels.shape[1:]), dtype)
-        cleared = jnp.where(counted[..., None], x, 0)
-        return cleared, jnp.where(counted, labels, -1), shares_of(counted, dtype)
+            shares = jnp.full(labels.shape, 1 / size(labels.shape[1:]), dtype)
+        else:
+            x, labels = jnp.where(counted[..., None], x, 0), jnp.where(counted, labels, -1)
+            shares = shares_of(counted, dtype)
+        if self.class_weights is not None:
+            row = row_of(name, "class_weights", self.class_weights, classes, dtype)
+            shares = shares * row[jnp.clip(labels, 0, classes - 1)]  # others have no loss
+        return x, labels, shares
 
 
 def _logits(x: Array, weight: Array, bias: Array | None) -> Array:

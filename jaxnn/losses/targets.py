@@ -8,7 +8,7 @@ counts, and functions wrapped in `jax.experimental.checkify.checkify` report it.
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
 from typing import Annotated, Any
 
@@ -20,11 +20,13 @@ from jax import Array
 from jaxnn.core.contract import Loss
 from jaxnn.core.validation import (
     LARGEST_SIZE,
+    brief,
     check_traced,
     known_values,
     require_array,
     require_floating,
     require_integer,
+    require_non_negative,
     require_rank,
     widened,
 )
@@ -74,6 +76,25 @@ def ratio(t: Array, y: Array) -> Array:
     return t / jnp.where(t == 0, 1, y)
 
 
+def require_alike(name: str, members: tuple[str, ...], prediction: Any) -> tuple:
+    """The prediction, which must be a tuple of floating-point arrays of one shape and dtype."""
+    expected = f"{name}: expected prediction to be a tuple ({', '.join(members)})"
+    if not isinstance(prediction, tuple) or len(prediction) != len(members):
+        count = f" of {len(prediction)}" if isinstance(prediction, tuple) else ""
+        raise TypeError(f"{expected}, got {type(prediction).__name__}{count}")
+    for member, a in zip(members, prediction, strict=True):
+        require_floating(name, member, a)
+        require_rank(name, member, a, 1)
+    first = prediction[0]
+    for member, a in zip(members, prediction, strict=True):
+        if (a.shape, a.dtype) != (first.shape, first.dtype):
+            raise ValueError(
+                f"{expected} of one shape and dtype, got {members[0]} {first.dtype}{first.shape} "
+                f"and {member} {a.dtype}{a.shape}"
+            )
+    return prediction
+
+
 def like_prediction(name: str, prediction: Any, target: Any, labels: range | None = None) -> Array:
     """The target, which must have the prediction's shape and dtype, in the dtype of sums.
 
@@ -95,6 +116,24 @@ def like_prediction(name: str, prediction: Any, target: Any, labels: range | Non
             f"got {target.dtype}"
         )
     return wide(target)
+
+
+def require_factors(where: str, name: str, value: Any) -> Any:
+    """The value: None, a number of at least 0, or a tuple of them."""
+    if isinstance(value, tuple | list):
+        return tuple(require_non_negative(where, f"every one of {name}", one) for one in value)
+    return None if value is None else require_non_negative(where, name, value)
+
+
+def row_of(where: str, name: str, factors: Any, count: int, dtype: Any) -> Array:
+    """Factors as an array of one, or of ``count`` where they are several."""
+    row = jnp.asarray(factors, dtype)
+    if row.ndim == 1 and len(row) != count:
+        raise ValueError(
+            f"{where}: expected {name} to hold {count} numbers, one for each on the last axis of "
+            f"prediction, got {len(row)}"
+        )
+    return row
 
 
 class LabelError(ValueError):
@@ -120,15 +159,21 @@ def read_labels(
         inside &= (labels - valid.start) % valid.step == 0
         return inside if ignored is None else inside | (labels == ignored)
 
-    known, traced = known_values(labels), widened(labels)
+    require_everywhere(labels, lambda labels: holds(widened(labels)), expected)
+    return jnp.asarray(widened(labels))
+
+
+def require_everywhere(x: Any, holds: Callable, expected: str) -> None:
+    """Raise `LabelError` at the first place where ``holds`` is not true of ``x``.
+
+    Where the values are not known, inside `jax.jit`, see `check_traced`.
+    """
+    known = known_values(x)
     if known is None:
-        check_traced(traced, holds, expected)
-    else:
-        wrong = ~holds(widened(known))
-        if wrong.any():
-            place = np.argwhere(wrong)[0].tolist()
-            raise LabelError(expected, known[tuple(place)], place)
-    return jnp.asarray(traced)
+        check_traced(x, holds, expected)
+    elif (wrong := ~holds(known)).any():
+        place = np.argwhere(wrong)[0].tolist()
+        raise LabelError(expected, known[tuple(place)], place)
 
 
 def is_integer(a: Any) -> bool:
@@ -166,6 +211,27 @@ class OfLabels(Loss):
             note = f", or to be {ignored}, which is ignored"
         labels = read_labels(self.name, labels, range(classes), ignored=ignored, note=note)
         return labels if ignored is None else jnp.where(labels == ignored, -1, labels)
+
+
+def _require_weights(where: str, name: str, value: Any) -> Any:
+    if value is not None and not isinstance(value, tuple | list):
+        raise TypeError(f"{where}: expected {name} to be a tuple of numbers, got {brief(value)}")
+    return require_factors(where, name, value)
+
+
+class OfWeightedLabels(OfLabels):
+    """Base of those whose classes may count differently.
+
+    Args:
+        class_weights: cₖ, one number for each class; tₖ becomes cₖ tₖ. An example's loss is still
+            divided by the number of its positions, and the mean over the batch by the number of
+            examples, so that an example's loss does not depend on the others. PyTorch's ``weight``
+            divides the sum over the batch by Σ c of its labels: for that, leave class_weights out
+            and give the gradient function the ``weights`` c[labels].
+    """
+
+    _: KW_ONLY
+    class_weights: Annotated[Any, _require_weights] = None
 
 
 class Reduced(Loss):

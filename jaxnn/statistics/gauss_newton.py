@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxnn.core.captures import contract, map_captures
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import present, require_weights, shares
+from jaxnn.core.mixing import require_loss_apart
 from jaxnn.core.networks import plain
 from jaxnn.statistics import contractions
 from jaxnn.statistics.columns import as_batch, hessian_root_captures
@@ -50,6 +51,7 @@ def ggn_vector_product(network: Layer, loss: Loss) -> Callable[..., Any]:
     J v by forward-mode differentiation of the forward pass, H u as the derivative of the loss's
     gradient along u, Jᵀ by the backward pass: nothing is formed, and any loss and layer will do.
     """
+    require_loss_apart("ggn_vector_product", loss)
     network = plain(network)
 
     def product(vector, params, state, x, target, key=None, weights=None):
@@ -63,7 +65,8 @@ def ggn_vector_product(network: Layer, loss: Loss) -> Callable[..., Any]:
         values = jax.eval_shape(loss.value, prediction, target)
         require_weights(weights, values)
         _, dy = jax.jvp(lambda y: loss.gradient(y, target), (prediction,), (along,))
-        dy = dy * jnp.expand_dims(shares(weights, values), range(1, dy.ndim))
+        share = shares(weights, values)
+        dy = jax.tree.map(lambda d: d * jnp.expand_dims(share, range(1, d.ndim)), dy)
         return contract(network.backward(params, residuals, dy)[1])
 
     return product

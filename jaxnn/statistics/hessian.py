@@ -16,6 +16,7 @@ from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backprop
 from jaxnn.core.networks import plain
 from jaxnn.core.validation import require_key, require_positive_integer
+from jaxnn.kernels.products import sum_dtype
 
 
 def hessian_vector_product(network: Layer, loss: Loss) -> Callable[..., Any]:
@@ -46,17 +47,21 @@ def hessian_diagonal(network: Layer, loss: Loss, *, samples: int) -> Callable[..
 
 
 def hessian_trace(network: Layer, loss: Loss, *, samples: int) -> Callable[..., Array]:
-    """(params, state, x, target, key, weights=None) -> tr ∂²L/∂params², a number.
+    """(params, state, x, target, key, weights=None) -> tr ∂²L/∂params², in at least float32.
 
     E[zᵀ H z] over ``samples`` vectors z of independent random signs: without bias, of variance
     2 Σ_{i≠j} H_ij² / samples (Hutchinson, 1989). The key is split as for `hessian_diagonal`.
     """
-    run = _hutchinson("hessian_trace", jnp.vdot, network, loss, samples)
+    run = _hutchinson("hessian_trace", _dot, network, loss, samples)
 
     def trace(*arguments, **named):
         return reduce(jnp.add, jax.tree.leaves(run(*arguments, **named)))
 
     return trace
+
+
+def _dot(z: Array, hz: Array) -> Array:
+    return jnp.vdot(z, hz, preferred_element_type=sum_dtype(hz.dtype))
 
 
 def _hutchinson(

@@ -11,8 +11,8 @@ from jax import Array
 
 from jaxnn.core.captures import contract_for
 from jaxnn.core.contract import Layer, Loss
-from jaxnn.core.gradients import backward_pass, present, require_weights, shares
-from jaxnn.core.mixing import require_apart
+from jaxnn.core.gradients import backward_pass, present, require_weights, shares, weighted_mean
+from jaxnn.core.mixing import require_apart, require_loss_apart
 from jaxnn.core.validation import brief, unknown_name
 from jaxnn.statistics.trees import require_examples_apart, scaled
 
@@ -23,6 +23,7 @@ def own_captures(where: str, network: Layer, loss: Loss) -> Callable:
     ``where`` is the name of the quantity, for errors. Weights are not multiplied in: they say which
     examples, those of weight 0, another one stands in for.
     """
+    require_loss_apart(where, loss)
     run = backward_pass(network, loss)
 
     def captures(params, state, x, target, key=None, weights=None):
@@ -146,6 +147,7 @@ def measuring(network: Layer, loss: Loss, /, **quantities: Quantity) -> Callable
     Raises:
         TypeError, ValueError: as `measure`.
     """
+    require_loss_apart("measuring", loss)
     passes = _passes("measuring", network, loss, quantities)
     passes.pop(_OWN, None)
     run = backward_pass(network, loss)
@@ -162,7 +164,7 @@ def measuring(network: Layer, loss: Loss, /, **quantities: Quantity) -> Callable
         captures = {s: other(*arguments) for s, other in passes.items()}
         captures[_OWN] = scaled(result.captures, factors)
         measured = _all_of(quantities, captures, weights)
-        value = Measured(jnp.average(result.values, weights=weights), measured)
+        value = Measured(weighted_mean(result.values, weights), measured)
         return (value, result.state), contract_for(params, result.captures)
 
     return gradient

@@ -11,6 +11,7 @@ from jax import Array
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.task import Task
 from jaxnn.core.validation import batch_size as batch_size_of
+from jaxnn.kernels.products import sum_dtype
 from jaxnn.sharding import mesh_of, on_mesh, split_batch, whole
 
 
@@ -84,9 +85,11 @@ def measures(
                 f"metrics: expected deviation to be a number or one for each output, shape "
                 f"{prediction.shape[1:]}, got shape {np.shape(deviation)}"
             )
+        target, prediction = (a.astype(sum_dtype(a.dtype)) for a in (target, prediction))
+        error = target - task.numbers(prediction)
         spread = jnp.sum((target - jnp.mean(target, 0)) ** 2)
-        found["r2"] = 1 - jnp.sum((target - prediction) ** 2) / spread
-        found["mae"] = jnp.mean(deviation * jnp.abs(target - prediction))
+        found["r2"] = 1 - jnp.sum(error**2) / spread
+        found["mae"] = jnp.mean(deviation * jnp.abs(error))
     else:
         is_labels = jnp.issubdtype(target.dtype, jnp.integer)
         labels = target if is_labels else task.decide(target)

@@ -7,6 +7,7 @@ import pytest
 import jaxnn as nn
 from experiments.support.config import (
     CONFIGS,
+    LOSSES,
     Config,
     DataConfig,
     find_config,
@@ -117,6 +118,34 @@ def test_a_network_or_loss_that_does_not_fit_the_data_is_refused(wine, changes, 
     config = dataclasses.replace(Config(network=("dense(3)",), data=DataConfig("wine")), **changes)
     with pytest.raises((ValueError, TypeError), match=message):
         require_compatible(config, wine)
+
+
+FROM_PYTHON = {
+    "contrastive",
+    "cosine_embedding",
+    "ctc",
+    "gaussian_nll",
+    "sequence_loss",
+    "triplet_margin",
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_fits_some_data_or_says_that_it_is_for_python(name):
+    text = f"{name}(hinge())" if name == "sequence_loss" else f"{name}()"
+    fitting, reasons = [], []
+    for data, outputs in [("diabetes", 1), ("breast_cancer", 1), ("wine", 3)]:
+        config = Config(network=(f"dense({outputs})",), loss=text, data=DataConfig(data))
+        try:
+            require_compatible(config, load(config.data))
+            fitting.append(data)
+        except ValueError as error:
+            reasons.append(str(error))
+    if name in FROM_PYTHON:
+        assert not fitting
+        assert all("from Python" in reason for reason in reasons)
+    else:
+        assert fitting
 
 
 @pytest.mark.parametrize("last", ["dense(3)", "projection(3)"])

@@ -61,6 +61,8 @@ IGNORING = [
     nn.softmax_cross_entropy(ignore_index=-1),
     nn.softmax_cross_entropy(0.2, ignore_index=-1),
     nn.categorical_cross_entropy(ignore_index=-1),
+    nn.softmax_focal(ignore_index=-1),
+    nn.projected_cross_entropy(class_weights=(1.0, 2.0, 0.5, 3.0, 1.5), ignore_index=-1),
     nn.projected_cross_entropy(ignore_index=-1),
 ]
 

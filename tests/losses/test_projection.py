@@ -180,9 +180,10 @@ def test_ignored_labels_of_factors_are_those_of_logits(padded, x64):
     x = clean.at[0, 1].set(jnp.nan)  # at an ignored label
     labels = jnp.array([[0, -1, 2], [-1, -1, -1], [1, 1, 4]])
     target = (labels, jnp.array([3, 2, 2])) if padded else labels
-    loss = nn.softmax_cross_entropy(ignore_index=-1)
+    options = {"ignore_index": -1, "class_weights": (1.0, 0.5, 2.0, 3.0, 0.0)}
+    loss = nn.softmax_cross_entropy(**options)
     pairs = [
-        (nn.projection(5), nn.projected_cross_entropy(2, ignore_index=-1), x),
+        (nn.projection(5), nn.projected_cross_entropy(2, **options), x),
         (nn.dense(5), nn.sequence_loss(loss) if padded else loss, clean),
     ]
     params, state = started(nn.dense(5), x)

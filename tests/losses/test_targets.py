@@ -26,6 +26,17 @@ LABELS = jnp.asarray([0, 4, 2, 2])
 ONE_HOT = jax.nn.one_hot(LABELS, 5)
 BITS = jnp.asarray(np.random.default_rng(2).integers(2, size=(4, 5)))
 SIGNS = 2 * BITS - 1
+WEIGHTS = (0.5, 2.0, 1.0, 0.0, 3.0)
+
+
+def weighted(targets):
+    return targets * jnp.asarray(WEIGHTS, targets.dtype)
+
+
+def eased(p, of):
+    return -of * (1 - p) ** 1.5 * jnp.log(p)
+
+
 # The loss, a prediction, a target, and the same values written by others or plainly.
 LOSSES = {
     "mean_squared_error": (
@@ -52,6 +63,40 @@ LOSSES = {
         SOFT,
         lambda y, t: jnp.abs(y - t).sum(-1),
     ),
+    "mean_absolute_error": (
+        nn.mean_absolute_error(),
+        LOGITS,
+        SOFT,
+        lambda y, t: jnp.abs(y - t).mean(-1),
+    ),
+    "quantile": (
+        nn.quantile(0.3),
+        LOGITS,
+        SOFT,
+        lambda y, t: jnp.maximum(0.3 * (t - y), 0.7 * (y - t)).mean(-1),
+    ),
+    "poisson_nll": (
+        nn.poisson_nll(),
+        LOGITS,
+        SOFT,
+        lambda y, t: (jnp.exp(y) - t * y).mean(-1),
+    ),
+    "poisson_nll of rates": (
+        nn.poisson_nll(False, full=True, delta=0.0),
+        PROBABILITIES,
+        4 * SOFT,
+        lambda y, t: (
+            y
+            - t * jnp.log(y)
+            + jnp.where(t > 1, t * jnp.log(t) - t + jnp.log(2 * np.pi * t) / 2, 0)
+        ).mean(-1),
+    ),
+    "focal": (
+        nn.focal(1.5, alpha=0.3),
+        LOGITS,
+        BITS,
+        lambda z, t: optax.sigmoid_focal_loss(z, t, alpha=0.3, gamma=1.5).mean(-1),
+    ),
     "huber": (nn.huber(0.5), LOGITS, SOFT, lambda y, t: optax.huber_loss(y, t, delta=0.5).mean(-1)),
     "binary_cross_entropy": (
         nn.binary_cross_entropy(0.0),
@@ -65,12 +110,68 @@ LOSSES = {
         BITS,
         lambda z, t: optax.sigmoid_binary_cross_entropy(z, t).mean(-1),
     ),
+    "sigmoid_binary_cross_entropy with pos_weight": (
+        nn.sigmoid_binary_cross_entropy(pos_weight=WEIGHTS),
+        LOGITS,
+        SOFT,
+        lambda z, t: (-weighted(t) * jax.nn.log_sigmoid(z) - (1 - t) * jax.nn.log_sigmoid(-z)).mean(
+            -1
+        ),
+    ),
+    "binary_cross_entropy with pos_weight": (
+        nn.binary_cross_entropy(0.0, pos_weight=3.0),
+        PROBABILITIES,
+        BITS,
+        lambda y, t: -(3 * t * jnp.log(y) + (1 - t) * jnp.log(1 - y)).mean(-1),
+    ),
     "hinge": (nn.hinge(), LOGITS, SIGNS, lambda y, t: optax.hinge_loss(y, t).mean(-1)),
     "categorical_cross_entropy": (
         nn.categorical_cross_entropy(0.0),
         PROBABILITIES,
         LABELS,
         lambda y, t: -jnp.log(y)[jnp.arange(4), t],
+    ),
+    "categorical_cross_entropy with class_weights": (
+        nn.categorical_cross_entropy(0.0, class_weights=WEIGHTS),
+        PROBABILITIES,
+        SOFT,
+        lambda y, t: -(weighted(t) * jnp.log(y)).sum(-1),
+    ),
+    "negative_log_likelihood": (
+        nn.negative_log_likelihood(class_weights=WEIGHTS),
+        LOGITS,
+        LABELS,
+        lambda y, t: -jnp.asarray(WEIGHTS, y.dtype)[t] * y[jnp.arange(4), t],
+    ),
+    "kl_divergence": (
+        nn.kl_divergence(),
+        LOGITS,
+        SOFT,
+        lambda y, t: (t * (jnp.log(t) - y)).sum(-1),
+    ),
+    "kl_divergence of labels": (
+        nn.kl_divergence(),
+        LOGITS,
+        LABELS,
+        lambda y, t: -y[jnp.arange(4), t],
+    ),
+    "softmax_focal": (
+        nn.softmax_focal(1.5, class_weights=WEIGHTS),
+        LOGITS,
+        SOFT,
+        lambda z, t: eased(jax.nn.softmax(z), weighted(t)).sum(-1),
+    ),
+    "softmax_focal of labels": (
+        nn.softmax_focal(1.5),
+        LOGITS,
+        LABELS,
+        lambda z, t: eased(jax.nn.softmax(z)[jnp.arange(4), t], 1),
+    ),
+    "softmax_cross_entropy with class_weights": (
+        nn.softmax_cross_entropy(0.1, class_weights=WEIGHTS),
+        LOGITS,
+        ONE_HOT,
+        lambda z, t: optax.softmax_cross_entropy(z, weighted(optax.smooth_labels(t, 0.1))),
     ),
     "softmax_cross_entropy of labels": (
         nn.softmax_cross_entropy(),
@@ -187,6 +288,9 @@ OF_LABELS = {
     "softmax_cross_entropy": nn.softmax_cross_entropy(),
     "softmax_cross_entropy with smoothing": nn.softmax_cross_entropy(0.2),
     "categorical_cross_entropy": nn.categorical_cross_entropy(),
+    "negative_log_likelihood": nn.negative_log_likelihood(),
+    "kl_divergence": nn.kl_divergence(),
+    "softmax_focal": nn.softmax_focal(),
     "projected_cross_entropy": nn.projected_cross_entropy(),
     "sequence_loss": nn.sequence_loss(nn.softmax_cross_entropy()),
 }
@@ -242,7 +346,7 @@ def test_a_concrete_label_that_is_no_class_is_named(name, label):
     y = for_labels(name, jnp.ones((2, 3)))
     target = of_labels(name, jnp.array([2, label]))
     place = "example 1, position 0" if name == "sequence_loss" else "example 1"
-    expected = rf"_cross_entropy: expected labels to lie in 0 … 2 .*, got {label} at {place}$"
+    expected = rf"\w: expected labels to lie in 0 … 2 .*, got {label} at {place}$"
     for function in (OF_LABELS[name].value, OF_LABELS[name].gradient):
         with pytest.raises(ValueError, match=expected):
             function(y, target)
@@ -283,7 +387,7 @@ def test_under_jit_a_label_that_is_no_class_has_no_loss_and_no_gradient(name):
     y = for_labels(name, jax.nn.softmax(normal(0, (3, 5), np.float32)))
     labels = of_labels(name, jnp.array([-1, 2, 5]))
     value, gradient = value_and_gradient(OF_LABELS[name], y, labels)
-    np.testing.assert_array_equal(np.asarray(value) > 0, [False, True, False])
+    np.testing.assert_array_equal(np.asarray(value) != 0, [False, True, False])
     np.testing.assert_array_equal(np.any(gradient, range(1, gradient.ndim)), [False, True, False])
     assert_agree(gradient, differentiated(OF_LABELS[name].value, y, labels)[1], 1e-6)
 

@@ -12,15 +12,33 @@ ERRORS = [
     nn.mean_squared_error(),
     nn.half_squared_error(),
     nn.sum_squared_error(),
+    nn.mean_absolute_error(),
     nn.sum_absolute_error(),
     nn.huber(),
+    nn.quantile(),
 ]
 CATEGORICAL = [
     nn.softmax_cross_entropy(),
     nn.categorical_cross_entropy(),
+    nn.softmax_focal(),
+    nn.negative_log_likelihood(),
+    nn.kl_divergence(),
     nn.projected_cross_entropy(),
 ]
-BINARY = [nn.sigmoid_binary_cross_entropy(), nn.binary_cross_entropy(), nn.hinge()]
+BINARY = [
+    nn.sigmoid_binary_cross_entropy(),
+    nn.binary_cross_entropy(),
+    nn.focal(),
+    nn.hinge(),
+]
+FROM_PYTHON = [
+    nn.ctc(),
+    nn.sequence_loss(nn.hinge()),
+    nn.gaussian_nll(),
+    nn.cosine_embedding(),
+    nn.triplet_margin(),
+    nn.contrastive(),
+]
 
 
 def name_of(loss):
@@ -28,10 +46,9 @@ def name_of(loss):
 
 
 def test_every_loss_of_the_library_is_tested_here():
-    tested = {loss.name for loss in (*ERRORS, *CATEGORICAL, *BINARY)}
-    losses = {n for n, f in vars(nn).items() if isinstance(f, type) and issubclass(f, nn.Loss)}
-    # Those of sequences are scored by the experiments that train on them.
-    assert tested == losses - {"Loss", "ctc", "sequence_loss"}
+    tested = {type(loss) for loss in (*ERRORS, *CATEGORICAL, *BINARY, *FROM_PYTHON)}
+    losses = {f for f in vars(nn).values() if isinstance(f, type) and issubclass(f, nn.Loss)}
+    assert tested == losses - {nn.Loss, nn.poisson_nll}
 
 
 @pytest.mark.parametrize("loss", [*ERRORS, *CATEGORICAL], ids=name_of)
@@ -88,10 +105,28 @@ def test_binary_losses_refuse_data_without_two_classes(loss, classes):
         task_of(loss, classes)
 
 
-@pytest.mark.parametrize("loss", [nn.ctc(), nn.sequence_loss(nn.hinge())], ids=name_of)
-def test_losses_of_sequences_refuse_data_sets_and_say_what_to_do(loss):
+@pytest.mark.parametrize("classes", [0, 2, 3])
+@pytest.mark.parametrize("loss", FROM_PYTHON, ids=name_of)
+def test_losses_of_other_forms_refuse_data_sets_and_say_what_to_do(loss, classes):
     with pytest.raises(ValueError, match=f"{loss.name}: expected a loss of one .* from Python"):
-        task_of(loss, 3)
+        task_of(loss, classes)
+
+
+@pytest.mark.parametrize(("log_input", "prediction"), [(True, [0.0, np.log(3)]), (False, [1, 3])])
+def test_counts_are_scored_by_the_rate(log_input, prediction):
+    loss = nn.poisson_nll(log_input)
+    task = task_of(loss, 0)
+    counts = task.prepare(np.array([[2.0], [3.0]], np.float32))
+    metrics = metrics_of(loss, task, jnp.array(prediction, jnp.float32)[:, None], counts)
+    assert metrics["mae"] == pytest.approx(0.5)
+    assert metrics["r2"] == pytest.approx(-1)
+
+
+def test_counts_below_0_and_classes_are_refused():
+    with pytest.raises(ValueError, match=r"counts of at least 0 as target, got -1.0 at example 0"):
+        task_of(nn.poisson_nll(), 0).prepare(np.array([[-1.0]], np.float32))
+    with pytest.raises(ValueError, match="poisson_nll: expected data with counts, got 3 classes"):
+        task_of(nn.poisson_nll(), 3)
 
 
 class absolute(nn.Loss):

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
+from jaxnn.layers.attention.bias import NO_BIAS, Bias, add_bias, cap, pull_back
 from jaxnn.layers.attention.plain import (
     draw_noise,
     finite,
@@ -34,6 +34,7 @@ from jaxnn.layers.attention.plain import (
     thin,
     with_keys,
 )
+from jaxnn.layers.attention.tiles import Geometry, add_tile, pad_bias, tile, unpad_bias
 
 
 class Kept(NamedTuple):
@@ -47,24 +48,7 @@ class Kept(NamedTuple):
     log_sum: Array
     """L, [blocks, batch, group, head, block]."""
     key: Any
-
-
-class Geometry(NamedTuple):
-    """How queries and keys are cut, and what a causal mask leaves of the pairs."""
-
-    time: int
-    memory: int
-    rows: int
-    """Queries in a block."""
-    columns: int
-    """Keys in a block."""
-    causal: bool
-
-    def pairs(self) -> np.ndarray:
-        """[pairs, 2], the blocks of queries and keys that meet, by queries and then by keys."""
-        i, j = np.indices((-(-self.time // self.rows), -(-self.memory // self.columns)))
-        meet = j * self.columns < (i + 1) * self.rows if self.causal else np.ones_like(i, bool)
-        return np.stack([i[meet], j[meet]], -1).astype(np.int32)
+    bias: Bias
 
 
 def attend(
@@ -75,14 +59,17 @@ def attend(
     geometry: Geometry,
     rate: float,
     key: Any,
+    bias: Bias = NO_BIAS,
+    softcap: float | None = None,
 ) -> tuple[Float[Array, "batch group head time depth"], Kept]:
     """(o, what backward needs); ``visible`` comes without the causal mask."""
-    visible = _pad_visible(visible, geometry)
+    visible, padded = _pad_visible(visible, geometry), pad_bias(bias, geometry)
     q, k, v = _cut(q, geometry.rows), _cut(k, geometry.columns), _cut(v, geometry.columns)
 
     def body(carry: tuple, step: tuple):
         number, (i, j) = step
-        scores = _scores(q[i], k[j], visible, geometry, i, j)
+        own = tile(padded, geometry, i, j)
+        scores, _ = _scores(q[i], k[j], own, softcap, visible, geometry, i, j)
         o, largest, total = (a[i] for a in carry)
         # The result does not depend on what is subtracted: no derivative goes through it.
         new_largest = jax.lax.stop_gradient(jnp.maximum(largest, jnp.max(scores, -1)))
@@ -106,41 +93,56 @@ def attend(
     seen = jnp.where(total == 0, 1, total)  # 0 where a query may see no key: o is 0, and so is P
     o = (o / seen[..., None]).astype(v.dtype)
     log_sum = finite(largest) + jnp.log(seen)
-    return _join(o, geometry.time), Kept(q, k, v, visible, o, log_sum, key)
+    return _join(o, geometry.time), Kept(q, k, v, visible, o, log_sum, key, bias)
 
 
 def attend_backward(
-    kept: Kept, geometry: Geometry, rate: float, do: Float[Array, "batch group head time depth"]
-) -> tuple[Array, Array, Array]:
-    """(dq, dk, dv): P once more, block by block."""
-    q, k, v, visible, o, log_sum, key = kept
+    kept: Kept,
+    geometry: Geometry,
+    rate: float,
+    do: Float[Array, "batch group head time depth"],
+    softcap: float | None = None,
+) -> tuple[Array, Array, Array, Bias]:
+    """(dq, dk, dv, the gradient by the bias): P once more, block by block."""
+    q, k, v, visible, o, log_sum, key, bias = kept
     do = _cut(do, geometry.rows)
     along = jnp.sum(o.astype(log_sum.dtype) * do, -1)
-    scale = 1 / math.sqrt(q.shape[-1])
+    scale, padded = 1 / math.sqrt(q.shape[-1]), pad_bias(bias, geometry)
 
     def body(carry: tuple, step: tuple):
         number, (i, j) = step
-        dq, dk, dv = carry
-        weights = jnp.exp(_scores(q[i], k[j], visible, geometry, i, j) - log_sum[i][..., None])
+        dq, dk, dv, dbias = carry
+        own = tile(padded, geometry, i, j)
+        scores, slope = _scores(q[i], k[j], own, softcap, visible, geometry, i, j)
+        weights = jnp.exp(scores - log_sum[i][..., None])
         noise = _noise(key, number, rate, weights.shape)
         thinned = thin(noise, rate, weights).astype(v.dtype)
         dweights = thin(noise, rate, with_keys(do[i], v[j]))
-        dscores = (weights * (dweights - along[i][..., None])).astype(q.dtype)
+        dscores = weights * (dweights - along[i][..., None])
+        dbias = add_tile(dbias, pull_back(dscores, own), geometry, i, j)
+        dscores = (dscores if slope is None else dscores * slope).astype(q.dtype)
         dq = dq.at[i].add(over_keys(dscores, k[j] * scale))
         dk = dk.at[j].add(over_queries(q[i] * scale, dscores))
         dv = dv.at[j].add(over_queries(do[i], thinned))
-        return (dq, dk, dv), None
+        return (dq, dk, dv, dbias), None
 
-    shapes = (q.shape, k.mT.shape, v.mT.shape)
-    start = tuple(jnp.zeros(shape, log_sum.dtype) for shape in shapes)
-    (dq, dk, dv), _ = jax.lax.scan(body, start, _steps(geometry))
+    def zeros(shape: tuple):
+        return jnp.zeros(shape, log_sum.dtype)
+
+    given, table = padded
+    start_bias = Bias(
+        None if given is None else zeros(given.shape),
+        None if table is None else zeros((do.shape[1], *table.shape)),
+    )
+    start = (zeros(q.shape), zeros(k.mT.shape), zeros(v.mT.shape), start_bias)
+    (dq, dk, dv, dbias), _ = jax.lax.scan(body, start, _steps(geometry))
     dk, dv = dk.mT, dv.mT
     lengths = (geometry.time, geometry.memory, geometry.memory)
     dq, dk, dv = (
         _join(a, n).astype(b.dtype)
         for a, n, b in zip((dq, dk, dv), lengths, (q, k, v), strict=True)
     )
-    return dq, dk, dv
+    return dq, dk, dv, unpad_bias(dbias, bias, geometry)
 
 
 def _steps(geometry: Geometry) -> tuple[Array, Array]:
@@ -149,18 +151,26 @@ def _steps(geometry: Geometry) -> tuple[Array, Array]:
 
 
 def _scores(
-    q: Array, k: Array, visible: Array | None, geometry: Geometry, i: Array, j: Array
-) -> Array:
-    """S_ij, −∞ where a key is hidden."""
-    scores = scores_of(q, k)
+    q: Array,
+    k: Array,
+    bias: Bias,
+    softcap: float | None,
+    visible: Array | None,
+    geometry: Geometry,
+    i: Array,
+    j: Array,
+) -> tuple[Array, Array | None]:
+    """S_ij, −∞ where a key is hidden, and the slope of the softcap."""
+    scores, slope = cap(scores_of(q, k), softcap)
+    scores = add_bias(scores, bias)
     if visible is not None:
         rows = visible[j] if visible.shape[4] == 1 else _rows_of(visible[j], i, geometry.rows)
         scores = jnp.where(rows, scores, -jnp.inf)
     if geometry.causal:
-        row = i * geometry.rows + jnp.arange(geometry.rows)
+        row = geometry.offset + i * geometry.rows + jnp.arange(geometry.rows)
         column = j * geometry.columns + jnp.arange(geometry.columns)
         scores = jnp.where(row[:, None] >= column, scores, -jnp.inf)
-    return scores
+    return scores, slope
 
 
 def _rows_of(a: Array, i: Array, rows: int) -> Array:
@@ -173,8 +183,7 @@ def _noise(key: Any, number: Array, rate: float, shape: Any) -> Array | None:
 
 def _pad_visible(visible: Array | None, geometry: Geometry) -> Array | None:
     """[key blocks, batch, group, head, time or 1, block]: keys added to fill a block are hidden."""
-    missing_rows = -geometry.time % geometry.rows
-    missing_columns = -geometry.memory % geometry.columns
+    missing_rows, missing_columns = geometry.missing
     if visible is None:
         if missing_columns == 0:
             return None

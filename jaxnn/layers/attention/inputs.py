@@ -17,6 +17,8 @@ class Inputs(NamedTuple):
     """[batch, memory, features]; the queries themselves in self-attention."""
     mask: Any
     """Lengths or a mask as given, or None."""
+    bias: Any
+    """[batch, 1 or heads, 1 or time, 1 or memory], or None."""
 
 
 class Form(NamedTuple):
@@ -26,10 +28,13 @@ class Form(NamedTuple):
     crosses: bool
     """Whether the queries look into another sequence than their own."""
     is_masked: bool
+    is_biased: bool
 
 
 def read_inputs(x: Any) -> tuple[Inputs, Form]:
-    """Queries alone, or a tuple (queries[, memory][, mask]); memory is what is floating-point.
+    """Queries alone, or a tuple (queries[, memory][, mask][, bias]).
+
+    Memory and bias are what is floating-point, of 3 and of 4 axes.
 
     Raises:
         TypeError, ValueError: x is nothing of this, a sequence is empty, or shapes do not fit.
@@ -39,15 +44,17 @@ def read_inputs(x: Any) -> tuple[Inputs, Form]:
         raise TypeError("attention: expected x to be queries or a tuple of them, got no members")
     for member in members:
         require_array("attention", "every member of x", member)
+    given = [f"{m.dtype}{list(m.shape)}" for m in members]
+    is_biased = len(members) > 1 and _is_bias(members[-1])
+    bias = members.pop() if is_biased else None
     crosses = len(members) > 1 and jnp.issubdtype(members[1].dtype, jnp.floating)
     mask = members[2:] if crosses else members[1:]
     if len(mask) > 1:
-        given = [f"{m.dtype}{list(m.shape)}" for m in members]
         raise TypeError(
-            "attention: expected x to be queries or a tuple (queries[, memory][, mask]), "
+            "attention: expected x to be queries or a tuple (queries[, memory][, mask][, bias]), "
             f"got {given}"
         )
-    inputs = Inputs(members[0], members[crosses], next(iter(mask), None))
+    inputs = Inputs(members[0], members[crosses], next(iter(mask), None), bias)
     _require_sequence("queries", inputs.queries)
     _require_sequence("memory", inputs.memory)
     if inputs.queries.shape[0] != inputs.memory.shape[0]:
@@ -55,14 +62,45 @@ def read_inputs(x: Any) -> tuple[Inputs, Form]:
             "attention: expected queries and memory of one batch size, got "
             f"{inputs.queries.shape[0]} and {inputs.memory.shape[0]}"
         )
-    return inputs, Form(isinstance(x, tuple), crosses, bool(mask))
+    return inputs, Form(isinstance(x, tuple), crosses, bool(mask), is_biased)
 
 
-def gradient(form: Form, dtype: Any, dqueries: Array, dmemory: Array) -> Any:
+def _is_bias(member: Any) -> bool:
+    return jnp.issubdtype(member.dtype, jnp.floating) and len(member.shape) == 4
+
+
+def gradient(form: Form, dtype: Any, dqueries: Array, dmemory: Array, dbias: Any) -> Any:
     """dx in the form and dtype in which x was given: the mask has no gradient."""
     parts = (dqueries, dmemory) if form.crosses else (dqueries + dmemory,)
     dx = tuple(part.astype(dtype) for part in parts)
-    return (*dx, *(None,) * form.is_masked) if form.is_tuple else dx[0]
+    if not form.is_tuple:
+        return dx[0]
+    return (*dx, *(None,) * form.is_masked, *((dbias.astype(dtype),) if form.is_biased else ()))
+
+
+def bias_of(inputs: Inputs, heads: int) -> Array | None:
+    """The bias; None if there is none.
+
+    Raises:
+        TypeError, ValueError: its dtype is not that of the queries, or its shape does not fit.
+    """
+    bias = inputs.bias
+    if bias is None:
+        return None
+    batch, time = inputs.queries.shape[:2]
+    expected = (batch, heads, time, inputs.memory.shape[1])
+    fits = all(n in (1, size) for n, size in zip(bias.shape[1:], expected[1:], strict=True))
+    if bias.shape[0] != batch or not fits:
+        raise ValueError(
+            f"attention: expected bias to have shape {expected}, or 1 in place of all but the "
+            f"batch, got {tuple(bias.shape)}"
+        )
+    if bias.dtype != inputs.queries.dtype:
+        raise TypeError(
+            f"attention: expected bias to be {inputs.queries.dtype} as queries are, "
+            f"got {bias.dtype}"
+        )
+    return bias
 
 
 def visible_keys(inputs: Inputs, heads: int) -> Array | None:

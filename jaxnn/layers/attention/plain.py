@@ -16,6 +16,7 @@ Of time × memory, E alone is kept. P is never made of it: do / l takes the plac
 Σ_keys P ∘ dP = Σ_keys P ∘ N ∘ (do vᵀ) is do · o.
 
 A query that may see no key has l = 1 in place of 0: its P and o and all gradients through it are 0.
+A bias and a softcap change S, and what is done with dS: see `jaxnn.layers.attention.bias`.
 """
 
 import math
@@ -27,6 +28,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from jaxnn.kernels.products import sum_dtype
+from jaxnn.layers.attention.bias import NO_BIAS, Bias, add_bias, cap, pull_back
 
 
 class Kept(NamedTuple):
@@ -42,6 +44,9 @@ class Kept(NamedTuple):
     """l, [batch, group, head, time, 1]."""
     noise: Array | None
     """N in the form of `thin`, or None."""
+    bias: Bias = NO_BIAS
+    slope: Array | None = None
+    """The slope of the softcap, [batch, group, head, time, memory], or None."""
 
     @property
     def weights(self) -> Array:
@@ -56,9 +61,12 @@ def attend(
     visible: Bool[Array, "#batch #group #head #time memory"] | None,
     rate: float,
     key: Any,
+    bias: Bias = NO_BIAS,
+    softcap: float | None = None,
 ) -> tuple[Float[Array, "batch group head time depth"], Kept]:
     """(o, what backward needs); ``rate`` is that of dropout, ``key`` its randomness."""
-    scores = scores_of(q, k)
+    scores, slope = cap(scores_of(q, k), softcap)
+    scores = add_bias(scores, bias)
     if visible is not None:
         scores = jnp.where(visible, scores, -jnp.inf)
     # The softmax does not depend on what is subtracted: no derivative goes through it.
@@ -69,23 +77,25 @@ def attend(
     powers = powers.astype(q.dtype)
     noise = draw_noise(key, rate, powers.shape)
     o = (over_keys(thin(noise, rate, powers), v) / total).astype(v.dtype)
-    return o, Kept(q, k, v, o, powers, total, noise)
+    return o, Kept(q, k, v, o, powers, total, noise, bias, slope)
 
 
 def attend_backward(
     kept: Kept, rate: float, do: Float[Array, "batch group head time depth"]
-) -> tuple[Array, Array, Array]:
-    """(dq, dk, dv) by the formulas at the head of this file."""
-    q, k, v, o, powers, total, noise = kept
+) -> tuple[Array, Array, Array, Bias]:
+    """(dq, dk, dv, the gradient by the bias) by the formulas at the head of this file."""
+    q, k, v, o, powers, total, noise, bias, slope = kept
     scale = 1 / math.sqrt(q.shape[-1])
     along = jnp.sum(o.astype(total.dtype) * do / total, -1, keepdims=True)
     do = (do / total).astype(do.dtype)
     dpowers = thin(noise, rate, with_keys(do, v))
-    dscores = (powers * (dpowers - along)).astype(q.dtype)
+    dscores = powers * (dpowers - along)
+    dbias = pull_back(dscores, bias)
+    dscores = (dscores if slope is None else dscores * slope).astype(q.dtype)
     dq = over_keys(dscores, k * scale)
     dk = over_queries(q * scale, dscores).mT
     dv = over_queries(do, thin(noise, rate, powers)).mT
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), dbias
 
 
 def with_keys(

@@ -18,6 +18,7 @@ from jaxnn.core.combinators import Wrapper
 from jaxnn.core.contract import Capture, Layer
 from jaxnn.core.networks import rewrite
 from jaxnn.core.validation import require_key, require_share
+from jaxnn.kernels.products import sum_dtype
 
 
 class FeedbackState(NamedTuple):
@@ -117,7 +118,7 @@ class sign_concordant(Feedback):
     def start(self, weights: Any, draw: Callable, key: Array) -> Any:
         match self.magnitude:
             case "uniform":
-                return jax.tree.map(lambda w: jnp.sqrt(jnp.mean(w * w)), weights)
+                return jax.tree.map(_root_mean_square, weights)
             case "fixed":
                 return _drawn_magnitude(draw, key)
         return ()
@@ -125,6 +126,11 @@ class sign_concordant(Feedback):
     def renew(self, memory: Any, weights: Any, draw: Callable, key: Array | None):
         magnitude = _drawn_magnitude(draw, key) if self.magnitude == "batch" else memory
         return memory, jax.tree.map(lambda w, m: jnp.sign(w) * m, weights, magnitude)
+
+
+def _root_mean_square(w: Array) -> Array:
+    wide = w.astype(sum_dtype(w.dtype))  # the square of a small number of half precision is 0
+    return jnp.sqrt(jnp.mean(wide * wide)).astype(w.dtype)
 
 
 def _drawn_magnitude(draw: Callable, key: Array | None) -> Any:

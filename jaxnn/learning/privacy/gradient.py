@@ -16,7 +16,7 @@ from jax import Array
 from jaxnn.core.captures import contract
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backward_pass
-from jaxnn.core.mixing import require_apart
+from jaxnn.core.mixing import require_apart, require_loss_apart
 from jaxnn.core.validation import (
     require_key,
     require_number,
@@ -25,6 +25,7 @@ from jaxnn.core.validation import (
 )
 from jaxnn.core.value import Value
 from jaxnn.kernels.noise import normal
+from jaxnn.kernels.products import sum_dtype
 from jaxnn.learning.accumulation import SummedGradient
 from jaxnn.statistics import per_example_squared_norms, scaled
 from jaxnn.statistics.trees import widened, without
@@ -71,6 +72,9 @@ class clipped_sum(Value, SummedGradient):
     network: Layer
     loss: Loss
     clip_norm: Annotated[float, require_positive]
+
+    def validate(self):
+        require_loss_apart(self.name, self.loss)
 
     def __call__(self, params, state, x, target, key=None, weights=None):
         network_key, key = self.split(key)
@@ -147,7 +151,8 @@ class private(clipped_sum):
         )
         own = values if weights is None else values * weights
         gradients = jax.tree.map(lambda p, g: (g / self.batch_size).astype(p.dtype), params, noisy)
-        return jnp.sum(own) / self.batch_size, gradients
+        total = jnp.sum(own, dtype=sum_dtype(own.dtype))
+        return (total / self.batch_size).astype(own.dtype), gradients
 
 
 def _rounding(params: Any, dtype: Any) -> float:

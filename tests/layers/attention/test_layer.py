@@ -325,6 +325,9 @@ X, MEMORY = jnp.ones((2, 3, 4)), jnp.ones((2, 5, 4))
         ((X, MEMORY, jnp.array([-1, 4])), ValueError, "lengths to lie in 0 … 5, .* got -1 … 4"),
         ((X, MEMORY, MEMORY), TypeError, "mask to be booleans or integer lengths, got float32"),
         ((X, jnp.array([1, 2]), X), TypeError, "x to be queries or a tuple"),
+        ((X, jnp.ones((2, 3, 3, 3))), ValueError, r"bias to have shape \(2, 2, 3, 3\), or 1 in"),
+        ((X, jnp.ones((1, 2, 3, 3))), ValueError, r"bias to have shape \(2, 2, 3, 3\), or 1 in"),
+        ((X, jnp.ones((2, 1, 1, 3), jnp.float16)), TypeError, "bias to be float32 as queries are"),
         ((X, [1, 2]), TypeError, "every member of x to be an array, got list"),
         ((), TypeError, "x to be queries or a tuple"),
     ],
@@ -357,10 +360,17 @@ def test_inside_jit_lengths_out_of_range_count_as_none_and_all():
             "an even depth where rotary is set, got 1",
         ),
         (
-            lambda: nn.attention(2, causal=True).init(jax.random.key(0), (X, MEMORY)),
+            lambda: nn.attention(2, interleaved=True),
             ValueError,
-            "no memory beside queries where causal or rotary is set",
+            "rotary_features, interleaved and rotary_base where rotary is set",
         ),
+        (
+            lambda: nn.attention(1, rotary=True, rotary_features=6).init(jax.random.key(0), X),
+            ValueError,
+            "rotary_features to be at most the depth of a head, 4, got 6",
+        ),
+        (lambda: nn.attention(2, softcap=0.0), ValueError, "softcap to lie in"),
+        (lambda: nn.attention(2, relative=0), ValueError, "relative to be at least 1"),
         (lambda: nn.attention(2).init(None, X), ValueError, "key to be a random key, got None"),
     ],
 )
@@ -444,10 +454,10 @@ def test_in_float16_products_are_summed_where_half_precision_would_overflow(bloc
     @jax.jit
     def run(q, k, v, do):
         if block is None:
-            return plain.attend_backward(plain.attend(q, k, v, None, 0.0, None)[1], 0.0, do)
+            return plain.attend_backward(plain.attend(q, k, v, None, 0.0, None)[1], 0.0, do)[:3]
         geometry = blocks.Geometry(3, 3, block, block, False)
         kept = blocks.attend(q, k, v, None, geometry, 0.0, None)[1]
-        return blocks.attend_backward(kept, geometry, 0.0, do)
+        return blocks.attend_backward(kept, geometry, 0.0, do)[:3]
 
     half = run(q, k, v, do)
     wide = run(*(a.astype(jnp.float32) for a in (q, k, v, do)))
