@@ -11,20 +11,18 @@ an input element receives is dy of the windows it lies in. `collect` writes it a
 times slower on CPU, and keeps the whole input; here only the index of the winner is kept.
 """
 
-import functools
 import math
 from dataclasses import KW_ONLY
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float
 
 from jaxnn.core.adapters import ParameterFree
 from jaxnn.core.residuals import Static
 from jaxnn.kernels.products import sum_dtype
-from jaxnn.kernels.windows import Windows, collect, first_maximum, indices
+from jaxnn.kernels.windows import Windows, collect, first_maximum, indices, maximum, total
 from jaxnn.layers.windows import (
     Padding,
     Sizes,
@@ -103,14 +101,7 @@ class max_pool(_Pool):
 
     def apply(self, x: Float[Array, "batch *spatial channels"]):
         windows = self.windows(x)
-        elements = list(enumerate(windows.elements(x, -jnp.inf)))
-        last, y = elements.pop()
-        winner = jnp.full(y.shape, last, np.min_scalar_type(last))
-        for index, element in reversed(elements):
-            # Beside -inf, padding would win but for the last condition.
-            won = ((element >= y) | jnp.isnan(element)) & windows.on_input(index)
-            y = jnp.where(won, element, y)
-            winner = jnp.where(won, winner.dtype.type(index), winner)
+        y, winner = maximum(windows, x)
         return y, (winner, Static(windows))
 
     def pull_back(self, residuals: Any, dy: Float[Array, "batch *output channels"]):
@@ -130,16 +121,15 @@ class avg_pool(_Pool):
 
     def apply(self, x: Float[Array, "batch *spatial channels"]):
         windows = self.windows(x)
-        total = functools.reduce(jnp.add, windows.elements(x.astype(sum_dtype(x.dtype)), 0))
-        return self._mean(windows, total).astype(x.dtype), Static(windows)
+        return self._mean(windows, total(windows, x)).astype(x.dtype), Static(windows)
 
     def pull_back(self, residuals: Static, dy: Float[Array, "batch *output channels"]):
         share = self._mean(residuals.value, dy.astype(sum_dtype(dy.dtype)))
         return collect(residuals.value, share).astype(dy.dtype)
 
-    def _mean(self, windows: Windows, total: Array) -> Array:
+    def _mean(self, windows: Windows, sums: Array) -> Array:
         every = math.prod(windows.window)
-        return total / (every if self.count_include_pad else windows.counts(total.dtype))
+        return sums / (every if self.count_include_pad else windows.counts(sums.dtype))
 
 
 class global_max_pool(ParameterFree):

@@ -262,6 +262,63 @@ def test_autodiff_of_forward_gives_nothing_to_padding_beside_minus_infinity():
     assert_trees_all_equal(slope, jnp.ones_like(x))
 
 
+LARGE = [
+    ({"window": (7, 6)}, (15, 13)),
+    ({"window": 5, "strides": (1, 2), "padding": "SAME", "dilation": (1, 2)}, (9, 11)),
+    ({"window": 20, "strides": 1, "padding": 9}, (25,)),
+    ({"window": (3, 4, 3), "strides": 2, "padding": 1}, (4, 5, 4)),
+]
+
+
+@pytest.mark.parametrize(("options", "size"), LARGE)
+@pytest.mark.parametrize("make", [nn.max_pool, nn.avg_pool])
+def test_large_windows_keep_the_laws_at_ties_too(make, options, size):
+    nn.check_layer(make(**options), np.round(normal(0, (2, *size, 2)))).require()
+
+
+@pytest.mark.parametrize(("options", "size"), LARGE)
+def test_large_windows_are_those_of_the_definition(options, size, x64):
+    x = rounded(0, (2, *size, 1))
+    windows = nn.max_pool(**options).windows(x)
+    facts = {n: getattr(windows, n) for n in ("window", "strides", "padding", "dilation")}
+    dy = normal(1, (2, *windows.output_size, 1))
+    expected = by_definition(np.asarray(x), np.asarray(dy), **facts)
+    assert_trees_all_close(run(nn.max_pool(**options), x, dy), expected, rtol=1e-12)
+    sums = reduced(x, **facts, start=0.0, combine=lax.add)
+    counts = reduced(jnp.ones_like(x), **facts, start=0.0, combine=lax.add)
+    y, _ = run(nn.avg_pool(**options), x, dy)
+    assert_trees_all_close(y, sums / counts, rtol=1e-12, atol=1e-12)
+
+
+def test_a_nan_stays_within_the_large_windows_that_hold_it():
+    x = jnp.zeros((1, 40, 1)).at[0, 20].set(jnp.nan)
+    for pool in (nn.max_pool, nn.avg_pool):
+        y, dx = run(pool(18, strides=1), x)
+        np.testing.assert_array_equal(
+            np.isnan(y[0, :, 0]), (np.arange(23) > 2) * (np.arange(23) < 21)
+        )
+        assert np.isfinite(dx).all()
+
+
+def equations(jaxpr):
+    """How many there are, those of inner programs included."""
+    inner = (v for e in jaxpr.eqns for v in e.params.values())
+    return len(jaxpr.eqns) + sum(equations(v.jaxpr) for v in inner if hasattr(v, "jaxpr"))
+
+
+@pytest.mark.parametrize("make", [nn.max_pool, nn.avg_pool])
+@pytest.mark.parametrize("strides", [None, 1])
+def test_the_program_of_a_window_is_no_longer_than_that_of_a_small_one(make, strides):
+    def length(window):
+        x = jax.ShapeDtypeStruct((1, 400, 500, 1), jnp.float32)
+        return equations(jax.make_jaxpr(run.__wrapped__, static_argnums=0)(layer(window), x).jaxpr)
+
+    def layer(window):
+        return make(window, strides=strides, padding="SAME")
+
+    assert max(map(length, [(7, 9), (30, 40), (300, 400)])) < (length(2) if strides else 450)
+
+
 def ones(dtype, size=32):
     return jnp.ones((1, size, size, 1), dtype)
 
