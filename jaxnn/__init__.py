@@ -64,11 +64,19 @@ from jaxnn.layers.dense import dense
 from jaxnn.layers.dropout import dropout
 from jaxnn.layers.embedding import embedding
 from jaxnn.layers.normalization import batch_norm, group_norm, layer_norm, rms_norm
-from jaxnn.layers.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
+from jaxnn.layers.padding import pad
+from jaxnn.layers.pooling import (
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    avg_pool,
+    global_avg_pool,
+    global_max_pool,
+    max_pool,
+)
 from jaxnn.layers.positions import positional_embedding
 from jaxnn.layers.recurrent import bidirectional, gru, lstm, rnn
 from jaxnn.layers.reshaping import flatten, reshape
-from jaxnn.layers.resizing import pad, upsample
+from jaxnn.layers.resizing import resize, upsample
 from jaxnn.layers.transformer import feed_forward, transformer_block
 from jaxnn.learning.accumulation import accumulate
 from jaxnn.learning.feedback import (
