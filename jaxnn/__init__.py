@@ -83,12 +83,20 @@ from jaxnn.layers.normalization import (
     normalize,
     rms_norm,
 )
-from jaxnn.layers.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
+from jaxnn.layers.padding import pad
+from jaxnn.layers.pooling import (
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    avg_pool,
+    global_avg_pool,
+    global_max_pool,
+    max_pool,
+)
 from jaxnn.layers.positions import positional_embedding
 from jaxnn.layers.recurrent import bidirectional, gru, lstm, rnn
 from jaxnn.layers.reparametrization import ReparametrizedCapture, spectral_norm, weight_norm
 from jaxnn.layers.reshaping import flatten, pixel_shuffle, pixel_unshuffle, reshape, split
-from jaxnn.layers.resizing import pad, upsample
+from jaxnn.layers.resizing import resize, upsample
 from jaxnn.layers.transformer import feed_forward, transformer_block
 from jaxnn.learning.accumulation import accumulate
 from jaxnn.learning.feedback import (

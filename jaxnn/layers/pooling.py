@@ -11,20 +11,29 @@ an input element receives is dy of the windows it lies in. `collect` writes it a
 times slower on CPU, and keeps the whole input; here only the index of the winner is kept.
 """
 
-import functools
 import math
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, replace
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Float
 
 from jaxnn.core.adapters import ParameterFree
 from jaxnn.core.residuals import Static
+from jaxnn.kernels import bins
+from jaxnn.kernels.convolution.geometry import extent
 from jaxnn.kernels.products import sum_dtype
-from jaxnn.kernels.windows import Windows, collect, first_maximum, indices
+from jaxnn.kernels.windows import (
+    Windows,
+    collect,
+    first_maximum,
+    gathered,
+    indices,
+    maximum,
+    scattered,
+    total,
+)
 from jaxnn.layers.windows import (
     Padding,
     Sizes,
@@ -45,6 +54,8 @@ class _Pool(ParameterFree):
         padding: "VALID" (none), "SAME" (⌈size / stride⌉ outputs), (low, high) for each dimension,
             or one integer for all sides.
         dilation: From element to element within a window.
+        ceil_mode: Whether a last window that reaches over the end of the padded input is kept, as
+            long as it begins on the input or the padding before it, as in PyTorch.
 
     Raises:
         TypeError: x is not floating-point, or a size is not an integer.
@@ -57,6 +68,7 @@ class _Pool(ParameterFree):
     strides: Sizes | None = None
     padding: Padding = "VALID"
     dilation: Sizes = 1
+    ceil_mode: bool = False
 
     mixes = False
 
@@ -81,6 +93,9 @@ class _Pool(ParameterFree):
         window, dilation = (per_dimension(a, len(size)) for a in (self.window, self.dilation))
         strides = window if self.strides is None else per_dimension(self.strides, len(size))
         padding = resolve_padding(self.padding, size, window, strides, dilation)
+        if self.ceil_mode:
+            reach = extent(window, dilation)
+            padding = tuple(map(_to_whole_windows, size, reach, strides, padding))
         output_size = output_sizes(self.name, size, window, strides, padding, dilation)
         windows = Windows(size, output_size, window, strides, padding, dilation)
         if windows.some_hold_padding_only():
@@ -90,6 +105,14 @@ class _Pool(ParameterFree):
                 f"{padding} some hold nothing but padding"
             )
         return windows
+
+
+def _to_whole_windows(n: int, reach: int, stride: int, pair: tuple[int, int]) -> tuple[int, int]:
+    """The padding of n elements with as much more at the end as a last window needs."""
+    low, high = pair
+    outputs = -(-max(n + low + high - reach, 0) // stride) + 1
+    outputs -= (outputs - 1) * stride >= n + low
+    return low, max((outputs - 1) * stride + reach - n - low, 0)
 
 
 class max_pool(_Pool):
@@ -103,14 +126,7 @@ class max_pool(_Pool):
 
     def apply(self, x: Float[Array, "batch *spatial channels"]):
         windows = self.windows(x)
-        elements = list(enumerate(windows.elements(x, -jnp.inf)))
-        last, y = elements.pop()
-        winner = jnp.full(y.shape, last, np.min_scalar_type(last))
-        for index, element in reversed(elements):
-            # Beside -inf, padding would win but for the last condition.
-            won = ((element >= y) | jnp.isnan(element)) & windows.on_input(index)
-            y = jnp.where(won, element, y)
-            winner = jnp.where(won, winner.dtype.type(index), winner)
+        y, winner = maximum(windows, x)
         return y, (winner, Static(windows))
 
     def pull_back(self, residuals: Any, dy: Float[Array, "batch *output channels"]):
@@ -122,7 +138,8 @@ class avg_pool(_Pool):
     """y[o] = 1/n Σ over the elements e of x[o · stride + e · dilation]; each receives dy[o] / n.
 
     x is [batch, *spatial, channels]; n is the number of elements of the window that lie on the
-    input, or with ``count_include_pad`` of all its elements, padding (zeros) among them.
+    input, or with ``count_include_pad`` on the padded input, whose padding is zeros; what only
+    ``ceil_mode`` adds is never counted.
     """
 
     _: KW_ONLY
@@ -130,16 +147,83 @@ class avg_pool(_Pool):
 
     def apply(self, x: Float[Array, "batch *spatial channels"]):
         windows = self.windows(x)
-        total = functools.reduce(jnp.add, windows.elements(x.astype(sum_dtype(x.dtype)), 0))
-        return self._mean(windows, total).astype(x.dtype), Static(windows)
+        return self._mean(windows, total(windows, x)).astype(x.dtype), Static(windows)
 
     def pull_back(self, residuals: Static, dy: Float[Array, "batch *output channels"]):
         share = self._mean(residuals.value, dy.astype(sum_dtype(dy.dtype)))
         return collect(residuals.value, share).astype(dy.dtype)
 
-    def _mean(self, windows: Windows, total: Array) -> Array:
-        every = math.prod(windows.window)
-        return total / (every if self.count_include_pad else windows.counts(total.dtype))
+    def _mean(self, windows: Windows, sums: Array) -> Array:
+        if self.count_include_pad:
+            facts = (windows.size, windows.window, windows.strides, windows.dilation)
+            pairs = resolve_padding(self.padding, *facts)
+            size = tuple(n + sum(pair) for n, pair in zip(windows.size, pairs, strict=True))
+            windows = replace(windows, size=size, padding=((0, 0),) * len(size))
+        return sums / windows.counts(sums.dtype)
+
+
+class _AdaptivePool(ParameterFree):
+    """Base of pooling layers whose windows follow from the size of y.
+
+    Args:
+        output_size: The size of y in each spatial dimension; an integer stands for all of them.
+
+    Raises:
+        TypeError: x is not floating-point, or a size is not an integer.
+        ValueError: x has another rank than ``output_size``, or a size is below 1.
+    """
+
+    output_size: Sizes
+
+    mixes = False
+
+    def sizes(self, x: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The spatial sizes of x and of y."""
+        dimensions = spatial_dimensions(self.name, output_size=self.output_size)
+        size = require_spatial(self.name, x, dimensions)
+        return size, per_dimension(self.output_size, len(size))
+
+
+class adaptive_max_pool(_AdaptivePool):
+    """y[o] = max of x over bin o, of as many bins as y is to have elements; dy goes to the winner.
+
+    x is [batch, *spatial, channels], y [batch, *output_size, channels]. Along an axis of n elements
+    of x and m of y, bin o holds those from ⌊o n / m⌋ to ⌈(o + 1) n / m⌉, the last one excluded, as
+    in PyTorch: bins may share an element, which then receives the sum of what it won. Ties and NaN
+    are as in `max_pool`; the winner's position is kept.
+    """
+
+    def apply(self, x: Float[Array, "batch *spatial channels"]):
+        size, output_size = self.sizes(x)
+        winner = bins.first_maxima(x, output_size)
+        return gathered(x, winner), (winner, Static(size))
+
+    def pull_back(self, residuals: Any, dy: Float[Array, "batch *output channels"]):
+        winner, size = residuals
+        return scattered(dy, winner, size.value)
+
+
+class adaptive_avg_pool(_AdaptivePool):
+    """y[o] = mean of x over bin o, of as many bins as y is to have elements.
+
+    Shapes and bins are those of `adaptive_max_pool`. With n_o the number of elements of bin o,
+
+        dx[p] = Σ dy[o] / n_o   over the bins o that hold p.
+
+    Those are again a bin: p of n elements lies in bin o of m where the stretches [p, p + 1) / n and
+    [o, o + 1) / m meet, which is the same the other way about. So backward is the sum over the n
+    bins of m elements.
+    """
+
+    def apply(self, x: Float[Array, "batch *spatial channels"]):
+        size, output_size = self.sizes(x)
+        sums = bins.sums(x.astype(sum_dtype(x.dtype)), output_size)
+        return (sums / bins.counts(size, output_size)).astype(x.dtype), Static(size)
+
+    def pull_back(self, residuals: Static, dy: Float[Array, "batch *output channels"]):
+        size = residuals.value
+        share = dy.astype(sum_dtype(dy.dtype)) / bins.counts(size, dy.shape[1:-1])
+        return bins.sums(share, size).astype(dy.dtype)
 
 
 class global_max_pool(ParameterFree):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from helpers import normal
 
-from jaxnn.kernels.windows import Windows, collect, first_maximum
+from jaxnn.kernels import windows as windows_module
+from jaxnn.kernels.windows import Windows, collect, first_maximum, maximum, total
 from jaxnn.layers.windows import output_sizes, resolve_padding
 
 
@@ -101,3 +102,30 @@ def test_the_derivative_of_the_first_maximum_is_that_of_its_element():
     positions = jnp.asarray([[0.0], [3], [3], [1]])[None]
     slope = jax.grad(lambda x: first_maximum(x)[0].sum())(positions)
     np.testing.assert_array_equal(np.ravel(slope), [0, 1, 0, 0])
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("ties", [False, True])
+def test_windows_one_axis_after_the_other_are_those_written_out(name, ties, monkeypatch, x64):
+    w = GEOMETRIES[name]
+    x = normal(0, (2, *w.size, 3))
+    if ties:
+        choice = np.random.default_rng(1).choice
+        x = jnp.asarray(choice([np.nan, -np.inf, np.inf, 0, 1], x.shape))
+    dy, numbers = normal(2, (2, *w.output_size, 3)), normal(0, x.shape)
+
+    def everything():
+        def run(x, dy):
+            y, winner = maximum(w, x)
+            slope = jax.vjp(lambda x: maximum(w, x)[0], x)[1](dy)[0]
+            return y, winner, slope, collect(w, dy, winner), collect(w, dy), total(w, numbers)
+
+        return jax.jit(run)(x, dy)
+
+    expected = everything()
+    monkeypatch.setattr(windows_module, "MOST_WRITTEN_OUT", 0)
+    found = everything()
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found[2], found[3], rtol=1e-12, atol=1e-12)

@@ -146,6 +146,14 @@ LAYERS = {
     "max with gaps": nn.max_pool(2, strides=3, padding=1, dilation=2),
     "average": nn.avg_pool(3, strides=2, padding="SAME"),
     "average with padding": nn.avg_pool(3, padding=1, count_include_pad=True),
+    "max of large windows": nn.max_pool((5, 4), strides=1, padding=1),
+    "average of large windows": nn.avg_pool((5, 4), strides=1, padding=1),
+    "max reaching out": nn.max_pool(3, strides=2, ceil_mode=True),
+    "average reaching out": nn.avg_pool(
+        3, strides=2, padding=1, ceil_mode=True, count_include_pad=True
+    ),
+    "adaptive max": nn.adaptive_max_pool((3, 4)),
+    "adaptive average": nn.adaptive_avg_pool((3, 8)),
     "global max": nn.global_max_pool(),
     "global average": nn.global_avg_pool(),
 }
@@ -260,6 +268,109 @@ def test_autodiff_of_forward_gives_nothing_to_padding_beside_minus_infinity():
     x = jnp.full((1, 2, 2, 1), -jnp.inf)
     slope = jax.grad(lambda x: nn.max_pool(2, padding=1).forward((), (), x, None)[0].sum())(x)
     assert_trees_all_equal(slope, jnp.ones_like(x))
+
+
+LARGE = [
+    ({"window": (7, 6)}, (15, 13)),
+    ({"window": 5, "strides": (1, 2), "padding": "SAME", "dilation": (1, 2)}, (9, 11)),
+    ({"window": 20, "strides": 1, "padding": 9}, (25,)),
+    ({"window": (3, 4, 3), "strides": 2, "padding": 1}, (4, 5, 4)),
+]
+
+
+@pytest.mark.parametrize(("options", "size"), LARGE)
+@pytest.mark.parametrize("make", [nn.max_pool, nn.avg_pool])
+def test_large_windows_keep_the_laws_at_ties_too(make, options, size):
+    nn.check_layer(make(**options), np.round(normal(0, (2, *size, 2)))).require()
+
+
+@pytest.mark.parametrize(("options", "size"), LARGE)
+def test_large_windows_are_those_of_the_definition(options, size, x64):
+    x = rounded(0, (2, *size, 1))
+    windows = nn.max_pool(**options).windows(x)
+    facts = {n: getattr(windows, n) for n in ("window", "strides", "padding", "dilation")}
+    dy = normal(1, (2, *windows.output_size, 1))
+    expected = by_definition(np.asarray(x), np.asarray(dy), **facts)
+    assert_trees_all_close(run(nn.max_pool(**options), x, dy), expected, rtol=1e-12)
+    sums = reduced(x, **facts, start=0.0, combine=lax.add)
+    counts = reduced(jnp.ones_like(x), **facts, start=0.0, combine=lax.add)
+    y, _ = run(nn.avg_pool(**options), x, dy)
+    assert_trees_all_close(y, sums / counts, rtol=1e-12, atol=1e-12)
+
+
+def test_a_nan_stays_within_the_large_windows_that_hold_it():
+    x = jnp.zeros((1, 40, 1)).at[0, 20].set(jnp.nan)
+    for pool in (nn.max_pool, nn.avg_pool):
+        y, dx = run(pool(18, strides=1), x)
+        np.testing.assert_array_equal(
+            np.isnan(y[0, :, 0]), (np.arange(23) > 2) * (np.arange(23) < 21)
+        )
+        assert np.isfinite(dx).all()
+
+
+def equations(jaxpr):
+    """How many there are, those of inner programs included."""
+    inner = (v for e in jaxpr.eqns for v in e.params.values())
+    return len(jaxpr.eqns) + sum(equations(v.jaxpr) for v in inner if hasattr(v, "jaxpr"))
+
+
+@pytest.mark.parametrize("make", [nn.max_pool, nn.avg_pool])
+@pytest.mark.parametrize("strides", [None, 1])
+def test_the_program_of_a_window_is_no_longer_than_that_of_a_small_one(make, strides):
+    def length(window):
+        x = jax.ShapeDtypeStruct((1, 400, 500, 1), jnp.float32)
+        return equations(jax.make_jaxpr(run.__wrapped__, static_argnums=0)(layer(window), x).jaxpr)
+
+    def layer(window):
+        return make(window, strides=strides, padding="SAME")
+
+    assert max(map(length, [(7, 9), (30, 40), (300, 400)])) < (length(2) if strides else 450)
+
+
+@pytest.mark.parametrize(
+    ("layer", "of_pytorch"),
+    [
+        (nn.max_pool(3, strides=2, ceil_mode=True), [5, 8, 7]),
+        (nn.max_pool(2, strides=3, padding=1, ceil_mode=True), [1, 8, 7]),
+        (nn.max_pool(4, strides=3, ceil_mode=True), [8, 8]),
+        (nn.avg_pool(4, strides=3, padding=1, ceil_mode=True), [8 / 3, 5, 5.5]),
+        (
+            nn.avg_pool(4, strides=3, padding=1, ceil_mode=True, count_include_pad=True),
+            [2, 5, 11 / 3],
+        ),
+        (nn.adaptive_avg_pool(3), [8 / 3, 13 / 3, 14 / 3]),
+        (nn.adaptive_max_pool(3), [5, 8, 7]),
+    ],
+)
+def test_windows_that_reach_out_and_bins_are_those_of_pytorch(layer, of_pytorch):
+    x = jnp.asarray([1.0, 5, 2, 8, 3, 7, 4]).reshape(1, 7, 1)
+    np.testing.assert_allclose(run(layer, x)[0].ravel(), of_pytorch, rtol=1e-6)
+
+
+def test_more_bins_than_elements_repeat_them():
+    x = jnp.asarray([1.0, 5, 2]).reshape(1, 3, 1)
+    y, dx = run(nn.adaptive_avg_pool(5), x)
+    np.testing.assert_allclose(y.ravel(), [1, 3, 5, 3.5, 2])
+    np.testing.assert_allclose(dx.ravel(), [1.5, 2, 1.5])
+
+
+def test_what_overlapping_bins_share_is_summed_in_float32():
+    x = jnp.ones((1, 1, 1), jnp.bfloat16)
+    for layer in (nn.adaptive_avg_pool(259), nn.adaptive_max_pool(259)):
+        assert run(layer, x)[1].item() == jnp.bfloat16(259)
+
+
+def test_a_window_that_is_kept_by_ceil_mode_is_not_fused_away():
+    network = nn.serial(nn.conv(4, (3, 3)), nn.relu(), nn.max_pool(2, ceil_mode=True))
+    assert nn.fuse(network) == network
+
+
+@pytest.mark.parametrize("make", [nn.adaptive_max_pool, nn.adaptive_avg_pool])
+def test_sizes_that_no_adaptive_pool_has_are_refused(make):
+    with pytest.raises(ValueError, match="expected output_size to be at least 1, got 0"):
+        make(0)
+    with pytest.raises(ValueError, match="with 3 spatial dimensions, got shape"):
+        make((1, 2, 3)).init(None, IMAGES)
 
 
 def ones(dtype, size=32):

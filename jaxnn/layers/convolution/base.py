@@ -5,7 +5,6 @@ from dataclasses import KW_ONLY
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.contract import Layer
@@ -93,7 +92,7 @@ class Convolution(Layer):
 
     @abc.abstractmethod
     def plan(self, x: Any, weight: Any = None) -> tuple[Pairs, Geometry]:
-        """By how many elements x is continued periodically, and the geometry after that.
+        """By how many elements x is filled around, and the geometry after that.
 
         Args:
             x: An array, or its shape and dtype.
@@ -116,11 +115,17 @@ class Convolution(Layer):
         given = (self.kernel_size, self.strides, self.dilation)
         return size, *(per_dimension(value, len(size)) for value in given)
 
+    @property
+    def filling(self) -> tuple[str, float]:
+        """What stands around x: a mode and a value of `jaxnn.pad`."""
+        return ("circular" if self.padding == "CIRCULAR" else "constant"), 0.0
+
     def around(self, size: tuple, kernel: tuple, strides: tuple, dilation: tuple):
-        """How many zeros stand around x, and by how many elements x is continued periodically."""
+        """How many zeros stand around x for the algorithms, and how many elements x is filled by
+        before, where they are others than zeros."""
         pairs = resolve_padding(self.padding, size, kernel, strides, dilation)
         nothing = ((0, 0),) * len(size)
-        return (nothing, pairs) if self.padding == "CIRCULAR" else (pairs, nothing)
+        return (pairs, nothing) if self.filling == ("constant", 0) else (nothing, pairs)
 
     def require_fit(self, x: Any, weight: Any, channels: int) -> None:
         """Raise unless x has what the weight was made for: ``channels``, dtype and dimensions."""
@@ -147,13 +152,14 @@ class Convolution(Layer):
         """y + b, where there is a bias."""
         return y + params["bias"] if self.use_bias else y
 
-    def _dimensions(self) -> int | None:
+    def _dimensions(self, **more: Any) -> int | None:
         return spatial_dimensions(
             self.name,
             kernel_size=self.kernel_size,
             strides=self.strides,
             dilation=self.dilation,
             padding=self.padding,
+            **more,
         )
 
     def _require_divisible(self, what: str, channels: int) -> None:
@@ -162,27 +168,6 @@ class Convolution(Layer):
                 f"{self.name}: expected groups to divide {what}, got {self.groups} groups of "
                 f"{channels}"
             )
-
-
-def continued(x: Array, periods: Pairs) -> Array:
-    """x continued periodically."""
-    if not any(map(any, periods)):
-        return x
-    return jnp.pad(x, ((0, 0), *periods, (0, 0)), mode="wrap")
-
-
-def continued_backward(dx: Array, periods: Pairs) -> Array:
-    """The gradients of all copies of an element added up: dx cut into whole periods, and summed."""
-    for axis, (low, high) in enumerate(periods, start=1):
-        if low == high == 0:
-            continue
-        size = dx.shape[axis] - low - high
-        around = [(0, 0)] * dx.ndim
-        around[axis] = (-low % size, -high % size)
-        whole = jnp.pad(dx, around)
-        count = whole.shape[axis] // size
-        dx = jnp.sum(whole.reshape(*dx.shape[:axis], count, size, *dx.shape[axis + 1 :]), axis)
-    return dx
 
 
 def longer(size: tuple[int, ...], pairs: Pairs) -> tuple[int, ...]:

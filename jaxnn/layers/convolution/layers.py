@@ -5,9 +5,11 @@ passes are put together: a transposed convolution is the convolution with its fo
 input gradient exchanged.
 """
 
-from functools import cached_property
-from typing import Any
+from dataclasses import KW_ONLY
+from functools import cached_property, partial
+from typing import Annotated, Any
 
+import numpy as np
 from jax import Array
 
 from jaxnn.core.combinators import identity, serial
@@ -18,10 +20,24 @@ from jaxnn.kernels.convolution import pooled
 from jaxnn.kernels.convolution.choosing import run
 from jaxnn.kernels.convolution.geometry import Geometry, transposed_kernel
 from jaxnn.layers.activations import relu
-from jaxnn.layers.convolution.base import Convolution, continued, continued_backward, longer
+from jaxnn.layers.convolution.base import Convolution, longer
 from jaxnn.layers.convolution.capture import ConvCapture, ConvTransposeCapture, PooledConvCapture
+from jaxnn.layers.padding import (
+    Mode,
+    filled,
+    filled_backward,
+    require_fillable,
+    require_value_of,
+)
 from jaxnn.layers.pooling import max_pool
-from jaxnn.layers.windows import Pairs, extent, output_sizes, resolve_padding
+from jaxnn.layers.windows import (
+    Pairs,
+    extent,
+    output_sizes,
+    per_dimension,
+    require_sizes,
+    resolve_padding,
+)
 
 
 class conv(Convolution):
@@ -33,13 +49,39 @@ class conv(Convolution):
     batch and positions, ∂L/∂b = Σ dy. The result is that of `jax.lax.conv_general_dilated`.
 
     Padding is "SAME" (zeros, ⌈size / strides⌉ outputs), "VALID" (none), "CIRCULAR" (x continued
-    periodically, ⌈size / strides⌉ outputs), or how many zeros. Arguments, shapes and errors are
-    those of `jaxnn.layers.convolution.base.Convolution`.
+    periodically, ⌈size / strides⌉ outputs), or how many zeros. In place of zeros ``padding_mode``
+    puts ``padding_value`` or x itself: "constant", "edge", "reflect", "symmetric" or "circular", as
+    in `jaxnn.pad`, of whose y this is then the convolution with padding "VALID". Other arguments,
+    shapes and errors are those of `jaxnn.layers.convolution.base.Convolution`.
+
+    Raises:
+        ValueError: ``padding_mode`` is unknown or mirrors more than there is, or ``padding_value``
+            or padding "CIRCULAR" is given with a mode that it does not go with.
     """
+
+    _: KW_ONLY
+    padding_mode: Mode = "constant"
+    padding_value: float = 0.0
+
+    def validate(self) -> None:
+        super().validate()
+        given = (self.padding_mode, self.padding_value)
+        require_value_of(self.name, "padding_value", "padding_mode", given[1], given[0])
+        if self.padding == "CIRCULAR" and given not in (("constant", 0), ("circular", 0)):
+            raise ValueError(
+                'conv: expected padding to be another than "CIRCULAR", which says what stands '
+                f"around x, where padding_mode is {given[0]!r} with value {given[1]}"
+            )
+
+    @property
+    def filling(self) -> tuple[str, float]:
+        own = (self.padding_mode, self.padding_value)
+        return super().filling if self.padding == "CIRCULAR" else own
 
     def plan(self, x: Any, weight: Any = None) -> tuple[Pairs, Geometry]:
         size, kernel, strides, dilation = self.per_dimension(x)
         zeros, periods = self.around(size, kernel, strides, dilation)
+        require_fillable(self.name, "padding", size, periods, self.filling[0])
         size = longer(size, periods)
         output = output_sizes(self.name, size, kernel, strides, zeros, dilation, "kernel_size")
         geometry = Geometry(size, output, kernel, strides, zeros, dilation, self.groups)
@@ -50,7 +92,7 @@ class conv(Convolution):
 
     def forward(self, params: dict, state: Any, x: Array, key: Array | None):
         periods, geometry = self.plan(x, params["weight"])
-        x = continued(x, periods)
+        x = filled(x, periods, *self.filling)
         y = run("forward", self.algorithm, x, params["weight"], geometry)
         return self.with_bias(y, params), state, (x, Static((periods, geometry)))
 
@@ -59,7 +101,7 @@ class conv(Convolution):
         periods, geometry = facts.value
         dx = run("input_gradient", self.algorithm, dy, params["weight"], geometry)
         capture = ConvCapture(x, dy, geometry, self.use_bias, self.algorithm)
-        return continued_backward(dx, periods), capture
+        return filled_backward(dx, periods, self.filling[0]), capture
 
     def fused_with(self, *following: Layer) -> tuple[Layer, ...]:
         """`conv_relu_max_pool` where a ReLU and max-pooling by 2×2 windows side by side follow."""
@@ -77,6 +119,7 @@ def _is_by_twos(pool: Any) -> bool:
         and pool.strides in (None, 2, (2, 2))
         and pool.padding == "VALID"
         and pool.dilation in (1, (1, 1))
+        and not pool.ceil_mode
     )
 
 
@@ -93,13 +136,27 @@ class conv_transpose(Convolution):
     of the convolution that is transposed, as in PyTorch: it makes y smaller. It is "SAME" (y has
     size · strides), "VALID" (y has size · strides, and as much more as a kernel reaches beyond a
     stride), "CIRCULAR" (y has size · strides and is periodic), or how much is cut off y: (low,
-    high) gives (size − 1) · strides + (kernel_size − 1) · dilation + 1 − low − high; PyTorch's
-    padding p with output_padding o is (p, p − o). Arguments, shapes and errors are those of
+    high) gives (size − 1) · strides + (kernel_size − 1) · dilation + 1 − low − high, and
+    ``output_padding`` as many more at the end, as in PyTorch: of the sizes that the convolution
+    takes to the same, another than the smallest. Other arguments, shapes and errors are those of
     `jaxnn.layers.convolution.base.Convolution`.
 
     Raises:
-        ValueError: ``padding`` cuts off all of y.
+        ValueError: ``padding`` cuts off all of y; ``output_padding`` is neither below the strides
+            nor below the dilation, or given with padding "SAME" or "CIRCULAR", which say the size.
     """
+
+    _: KW_ONLY
+    output_padding: Annotated[int | tuple[int, ...], partial(require_sizes, minimum=0)] = 0
+
+    def validate(self) -> None:
+        super().validate()
+        more = self.output_padding
+        if self.padding in ("SAME", "CIRCULAR") and any(np.ravel(more)):
+            raise ValueError(
+                'conv_transpose: expected padding to be "VALID" or numbers where output_padding is '
+                f"given, since {self.padding!r} says the size of y, got output_padding={more}"
+            )
 
     def plan(self, x: Any, weight: Any = None) -> tuple[Pairs, Geometry]:
         size, kernel, strides, dilation = self.per_dimension(x)
@@ -107,6 +164,8 @@ class conv_transpose(Convolution):
         zeros, periods = self.around(output, kernel, strides, dilation)
         if self.padding == "CIRCULAR":
             periods, zeros = _periods_that_reach(periods, strides, extent(kernel, dilation))
+        more = self._output_padding(strides, dilation)
+        zeros = tuple((low, high - n) for (low, high), n in zip(zeros, more, strict=True))
         size = longer(size, periods)
         geometry = Geometry(output, size, kernel, strides, zeros, dilation, self.groups)
         self.require_applicable(geometry, self.features)
@@ -121,7 +180,7 @@ class conv_transpose(Convolution):
 
     def forward(self, params: dict, state: Any, x: Array, key: Array | None):
         periods, geometry = self.plan(x, params["weight"])
-        x = continued(x, periods)
+        x = filled(x, periods, *self.filling)
         y = run("input_gradient", self.algorithm, x, params["weight"], geometry)
         return self.with_bias(y, params), state, (x, Static((periods, geometry)))
 
@@ -130,7 +189,7 @@ class conv_transpose(Convolution):
         periods, geometry = facts.value
         dx = run("forward", self.algorithm, dy, params["weight"], geometry)
         capture = ConvTransposeCapture(x, dy, geometry, self.use_bias, self.algorithm)
-        return continued_backward(dx, periods), capture
+        return filled_backward(dx, periods, self.filling[0]), capture
 
     def _output_size(
         self, size: tuple, kernel: tuple, strides: tuple, dilation: tuple
@@ -138,18 +197,32 @@ class conv_transpose(Convolution):
         reach = extent(kernel, dilation)
         full = tuple((n - 1) * s + r for n, s, r in zip(size, strides, reach, strict=True))
         same = tuple(n * s for n, s in zip(size, strides, strict=True))
+        more = self._output_padding(strides, dilation)
         if self.padding == "VALID":
-            return tuple(map(max, full, same))
+            return tuple(map(sum, zip(map(max, full, same), more, strict=True)))
         if isinstance(self.padding, str):
             return same
         pairs = resolve_padding(self.padding, same, kernel, strides, dilation)
-        output = tuple(n - sum(pair) for n, pair in zip(full, pairs, strict=True))
+        facts = zip(full, pairs, more, strict=True)
+        output = tuple(n - sum(pair) + end for n, pair, end in facts)
         if min(output) < 1:
             raise ValueError(
                 f"{self.name}: expected padding to leave something of an output of size {full}, "
                 f"got {self.padding!r}"
             )
         return output
+
+    def _dimensions(self, **more: Any) -> int | None:
+        return super()._dimensions(output_padding=self.output_padding, **more)
+
+    def _output_padding(self, strides: tuple, dilation: tuple) -> tuple[int, ...]:
+        more = per_dimension(self.output_padding, len(strides))
+        if any(n and n >= max(facts) for n, *facts in zip(more, strides, dilation, strict=True)):
+            raise ValueError(
+                f"conv_transpose: expected output_padding to be below the strides {strides} or the "
+                f"dilation {dilation}, got {self.output_padding}"
+            )
+        return more
 
 
 def _periods_that_reach(lows: Pairs, strides: tuple, reach: tuple) -> tuple[Pairs, Pairs]:

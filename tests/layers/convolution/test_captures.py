@@ -27,6 +27,9 @@ CASES = [
     nn.conv(6, (3, 2), groups=2, padding="CIRCULAR"),
     nn.conv(6, (2, 2), groups=2, use_bias=False),
     nn.conv_transpose(6, (3, 2), strides=2),
+    nn.conv(6, 3, padding=2, padding_mode="reflect", strides=2),
+    nn.conv(6, 3, padding=1, padding_value=2.0, groups=2),
+    nn.conv_transpose(6, 3, strides=3, padding=1, output_padding=2),
     nn.conv_transpose(6, (3, 3), strides=2, groups=2, padding=1),
 ]
 

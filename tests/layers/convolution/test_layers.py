@@ -139,6 +139,98 @@ def test_a_circular_convolution_commutes_with_shifts(make):
         nn.check_layer(layer, x).require()
 
 
+KERNEL = np.reshape([1.0, 10, 100], (3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("layer", "values", "of_pytorch"),
+    [
+        (
+            nn.conv(1, 3, padding=((2, 1),), padding_mode="reflect", use_bias=False),
+            (1.0, 5, 2, 8),
+            [152, 515, 251, 825, 282],
+        ),
+        (
+            nn.conv(1, 3, padding=((2, 1),), padding_mode="edge", use_bias=False),
+            (1.0, 5, 2, 8),
+            [111, 511, 251, 825, 882],
+        ),
+        (
+            nn.conv(1, 3, padding=((2, 1),), padding_mode="circular", use_bias=False),
+            (1.0, 5, 2, 8),
+            [182, 518, 251, 825, 182],
+        ),
+        (
+            nn.conv_transpose(1, 3, strides=3, padding=0, output_padding=2, use_bias=False),
+            (1.0, 5, 2),
+            [1, 10, 100, 5, 50, 500, 2, 20, 200, 0, 0],
+        ),
+        (
+            nn.conv_transpose(1, 3, strides=2, padding=1, output_padding=1, use_bias=False),
+            (1.0, 5, 2),
+            [10, 105, 50, 502, 20, 200],
+        ),
+    ],
+)
+def test_what_stands_around_is_that_of_pytorch(layer, values, of_pytorch):
+    x = jnp.asarray(values).reshape(1, -1, 1)
+    y = layer.predict({"weight": jnp.asarray(KERNEL, x.dtype)}, (), x)
+    np.testing.assert_allclose(y.ravel(), of_pytorch)
+
+
+AROUND = [
+    nn.conv(2, 3, strides=2, padding=2, padding_mode="reflect"),
+    nn.conv(2, 3, padding=1, padding_value=-1.5),
+    nn.conv(2, 3, padding_mode="symmetric"),
+    nn.conv_transpose(2, 3, strides=3, padding=1, output_padding=2),
+    nn.conv_transpose(2, 3, padding="VALID", dilation=2, output_padding=1),
+]
+
+
+@pytest.mark.parametrize("layer", AROUND, ids=str)
+def test_what_stands_around_keeps_the_laws(layer):
+    nn.check_layer(layer, normal(2, 4, 3)).require()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.conv(2, 3, padding_mode="replicate"), "unknown padding_mode 'replicate'"),
+        (
+            lambda: nn.conv(2, 3, padding_mode="edge", padding_value=1.0),
+            'expected padding_mode to be "constant" where padding_value is given',
+        ),
+        (
+            lambda: nn.conv(2, 3, padding="CIRCULAR", padding_mode="edge"),
+            'expected padding to be another than "CIRCULAR"',
+        ),
+        (
+            lambda: nn.conv(2, 9, padding=4, padding_mode="reflect").init(
+                jax.random.key(0), jnp.ones((1, 4, 1))
+            ),
+            "expected padding to mirror at most 3 of 4 elements",
+        ),
+        (
+            lambda: nn.conv_transpose(2, 3, strides=2, padding=1, output_padding=2).init(
+                jax.random.key(0), jnp.ones((1, 4, 1))
+            ),
+            r"expected output_padding to be below the strides \(2,\) or the dilation \(1,\), got 2",
+        ),
+        (
+            lambda: nn.conv_transpose(2, 3, strides=2, output_padding=1),
+            'expected padding to be "VALID" or numbers where output_padding is given',
+        ),
+        (
+            lambda: nn.conv_transpose(2, (3, 3), padding=0, output_padding=(1,)),
+            "as many entries in each of the tuples",
+        ),
+    ],
+)
+def test_what_cannot_stand_around_is_refused(make, message, untyped):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_the_worked_example_of_a_padded_image_with_three_channels():
     # 5×5×3, zero padding 1, two 3×3×3 kernels, stride 2: the top left window of the first kernel.
     x = np.zeros((1, 5, 5, 3), np.float32)
