@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     options = parse_options(Options, "check [CONFIG]", arguments, config=config)
     config = options.config
     require_positive_integer("check", "examples", options.examples)
-    splits = config.data.load()
+    splits = config.load()
     if options.examples > len(splits.train.x):
         raise ValueError(
             f"check: expected examples to be at most the {len(splits.train.x)} training examples, "

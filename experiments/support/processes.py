@@ -42,18 +42,22 @@ def texts_of_all(text: str) -> list[str]:
 
 def require_same_versions() -> None:
     """Raise RuntimeError unless Python and the packages have the same versions in all processes."""
-    here = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-    versions = [
-        dict(line.split(" ", 1) for line in text.splitlines())
-        for text in texts_of_all("\n".join(f"{name} {version}" for name, version in here.items()))
+    text = "\n".join(f"{name} {version}" for name, version in versions().items())
+    all_versions = [
+        dict(line.split(" ", 1) for line in text.splitlines()) for text in texts_of_all(text)
     ]
-    for number, there in enumerate(versions):
-        for name, expected in versions[0].items():
+    for number, there in enumerate(all_versions):
+        for name, expected in all_versions[0].items():
             if there.get(name) != expected:
                 raise RuntimeError(
                     "launch: expected the same versions of all packages in all processes, got "
                     f"{name} {expected} in process 0 and {there.get(name)} in process {number}"
                 )
+
+
+def versions() -> dict[str, str]:
+    """Those of Python and of `PACKAGES` in this process."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 def _count() -> int:

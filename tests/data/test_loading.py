@@ -92,7 +92,7 @@ def test_an_archive_is_read(tmp_path, arrays):
     assert splits.train.class_names == ("0", "1", "2", "3")
     assert load(str(path)).train.x.shape == (16, 6)
     x = read_features(path, flatten=False)
-    np.testing.assert_array_equal(x, arrays["x"].astype(np.float32))
+    np.testing.assert_array_equal(x, arrays["x"])
     assert read_features(path).shape == (20, 6)
 
 
