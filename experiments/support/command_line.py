@@ -25,7 +25,7 @@ FOLLOWING = Config(
     weight_decay=1e-3,
     epochs=0,
     batch_size=0,
-    data=DataConfig(standardize=AUTO, standardize_target=None, validation_fraction=0.1),
+    data=DataConfig(standardize=AUTO, validation_fraction=0.1),
 )
 """What follows from the data; see `Config.resolved`."""
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError)

@@ -70,10 +70,10 @@ class DataConfig:
     seed: int = 0
     """Draws the splits."""
     standardize: str = "none"
-    """none, features (each by itself), all (one mean and deviation), or auto: features of tables,
-    all of images."""
-    standardize_target: bool | None = False
-    """Whether a regression target is standardised too; auto (None) where it is one."""
+    """none, features (each by itself), all (one mean and deviation), or auto: features where they
+    have names and otherwise all, and the target of a regression too."""
+    standardize_target: bool = False
+    """Whether a regression target is standardised too."""
     flatten: bool = True
     """Whether images become vectors."""
     missing: str = "fill"
@@ -304,11 +304,9 @@ class Config:
         if standardize == AUTO:
             standardize = "features" if known.feature_names else "all"
             standardize = "none" if self.data.is_mapped else standardize
-        standardize_target = self.data.standardize_target
-        if standardize_target is None:
-            standardize_target = not (
-                self.data.is_mapped or known.target_standardization.is_identity
-            )
+        standardize_target = self.data.standardize_target or not (
+            self.data.is_mapped or known.target_standardization.is_identity
+        )
         return dataclasses.replace(
             self,
             loss=loss,
@@ -398,7 +396,7 @@ def _fill(kind: type, table: Any, where: str) -> Any:
 
 
 def _convert(value: Any, expected: Any, where: str) -> Any:
-    if isinstance(value, str) and "tuple" in str(expected):
+    if isinstance(value, str) and str(expected).startswith("tuple") and "None" in str(expected):
         value = (value,)
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
         value = tuple(value)

@@ -39,7 +39,7 @@ def load(
     groups: str | None = None,
     seed: int = 0,
     standardize: str = "none",
-    standardize_target: bool | None = False,
+    standardize_target: bool = False,
     flatten: bool = True,
     missing: str = "fill",
     reading: Reading = FOUND,
@@ -98,8 +98,8 @@ def load(
         standardize: "none"; "features", (x − mean) / deviation for each feature or pixel by itself;
             "all", one mean and deviation for all of x. Both are fitted on the training split only;
             a feature that is constant there gets deviation 1.
-            "auto": features where they have names, all otherwise.
-        standardize_target: Whether to do the same to a regression target; None where it is one.
+            "auto": features where they have names and otherwise all, and a regression target too.
+        standardize_target: Whether to do the same to a regression target.
         flatten: Whether images and other x of more than two axes become [examples, features].
         missing: What becomes of gaps in a table: "fill" (by the median beside a feature that says
             so), "frequent" (by the most frequent value) or "refuse".
@@ -115,8 +115,7 @@ def load(
     if folder is not None:
         _require_path("load", "folder", folder)
     _require_options(test_fraction, validation_fraction, seed)
-    if standardize_target is not None:
-        require_boolean("load", "standardize_target", standardize_target)
+    require_boolean("load", "standardize_target", standardize_target)
     require_boolean("load", "stratify", stratify)
     require_boolean("load", "flatten", flatten)
     if standardize != AUTO:
@@ -137,9 +136,8 @@ def load(
     examples, own_test = _read(
         name, folder, target, inputs, task, test, reading, groups, prefer_numbers
     )
-    if standardize_target is None:
-        standardize_target = not examples.class_names and not examples.task
     if standardize == AUTO:
+        standardize_target |= not examples.class_names and not examples.task
         standardize = "features" if examples.columns or examples.feature_names else "all"
     if standardize_target and examples.class_names:
         raise ValueError("load: expected standardize_target only for a regression, got classes")

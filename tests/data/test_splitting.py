@@ -67,7 +67,7 @@ def test_an_empty_part_is_refused(count):
 
 
 def test_a_class_with_one_example_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"at least 2 examples of each class .*: '2' \(for a"):
+    with pytest.raises(ValueError, match=r"at least 2 examples of each class .*: '2' \(--data"):
         split(numbered([0, 1, 0, 1, 0, 1, 2], 3), 3)
 
 
