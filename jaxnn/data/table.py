@@ -333,7 +333,8 @@ class Table:
         frame = self._frame[list(names)] if list(names) != self.names else self._frame
         if not all(dtype.kind in "iuf" for dtype in set(frame.dtypes)):
             return None
-        numbers = frame.to_numpy(np.float64, na_value=np.nan)
+        # Row by row: splits take rows.
+        numbers = np.ascontiguousarray(frame.to_numpy(np.float64, na_value=np.nan))
         return None if np.isinf(numbers).any() else numbers
 
     def _cells(self, name: str) -> Any:
