@@ -35,7 +35,7 @@ def error_of(script, arguments, monkeypatch, capsys):
     return error
 
 
-def tested(folder):
+def final_metrics(folder):
     lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     return json.loads(lines[-1])["test"]
 
@@ -82,7 +82,7 @@ def test_a_table_alone_is_trained_on_evaluated_and_predicted_for(task, capsys):
     assert config.network[-1] == f"dense({outputs})"
     assert config.data.standardize == "features"
     assert config.data.standardize_target == ("number" in task)
-    metrics = tested("runs/my homes")
+    metrics = final_metrics("runs/my homes")
     assert metrics.get("r2", metrics.get("accuracy")) > 0.6
 
     Path("my homes.csv").rename("moved.csv")
@@ -110,11 +110,11 @@ def test_whole_numbers_with_a_loss_of_errors_are_a_regression(capsys):
     Path("t.csv").write_text("a,y\n" + "\n".join(f"{i},{i % 5}" for i in range(60)))
     data = ["--data.name", "t.csv", "--data.target", "y", "--epochs", "1"]
     train.main([*data, "--loss", "huber()", "--output", "numbers"])
-    assert set(tested("numbers")) == {"loss", "r2", "mae"}
+    assert set(final_metrics("numbers")) == {"loss", "r2", "mae"}
     train.main([*data, "--output", "classes"])
-    assert set(tested("classes")) == {"loss", "accuracy"}
+    assert set(final_metrics("classes")) == {"loss", "accuracy"}
     train.main([*data, "--loss", "huber()", "--data.task", "classification", "--output", "said"])
-    assert set(tested("said")) == {"loss", "accuracy"}
+    assert set(final_metrics("said")) == {"loss", "accuracy"}
 
 
 def test_what_is_said_is_not_changed_by_what_follows_from_the_data(capsys):
