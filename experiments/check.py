@@ -5,6 +5,7 @@ python -m experiments.check wine_mlp --float32
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> None:
     options = parse_options(Options, "check [CONFIG]", arguments, config=config)
     config = options.config
     require_positive_integer("check", "examples", options.examples)
-    splits = config.data.load()
+    splits = config.load()
     if options.examples > len(splits.train.x):
         raise ValueError(
             f"check: expected examples to be at most the {len(splits.train.x)} training examples, "
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> None:
         target = jnp.asarray(target, target.dtype if is_label else floating)
         init_key, key = jax.random.split(jax.random.key(config.seed))
         params, state = network.init(init_key, x)
-        against = {"autodiff": autodiff(network, loss)}
+        against: dict[str, Callable] = {"autodiff": autodiff(network, loss)}
         if options.numerical:
             against["numerical"] = numerical(network, loss)
         report = check_gradients(network, loss, params, state, x, target, key, against=against)

@@ -6,7 +6,6 @@ python -m experiments.compare runs/digits_mlp runs/digits_mlp-2 --output compari
 import csv
 import io
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments.support import style
 from experiments.support.command_line import parse_options, run_script
-from experiments.support.config import to_table
+from experiments.support.config import flat, to_table
 from experiments.support.files import require_free, write_file
 from experiments.support.runs import open_run
 
@@ -78,16 +77,8 @@ def read(folder: Path) -> Compared:
     epochs = run.epochs()
     if not epochs:
         raise ValueError(f"compare: expected {folder} to have metrics of an epoch, found none")
-    settings = dict(_flat(to_table(run.read_config())))
+    settings = dict(flat(to_table(run.read_config())))
     return Compared(str(folder), settings, epochs, run.test())
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def tabulate(runs: list[Compared]) -> list[list[str]]:

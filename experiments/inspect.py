@@ -24,7 +24,7 @@ from experiments.support.config import Config, find_config, load_config, require
 from experiments.support.held_out import as_images
 from experiments.support.inspection import Page, draw
 from experiments.support.modes import gradient_options
-from experiments.support.runs import initial_state, open_run
+from experiments.support.runs import initial_state, open_run, restore
 from experiments.support.watching import Watched, is_activation, is_one, watched
 from jaxnn import Layer, Loss, backward_pass, contract, identity, in_inference_mode, label, walk
 from jaxnn.core.networks import below
@@ -81,14 +81,12 @@ def main(arguments: list[str]) -> None:
     require_positive_integer("inspect", "examples", options.examples)
     require_positive_integer("inspect", "lanczos", options.lanczos)
     if (Path(named) / "config.toml").is_file():
-        run = open_run(Path(named))
-        config, name = run.read_config(), Path(named).name
-        splits = config.data.load()
-        start = initial_state(config, splits)
-        states = [(0, start), run.restore(like=start)]
+        config, splits, epoch, train_state = restore(open_run(Path(named)))
+        name = Path(named).name
+        states = [(0, initial_state(config, splits)), (epoch, train_state)]
     else:
         config, name = load_config(named), find_config(named).stem
-        splits = config.data.load()
+        splits = config.load()
         require_compatible(config, splits)
         states = _train(config, splits, options.epochs)
     page = look(config, splits, states, options.examples, options.lanczos)
@@ -133,7 +131,7 @@ def look(
         "Hessian": spectrum(along(hessian_vector_product(network, loss)), params, lanczos),
         "Gauss-Newton": spectrum(along(ggn_vector_product(network, loss)), params, lanczos),
     }
-    images = as_images(config, splits, splits.train.x[:examples])
+    images = as_images(splits.preparation, splits.train.x[:examples])
     return Page(over_training, *flow, norms, captions, images, spectra)
 
 

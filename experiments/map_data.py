@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     options = parse_options(
         Options, "map_data [CONFIG]", arguments, config=config, output=Path("data")
     )
-    splits = options.config.data.load()
+    splits = options.config.load()
     folder = write_mapped(splits, options.output)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {len(splits.train.x)} training examples, {size / 1e6:.1f} MB")

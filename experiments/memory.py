@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
         for value in values:
             require_positive_integer("memory", name, value)
     config = options.config
-    splits = config.data.load()
+    splits = config.load()
     print(f"batches of {config.batch_size} from {config.data.name}\n")
     ways = list(rows(config, splits, options.parts, options.blocks))
     _, first_kept, first_compiled = ways[0]

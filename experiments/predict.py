@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,9 @@ import numpy as np
 import tyro
 
 from experiments.support.command_line import parse_options, run_script, take_folder
+from experiments.support.config import Config, task_on
 from experiments.support.files import write_file
-from experiments.support.runs import open_run, restore
+from experiments.support.runs import open_trained
 from jaxnn import (
     Loss,
     binary_cross_entropy,
@@ -32,7 +33,8 @@ from jaxnn import (
     softmax_focal,
 )
 from jaxnn.core.validation import printable
-from jaxnn.data import read_features
+from jaxnn.data import Preparation
+from jaxnn.data.files import inputs_like
 from jaxnn.losses.elementwise import Binary
 from jaxnn.training import make_predict
 
@@ -43,31 +45,28 @@ class Options:
 
     file: Annotated[Path, tyro.conf.Positional]
     """A .csv with the features' columns, or an .npz with an array x."""
-    inputs: str | None = None
-    """The array of x in an .npz, where it is not called x."""
+    inputs: tuple[str, ...] | None = None
+    """The array of x in an .npz, or the columns, where they are called otherwise than in the
+    training data."""
     output: Path | None = None
     """A .csv file to write; must not exist."""
+    weights: Literal["best", "last"] = "best"
+    """Those of the best epoch in validation, if there was any, or of the last epoch."""
+    allow_changes: bool = False
+    """Warn, in place of refusing, where the configuration of the run has changed."""
 
 
 def main(arguments: list[str]) -> None:
     """One row for each example: the class and every class's probability, or the number."""
     folder, arguments = take_folder(arguments, "predict")
     options = parse_options(Options, "predict RUN", arguments)
-    config, splits, _, train_state = restore(open_run(folder))
-    x = read_features(
-        options.file,
-        splits.train.feature_names,
-        inputs=options.inputs,
-        flatten=config.data.flatten,
-    )
-    expected = splits.train.x.shape[1:]
-    if x.shape[1:] != expected:
-        raise ValueError(
-            f"expected examples of shape {expected} in {options.file}, got {x.shape[1:]}"
-        )
-    x = jnp.asarray(splits.standardization.apply(x))
+    trained, _ = open_trained(folder, allow_changes=options.allow_changes, weights=options.weights)
+    config, preparation, train_state = trained.config, trained.preparation, trained.train_state
+    inputs = options.inputs or (None if preparation.feature_names else config.data.inputs)
+    x = inputs_like(preparation, options.file.expanduser(), inputs)
+    x = jnp.asarray(preparation.inputs(str(options.file), x))
     prediction = make_predict(config.layers)(train_state.params, train_state.state, x)
-    head, rows = _table(config, splits, prediction)
+    head, rows = _table(config, preparation, prediction)
 
     def write(stream: TextIO, shown: Callable[[str], str] = str):
         csv.writer(stream).writerows([shown(cell) for cell in row] for row in (head, *rows))
@@ -83,15 +82,25 @@ def main(arguments: list[str]) -> None:
     print(f"{len(rows)} predictions in {write_file(options.output, write_path)}")
 
 
-def _table(config, splits, prediction) -> tuple[list[str], list[list[str]]]:
-    task = config.task(splits)
+def _table(
+    config: Config, preparation: Preparation, prediction: Any
+) -> tuple[list[str], list[list[str]]]:
+    names = preparation.class_names
+    task = task_on(config.loss_function, preparation)
+    outputs = preparation.target_names or _outputs(config, prediction.shape[1])
     if task.decide is None:
-        numbers = splits.target_standardization.invert(np.asarray(task.numbers(prediction)))
-        name = config.data.target or "target"
-        several = numbers.shape[1] > 1
-        head = [f"{name} {i}" if several else name for i in range(numbers.shape[1])]
-        return head, [[f"{value:.6g}" for value in row] for row in numbers]
-    names = splits.train.class_names
+        numbers = preparation.target_standardization.invert(np.asarray(task.numbers(prediction)))
+        head = list(outputs)
+        return head, [[_digits(value) for value in row] for row in numbers]
+    if not names:  # labels, of which each example has any number
+        kind, columns = _columns(config.loss_function, prediction, two=False)
+        decided = np.asarray(task.decide(prediction))
+        pairs = (
+            [str(d), f"{v:.4f}"] for d, v in zip(decided.ravel(), columns.ravel(), strict=True)
+        )
+        cells = np.array([cell for pair in pairs for cell in pair], object)
+        head = [title for name in outputs for title in (name, f"{kind} of {name}")]
+        return head, cells.reshape(len(decided), -1).tolist()
     kind, columns = _columns(config.loss_function, prediction)
     heads = names if columns.shape[1] == len(names) else names[1:]
     rows = [
@@ -101,7 +110,17 @@ def _table(config, splits, prediction) -> tuple[list[str], list[list[str]]]:
     return ["class", *(f"{kind} of {name}" for name in heads)], rows
 
 
-def _columns(loss: Loss, prediction) -> tuple[str, np.ndarray]:
+def _digits(value: float) -> str:
+    """What float32 could tell apart, were the scale its own: 9 digits, without trailing zeros."""
+    return f"{value:.9g}"
+
+
+def _outputs(config: Config, count: int) -> list[str]:
+    name = config.data.target[0] if config.data.target else "target"
+    return [f"{name} {i}" if count > 1 else name for i in range(count)]
+
+
+def _columns(loss: Loss, prediction, *, two: bool = True) -> tuple[str, np.ndarray]:
     """What the network's outputs say about the classes: probabilities, or else scores."""
     match loss:
         case softmax_cross_entropy() | softmax_focal() | projected_cross_entropy():
@@ -114,7 +133,7 @@ def _columns(loss: Loss, prediction) -> tuple[str, np.ndarray]:
             pass
         case _:
             return "score", np.asarray(prediction)
-    if isinstance(loss, Binary):
+    if two and isinstance(loss, Binary):
         prediction = np.concatenate([1 - prediction, prediction], axis=1)
     return "probability", np.asarray(prediction)
 

@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> None:
     settings = combinations(chosen)
     _require_sweepable(config)
     devices = _devices(options.devices)  # before JAX starts
-    splits = config.data.load()
+    splits = config.load()
     require_compatible(config, splits)
     config.make_optimizer(len(splits.train.x))  # refuses what is wrong with its options
     seeds = range(config.seed, config.seed + options.seeds)

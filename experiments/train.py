@@ -8,8 +8,9 @@ SIGTERM and Ctrl-C let the epoch end, and save it; how to go on is printed, and 
 143 or 130.
 """
 
-import argparse
 import dataclasses
+import math
+import shlex
 import signal
 import sys
 import threading
@@ -23,19 +24,33 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
+from optax import GradientTransformation
 
 from experiments.support import figures, style
-from experiments.support.command_line import Configured, parse_options, run_script, take_config
-from experiments.support.config import Config, require_compatible
+from experiments.support.command_line import (
+    Configured,
+    option_of,
+    parse_options,
+    run_script,
+    take_config,
+)
+from experiments.support.config import Config, flat, require_compatible, to_table
 from experiments.support.devices import DeviceOptions
 from experiments.support.held_out import describe, evaluate_on, save_mistakes
 from experiments.support.modes import gradient_options, what_is_compared
 from experiments.support.processes import any_process, is_first, require_agreement
 from experiments.support.progress import Progress
-from experiments.support.runs import Run, initial_state, new_run, open_run
+from experiments.support.runs import (
+    Run,
+    initial_state,
+    new_run,
+    open_run,
+    require_same_data,
+    stem_of,
+)
 from experiments.support.stopping import Stopping
 from jaxnn import summarize
-from jaxnn.core.validation import printable, require_number
+from jaxnn.core.validation import printable, require_number, unknown_name
 from jaxnn.data import Splits
 from jaxnn.data.digests import digest
 from jaxnn.learning.feedback import alignment_angles
@@ -52,9 +67,14 @@ MAY_CHANGE = (
     "crosscheck_every",
     "crosscheck_tolerance",
     "patience",
+    "best",
     "stream",
 )
 """What a resumed run may be given anew: nothing that its numbers so far depend on."""
+MAY_TUNE = ("learning_rate", "schedule", "optimizer", "weight_decay", "clip_norm")
+"""And these with --fine-tune."""
+FALLING = ("loss", "mae")
+"""The metrics whose best value is the smallest."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,10 @@ class Options:
     """The run folder to make; runs/CONFIG unless given. It must not exist, or be empty."""
     resume: Path | None = None
     """A run folder to continue, from its newest checkpoint."""
+    fine_tune: bool = False
+    """Give the resumed run another optimiser, learning rate, schedule, weight decay or clip norm:
+    its parameters go on, the optimiser starts anew, with a schedule over the epochs that are left.
+    """
     angles: bool = False
     """Write to the metrics of every epoch each layer's angle between update and gradient, in
     degrees, on the first training examples; see jaxnn.learning.feedback."""
@@ -100,49 +124,184 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
         name = folder.name
     else:
         resumed = None
-        name, before, arguments = take_config(arguments)
+        name, before, arguments = take_config(arguments, auto=True)
         options = parse_options(Options, program, arguments, config=before)
         if options.config.data.name != before.data.name:
-            name = Path(options.config.data.name).stem
+            name = stem_of(options.config.data.name)
+    located = options.config.data.located()
+    options = dataclasses.replace(options, config=dataclasses.replace(options.config, data=located))
     config = options.config
 
     mesh = options.on.make_mesh()  # before anything else runs on a device
     require_number("train", "stop_seconds", options.stop_seconds, minimum=0)
-    splits = config.data.load()
+    splits = config.load()
+    config = _resolve(config, splits)
+    options = dataclasses.replace(options, config=config)
     require_agreement("options and data", lambda: _agreed(options, splits))
+    if resumed and resumed.has_record:
+        require_same_data(resumed, resumed.read_record(), splits)
     require_compatible(config, splits)
-    train_state, past = initial_state(config, splits), []
-    if mesh is not None:
-        train_state = options.on.place(train_state, mesh, config, splits)
-    if resumed and resumed.has_checkpoint:
-        epoch, train_state = resumed.restore(like=train_state)
-        past = resumed.epochs(until=epoch)
-    epochs = _start(config, splits, train_state, past)  # refuses what is wrong with the options
+    _require_best(config, splits)
+    past: list[dict] = []
+    has_checkpoint = resumed is not None and resumed.has_checkpoint
+    if resumed and has_checkpoint:
+        train_state, past = _restore(resumed, before, splits, options.on, mesh)
+    tuned_after = resumed.tuned_after if resumed and has_checkpoint else 0
+    if options.fine_tune:
+        if not has_checkpoint:
+            raise ValueError("train: expected fine_tune with resume, of a run with a checkpoint")
+        tuned_after = len(past)
+    fresh = _fresh_state(config, splits, options.on, mesh)
+    if not has_checkpoint:
+        train_state = fresh
+    elif options.fine_tune:
+        train_state = train_state._replace(optimizer_state=fresh.optimizer_state)
+    optimizer = _optimizer(config, splits, tuned_after)
+    # Refuses what is wrong with the options.
+    epochs = _start(config, splits, train_state, past, optimizer)
     if config.privacy_of_gradients:
         require_accounting()
     run = resumed or locked.enter_context(new_run(name, options.output))
     print(
-        printable(f"{name}: {config.data.name}, ") + f"{len(splits.train.x)} training, "
+        printable(f"{name}: {config.data.short_name}, ") + f"{len(splits.train.x)} training, "
         f"{len(splits.validation.x)} validation and {len(splits.test.x)} test examples\n"
     )
     held_at_once = -(-config.batch_size // config.micro_batches)
     print(f"{summarize(config.layers, splits.train.x[:held_at_once])}\n")
 
-    run.write_config(config)
+    if options.fine_tune:
+        # Before the configuration says so: a run that is killed in between goes on as it was.
+        with Checkpoints(run.start) as start:
+            start.discard_after(0)
+            start.save(tuned_after, train_state)
+    if not run.has_record:
+        run.write_record(config, splits)
+    run.write_config(config, tuned_after)
     run.write_epochs(past, tensorboard=options.tensorboard)
     if resumed:
-        without = ": it was stopped before its first checkpoint" * (not resumed.has_checkpoint)
+        without = ": it was stopped before its first checkpoint" * (not has_checkpoint)
         print(f"resumed after epoch {len(past)}{without}")
         if config.epochs != before.epochs and config.schedule != "constant()":
             print(
-                f"schedule {config.schedule} now spans {config.epochs} epochs: the numbers are not "
-                f"those of a run that was to have {config.epochs} from the start"
+                f"schedule {config.schedule} now spans {config.epochs - tuned_after} epochs: the "
+                f"numbers are not those of a run that was to have {config.epochs} from the start"
             )
-    with Checkpoints(run.checkpoints) as checkpoints:
+    with Checkpoints(run.checkpoints) as checkpoints, _Best(run, config, splits, past) as best:
         checkpoints.discard_after(len(past))
         observe = _observer(options, splits)
-        train_state = _follow(epochs, len(past), train_state, run, checkpoints, options, observe)
-    _finish(config, splits, train_state, run)
+        train_state = _follow(
+            epochs, len(past), train_state, run, checkpoints, best, options, observe
+        )
+        tested = best.parameters(train_state)
+    _finish(config, splits, *tested, run)
+
+
+def _restore(
+    run: Run, before: Config, splits: Splits, devices: DeviceOptions, mesh: Any
+) -> tuple[TrainState, list[dict]]:
+    """The newest train state of a run, and the metrics of the epochs until then."""
+    epoch, train_state = run.restore(like=_fresh_state(before, splits, devices, mesh))
+    return train_state, run.epochs(until=epoch)
+
+
+def _fresh_state(config: Config, splits: Splits, devices: DeviceOptions, mesh: Any) -> TrainState:
+    train_state = initial_state(config, splits)
+    if mesh is not None:
+        train_state = devices.place(train_state, mesh, config, splits)
+    return train_state
+
+
+def _optimizer(config: Config, splits: Splits, tuned_after: int) -> GradientTransformation:
+    """That of the epochs which it is to have."""
+    if config.epochs <= tuned_after:
+        raise ValueError(
+            f"train: expected epochs to be more than the {tuned_after} after which it is "
+            f"fine-tuned, got {config.epochs}: say --epochs"
+        )
+    spanned = dataclasses.replace(config, epochs=config.epochs - tuned_after)
+    return spanned.make_optimizer(len(splits.train.x))
+
+
+def _require_best(config: Config, splits: Splits) -> None:
+    known = ("r2", "mae") if config.task(splits).decide is None else ("accuracy",)
+    if config.best not in (known := ("last", "loss", *known)):
+        raise ValueError(f"train: {unknown_name('best', config.best, known)}")
+    if config.best not in ("last", "loss") and not len(splits.validation.x):
+        raise ValueError(
+            f"train: expected validation data where best is {config.best}: say "
+            "--data.validation-fraction 0.1, for example"
+        )
+
+
+class _Best:
+    """The parameters of the epoch that was the best in validation; a context manager.
+
+    They are written before the checkpoint of the same time, and some older ones are kept until the
+    end, so that a run which has to go back to an older checkpoint finds the best until then.
+    """
+
+    def __init__(self, run: Run, config: Config, splits: Splits, past: Sequence[dict]):
+        self._metric = f"validation_{config.best}"
+        self._sign = 1 if config.best in FALLING else -1
+        self._pending: tuple[int, TrainState] | None = None
+        self._epoch, self._value = 0, math.inf
+        self._kept = None
+        if config.best != "last" and len(splits.validation.x):
+            self._kept = Checkpoints(run.best, keep=4)
+            self._kept.discard_after(len(past))
+            if (latest := self._kept.latest) is not None:
+                self._epoch, self._value = latest, self._value_of(past[latest - 1])
+
+    def __enter__(self) -> "_Best":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._kept is not None:
+            self._kept.__exit__(*exception)
+
+    def see(self, number: int, record: dict, train_state: TrainState) -> None:
+        """Look at an epoch."""
+        if self._kept is None:
+            return
+        value = self._value_of(record)
+        if value < self._value or not self._epoch:
+            self._epoch, self._value = number, value
+            self._pending = number, train_state._replace(optimizer_state=())
+
+    def save(self) -> None:
+        """Write the best until now, if that is a new one."""
+        if self._kept is not None and self._pending is not None:
+            self._kept.save(*self._pending)
+            self._kept.wait()
+            self._pending = None
+
+    def parameters(self, last: TrainState) -> tuple[TrainState, str]:
+        """The best, and what they are called; the ``last`` where there are none of validation."""
+        if self._kept is None or not self._epoch:
+            return last, ""
+        self.save()
+        epoch, train_state = self._kept.restore(last._replace(optimizer_state=()))
+        return train_state, f" with the weights of epoch {epoch}, the best in validation"
+
+    def _value_of(self, record: dict) -> float:
+        value = self._sign * record.get(self._metric, math.nan)
+        return math.inf if math.isnan(value) else value
+
+
+def _resolve(config: Config, splits: Splits) -> Config:
+    """The configuration in which nothing follows from the data any more; prints what did."""
+    if described := splits.preparation.describe():
+        print(f"{described}\n")
+    found = config.resolved(splits)
+    before, after = (dict(flat(to_table(c))) for c in (config, found))
+    if changes := [name for name in after if before.get(name) != after[name]]:
+        print("from the data follow (each can be given as an option):")
+        for name in changes:
+            value = after[name]
+            shown = " ".join(map(repr, value)) if isinstance(value, tuple) else value
+            print(f"  --{name.replace('_', '-')} {shown}")
+        print()
+    return found
 
 
 def _agreed(options: Options, splits: Splits) -> dict[str, str]:
@@ -154,7 +313,7 @@ def _agreed(options: Options, splits: Splits) -> dict[str, str]:
     facts |= {f"data.{name}": repr(value) for name, value in config.pop("data").items()}
     facts |= {name: repr(value) for name, value in config.items()}
     facts["resume"] = repr(options.resume is not None)
-    for name in ("config", "output", "data.name", "data.folder"):
+    for name in ("config", "output", "data.name", "data.folder", "data.test"):
         del facts[name]
     for name, part in (("training", splits.train), ("validation", splits.validation)):
         facts |= {
@@ -173,7 +332,11 @@ def _sampled(array: np.ndarray) -> np.ndarray:
 
 
 def _start(
-    config: Config, splits: Splits, train_state: TrainState, past: Sequence[dict]
+    config: Config,
+    splits: Splits,
+    train_state: TrainState,
+    past: Sequence[dict],
+    optimizer: GradientTransformation,
 ) -> Iterator[Epoch]:
     """Training as the configuration has it, after the epochs in ``past``."""
     task = config.task(splits)
@@ -185,7 +348,7 @@ def _start(
     return train(
         network,
         config.loss_function,
-        config.make_optimizer(len(splits.train.x)),
+        optimizer,
         train_state,
         splits.train.x,
         task.prepare(splits.train.target),
@@ -194,7 +357,11 @@ def _start(
         validation=validation,
         **gradient_options(config, network),
         patience=config.patience,
-        past_validation_losses=[r["validation_loss"] for r in past if "validation_loss" in r],
+        past_validation_losses=[
+            float(np.nan_to_num(r["validation_loss"], nan=np.inf))
+            for r in past
+            if "validation_loss" in r
+        ],
     )
 
 
@@ -225,6 +392,7 @@ def _follow(
     train_state: TrainState,
     run: Run,
     checkpoints: Checkpoints,
+    best: _Best,
     options: Options,
     observe: Callable[[TrainState], dict[str, Any]],
 ) -> TrainState:
@@ -232,11 +400,12 @@ def _follow(
     total, first, stopped = options.config.epochs, number + 1, False
     saved, disagreements = time.monotonic(), []
     seen, saving = (number, train_state), threading.Lock()
-    resume = f"python -m experiments.train --resume {run.folder}"
+    resume = f"python -m experiments.train --resume {shlex.quote(str(run.folder))}"
 
     def save() -> None:
         with saving:
             run.sync()
+            best.save()
             checkpoints.save(*seen)
 
     def give_up_on_the_epoch() -> None:
@@ -257,9 +426,9 @@ def _follow(
                     f"validation_{name}": v for name, v in epoch.validation.items()
                 }
                 scores |= observe(epoch.train_state)
-                run.append(
-                    {"epoch": epoch.number, "loss": loss, **scores, "seconds": epoch.seconds}
-                )
+                record = {"epoch": epoch.number, "loss": loss, **scores}
+                best.see(epoch.number, record, epoch.train_state)
+                run.append({**record, "seconds": epoch.seconds})
                 # After the metrics: what is saved has a line for every epoch.
                 seen = number, train_state = epoch.number, epoch.train_state
                 disagreements += [] if epoch.disagreement is None else [epoch.disagreement]
@@ -296,38 +465,43 @@ def _follow(
     return train_state
 
 
-def _finish(config: Config, splits: Splits, train_state: TrainState, run: Run) -> None:
+def _finish(config: Config, splits: Splits, train_state: TrainState, which: str, run: Run) -> None:
     """The test set, and the pictures."""
-    metrics, prediction = evaluate_on(config, splits, train_state, splits.test)
+    metrics, prediction = evaluate_on(config, splits.preparation, train_state, splits.test)
     run.append({"test": metrics})
-    print(f"test: {describe(metrics)}")
+    print(f"test{which}: {describe(metrics)}")
     if not is_first():
         return
     metric = "accuracy" if "accuracy" in metrics else "r2"
     curves = figures.learning_curves(run.epochs(), metric)
     pictures = [style.save(curves, run.folder / "learning_curves.png", overwrite=True)]
     pictures += save_mistakes(
-        config, splits, prediction, splits.test, run.folder, "test set", overwrite=True
+        config, splits.preparation, prediction, splits.test, run.folder, "test set", overwrite=True
     )
     print(f"{run.folder}: {', '.join(path.name for path in pictures)}, metrics.jsonl, checkpoints")
 
 
 def _resumed_folder(arguments: list[str]) -> Path | None:
     """What --resume names; the other options wait for the configuration in that folder."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--resume", type=Path, nargs="?")
-    return parser.parse_known_args(arguments)[0].resume
+    folder = option_of("--resume", arguments)
+    return None if folder is None else Path(folder)
 
 
 def _require_unchanged(before: Config, options: Options) -> None:
     if options.output is not None:
         raise ValueError("resume: expected no output, the run goes on in its own folder")
+    # Where the data are may change; that they are the same is found by their digest.
+    place = {"name": before.data.name, "folder": before.data.folder}
+    moved = dataclasses.replace(options.config.data, **place)
+    after = dataclasses.replace(options.config, data=moved)
+    allowed = MAY_CHANGE + MAY_TUNE * options.fine_tune
     for field in dataclasses.fields(Config):
-        old, new = getattr(before, field.name), getattr(options.config, field.name)
-        if old != new and field.name not in MAY_CHANGE:
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if old != new and field.name not in allowed:
+            tune = "; --fine-tune lets it change" * (field.name in MAY_TUNE)
             raise ValueError(
-                f"resume: expected {field.name} to stay {old!r}, got {new!r}; a resumed run can "
-                f"only be given other {', '.join(MAY_CHANGE)}"
+                f"resume: expected {field.name} to stay {old!r}, got {new!r}{tune}; a resumed run "
+                f"can only be given other {', '.join(allowed)}"
             )
     if (before.gradient == "private") != (options.config.gradient == "private"):
         raise ValueError(

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     require_positive_integer("visualize", "examples", options.examples)
     config, splits, _, train_state = restore(open_run(folder))
     x = splits.test.x[: options.examples]
-    images = as_images(config, splits, x)
+    images = as_images(splits.preparation, x)
     if images is None:
         raise ValueError(f"visualize: expected a network on images, {folder} is on {config.data}")
     params, state = train_state.params, train_state.state

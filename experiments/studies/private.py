@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     if config.privacy_of_gradients is None:
         raise ValueError(f"private: expected a configuration with private gradients, got {name}")
     require_accounting()
-    splits = config.data.load()
+    splits = config.load()
     require_compatible(config, splits)
     other = load_config(options.reference)
     same = ("optimizer", "learning_rate", "schedule", "weight_decay", "epochs", "batch_size")
@@ -127,7 +127,7 @@ def _accuracy(config: Config, splits: Splits) -> float:
         batch_size=config.batch_size,
         **gradient_options(config, config.layers),
     )
-    return evaluate_on(config, splits, last.train_state, splits.test)[0]["accuracy"]
+    return evaluate_on(config, splits.preparation, last.train_state, splits.test)[0]["accuracy"]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command line that all experiment scripts share: a configuration, and options over it."""
 
+import argparse
 import logging
 import sys
 import threading
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from experiments.support.config import CONFIGS, Config, find_config, read_config
+from experiments.support.config import AUTO, CONFIGS, Config, DataConfig, find_config, read_config
 from jaxnn.core.validation import printable
 
 Configured = Annotated[Config, tyro.conf.arg(name="")]
@@ -20,18 +21,43 @@ Configured = Annotated[Config, tyro.conf.arg(name="")]
 LONGEST_MESSAGE = 4000
 """How many characters of an error are printed."""
 
+FOLLOWING = Config(
+    network=("dense(64)", "relu()", "dense(32)", "relu()", "dense(outputs)"),
+    loss=AUTO,
+    optimizer="adamw()",
+    learning_rate=3e-3,
+    schedule="cosine()",
+    weight_decay=1e-3,
+    epochs=0,
+    batch_size=0,
+    data=DataConfig(standardize=AUTO, validation_fraction=0.1),
+)
+"""What follows from the data; see `Config.resolved`."""
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
 
-def take_config(arguments: list[str]) -> tuple[str, Config, list[str]]:
+def take_config(arguments: list[str], *, auto: bool = False) -> tuple[str, Config, list[str]]:
     """The configuration that the first argument names (digits_mlp if it names none).
+
+    Args:
+        arguments: Of the script.
+        auto: Whether, where none is named but data are, it is to follow from these.
 
     Returns:
         Its name, its values, and the arguments behind it.
     """
     named = bool(arguments) and not arguments[0].startswith("-")
+    if not named and auto and (data := option_of("--data.name", arguments)) not in (None, "digits"):
+        return Path(str(data)).stem, FOLLOWING, arguments
     path = find_config(arguments[0] if named else "digits_mlp")
     return path.stem, read_config(path), arguments[1:] if named else arguments
+
+
+def option_of(name: str, arguments: list[str]) -> str | None:
+    """What an option is given, while others wait for what depends on it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(name, nargs="?", dest="value")
+    return parser.parse_known_args(arguments)[0].value
 
 
 def parse_options(kind: type, program: str, arguments: list[str], **defaults: Any) -> Any:

@@ -4,7 +4,6 @@ require_problems("feedback", options.problems, PROBLEMS, options.epochs)
 report("feedback", options.output, compute, draw, overwrite=options.overwrite)
 """
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.support import style
-from experiments.support.files import require_free, write_file
+from experiments.support.files import as_json, require_free, write_file
 from jaxnn.core.validation import require_positive_integer, unknown_name
 
 
@@ -44,6 +43,6 @@ def report(
     numbers, picture = (folder / f"{experiment}.{end}" for end in ("json", "png"))
     require_free(numbers, picture, overwrite=overwrite)
     results = compute()
-    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    text = as_json(results, indent=1, ensure_ascii=False) + "\n"
     write_file(numbers, lambda p: p.write_text(text, encoding="utf-8"), overwrite=overwrite)
     print(style.save(draw(results), picture, overwrite=overwrite))

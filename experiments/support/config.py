@@ -2,8 +2,10 @@
 
 import dataclasses
 import inspect
+import math
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +19,26 @@ import jaxnn
 import jaxnn.data
 from experiments.support.expressions import build, parse
 from jaxnn import Layer, Loss
-from jaxnn.core.task import Task
+from jaxnn.core.task import Task, of_many_labels
 from jaxnn.core.validation import require_positive_integer, unknown_name
+from jaxnn.data import Dataset
 from jaxnn.data.mnist import MNIST
+from jaxnn.data.table import Reading
 from jaxnn.learning.privacy import Privacy
+from jaxnn.losses.elementwise import Binary, OfError
 from jaxnn.rewrites.precision import POLICIES, Policy, skip_overflow, with_precision
 from jaxnn.training import make_optimizer, make_schedule, steps_per_epoch
 from jaxnn.training.optimizers import assemble_optimizer
 
 SETTINGS = ("learning_rate", "weight_decay", "clip_norm")
 """The numbers of a configuration that one compiled program can be given many of."""
+AUTO = "auto"
+_BATCH_SIZES = ((32, 10_000), (128, 100_000), (1024, math.inf))
+"""(batch size, up to how many training examples), where none is given,"""
+_STEPS = 4000
+"""and how many steps are about enough for a table."""
+RUN = "run"
+"""The table of a TOML file in which a run keeps what is no option."""
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -39,32 +51,82 @@ class DataConfig:
     of .npy files."""
     folder: str | None = None
     """Where the files of mnist or fashion_mnist are."""
-    target: str | None = None
-    """For files: the column or array of the target."""
+    target: tuple[str, ...] | None = None
+    """For files: the column or columns of the target, or its array."""
     inputs: tuple[str, ...] | None = None
     """For files: the columns (or the one array) of the features."""
     task: str | None = None
-    """For files: classification or regression."""
+    """For files: classification, regression, or labels (several truth values)."""
+    test: str | None = None
+    """For files: another one with the test examples, in place of drawing them."""
     test_fraction: float = 0.2
     """The share of the examples that is held out for the test."""
     validation_fraction: float = 0.0
     """The share of the examples that is held out for validation after every epoch."""
+    stratify: bool = True
+    """Whether the classes keep their proportions in a split."""
+    groups: str | None = None
+    """For tables: a column; examples of one group stay together in a split."""
     seed: int = 0
     """Draws the splits."""
     standardize: str = "none"
-    """none, features (each by itself) or all (one mean and deviation)."""
+    """none, features (each by itself), all (one mean and deviation), or auto: features where they
+    have names and otherwise all, and the target of a regression too."""
     standardize_target: bool = False
     """Whether a regression target is standardised too."""
     flatten: bool = True
     """Whether images become vectors."""
+    missing: str = "fill"
+    """For tables, what becomes of empty cells: fill (by the median, beside a feature that says so),
+    frequent (by the most frequent value) or refuse."""
+    missing_target: str = ""
+    """For tables, of rows without a target: refuse, drop, or class (where NA is one)."""
+    kinds: tuple[str, ...] = ()
+    """For tables, COLUMN=KIND of columns that are otherwise than they look: number, boolean,
+    category, date (or date:%%d/%%m/%%Y) or drop."""
+    separator: str = ""
+    """For tables: between cells; found unless given."""
+    decimal: str = ""
+    """For tables: the point or the comma; found unless given."""
+    encoding: str = ""
+    """For tables: of the text; found unless given."""
+    header: str = ""
+    """For tables: yes or no, whether the first row names the columns; found unless given."""
 
-    def load(self) -> jaxnn.data.Splits:
-        """The splits."""
+    def load(self, *, prefer_numbers: bool = False) -> jaxnn.data.Splits:
+        """The splits; ``prefer_numbers`` where whole numbers are meant as a regression."""
         options: dict[str, Any] = dataclasses.asdict(self)
-        name, inputs = options.pop("name"), options.pop("inputs")
-        if inputs is not None:
-            inputs = inputs[0] if len(inputs) == 1 and name.endswith(".npz") else list(inputs)
-        return jaxnn.data.load(name, inputs=inputs, **options)
+        reading = Reading(**{name: options.pop(name) for name in Reading._fields})
+        return jaxnn.data.load(
+            options.pop("name"), reading=reading, prefer_numbers=prefer_numbers, **options
+        )
+
+    @property
+    def is_named(self) -> bool:
+        """Whether these are data that jaxnn finds by their name, in place of somebody's files."""
+        return self.name in jaxnn.data.NAMES
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether they are a folder, whose preparation is in it."""
+        return not self.is_named and Path(self.name).expanduser().is_dir()
+
+    @property
+    def short_name(self) -> str:
+        """For people: without the folders."""
+        return self.name if self.is_named else Path(self.name).name
+
+    def located(self) -> "DataConfig":
+        """The same with absolute paths, so that they are found from any working folder."""
+        name = self.name if self.is_named else str(Path(self.name).expanduser().resolve())
+        if not self.is_named and not Path(name).exists():
+            name = self.name  # which is refused as it was given
+        others = (
+            None if path is None else str(Path(path).expanduser().resolve())
+            for path in (self.folder, self.test)
+        )
+        folder, test = others
+        return dataclasses.replace(self, name=name, folder=folder, test=test)
 
 
 @dataclass(frozen=True)
@@ -115,6 +177,9 @@ class Config:
     stream: bool = False
     """Whether batches are read from the arrays of the data as they are needed, so that those of a
     folder of .npy files stay on disk."""
+    best: str = "loss"
+    """By which metric of the validation set the best epoch is known (loss, accuracy, r2, mae),
+    whose weights are tested and predicted with; "last" for those of the last epoch."""
     patience: int | None = None
     """Stop after this many epochs without a smaller validation loss."""
     seed: int = 0
@@ -209,7 +274,48 @@ class Config:
 
     def task(self, splits: jaxnn.data.Splits) -> Task:
         """What the loss asks of these data."""
-        return self.loss_function.task(len(splits.train.class_names))
+        return task_on(self.loss_function, splits.preparation)
+
+    def load(self) -> jaxnn.data.Splits:
+        """The splits of the data; whole numbers are a regression for a loss of errors."""
+        is_of_error = self.loss != AUTO and isinstance(self.loss_function, OfError)
+        return self.data.load(prefer_numbers=is_of_error)
+
+    def resolved(self, splits: jaxnn.data.Splits) -> "Config":
+        """The same with numbers in place of what follows from the data: a loss "auto", "outputs" in
+        the network, a batch size or number of epochs of 0; a batch is at most all of the data."""
+        known, examples = splits.preparation, len(splits.train.x)
+        loss = self.loss
+        if loss == AUTO:
+            by_task = "sigmoid_binary_cross_entropy()" if known.task else "half_squared_error()"
+            loss = "softmax_cross_entropy()" if known.class_names else by_task
+        outputs = task_on(build(loss, "loss", LOSSES), known).outputs
+        if outputs is None:
+            outputs = splits.train.target.shape[-1]
+        network = tuple(re.sub(r"\boutputs\b", str(outputs), text) for text in self.network)
+        batch_size = self.batch_size or next(
+            size for size, most in _BATCH_SIZES if examples <= most
+        )
+        batch_size = min(batch_size, examples)
+        steps = steps_per_epoch(examples, max(batch_size, 1))
+        epochs = self.epochs or int(np.clip(_STEPS // steps, 10, 200))
+        standardize = self.data.standardize
+        if standardize == AUTO:
+            standardize = "features" if known.feature_names else "all"
+            standardize = "none" if self.data.is_mapped else standardize
+        standardize_target = self.data.standardize_target or not (
+            self.data.is_mapped or known.target_standardization.is_identity
+        )
+        return dataclasses.replace(
+            self,
+            loss=loss,
+            network=network,
+            batch_size=batch_size,
+            epochs=epochs,
+            data=dataclasses.replace(
+                self.data, standardize=standardize, standardize_target=standardize_target
+            ),
+        )
 
 
 def _exported(kind: type) -> dict[str, Any]:
@@ -219,6 +325,20 @@ def _exported(kind: type) -> dict[str, Any]:
         for name, value in vars(jaxnn).items()
         if isinstance(value, type) and issubclass(value, kind) and not inspect.isabstract(value)
     }
+
+
+def task_on(loss: Loss, known: Dataset | jaxnn.data.Preparation) -> Task:
+    """What a loss asks of such data."""
+    if known.task != "labels":
+        return loss.task(len(known.class_names))
+    if not isinstance(loss, Binary):
+        raise ValueError(
+            f"config: expected a loss of truth values for several targets of them, such as "
+            f'--loss "sigmoid_binary_cross_entropy()", got {loss!r}; --data.task regression takes '
+            "them as numbers"
+        )
+    first, second = map(float, loss.labels)
+    return of_many_labels(loss.threshold, (first, second))
 
 
 LAYERS = _exported(Layer) | {Policy.__name__: Policy}
@@ -247,13 +367,19 @@ def read_config(path: Path) -> Config:
         ValueError: the file is no TOML, or has an unknown key (the message has the nearest valid
             one) or a value of another type.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"config: expected {path} to be TOML: {error}") from None
+    table = read_toml(path)
+    table.pop(RUN, None)
     data = _fill(DataConfig, table.pop("data", {}), f"{path.name} [data]")
     privacy = _fill(PrivacyConfig, table.pop("privacy", {}), f"{path.name} [privacy]")
     return dataclasses.replace(_fill(Config, table, path.name), data=data, privacy=privacy)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds; raises ValueError where it is none."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"config: expected {path} to be TOML: {error}") from None
 
 
 def _fill(kind: type, table: Any, where: str) -> Any:
@@ -269,6 +395,8 @@ def _fill(kind: type, table: Any, where: str) -> Any:
 
 
 def _convert(value: Any, expected: Any, where: str) -> Any:
+    if isinstance(value, str) and str(expected).startswith("tuple") and "None" in str(expected):
+        value = (value,)
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
         value = tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and "float" in str(expected):
@@ -295,6 +423,15 @@ def to_table(config: Config) -> dict[str, Any]:
     return clean(dataclasses.asdict(config))
 
 
+def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The options of a configuration by names such as data.seed."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
 def sample_of(config: Config, examples: int = 4) -> tuple[Any, Any]:
     """The shapes and dtypes of a few inputs and their targets as the loss takes them.
 
@@ -306,8 +443,8 @@ def sample_of(config: Config, examples: int = 4) -> tuple[Any, Any]:
         x = np.zeros((examples, 28 * 28) if data.flatten else (examples, 28, 28, 1), np.float32)
         labels = np.zeros(examples, np.int32)
     else:
-        x, labels, _, names = data.load().train
-        x, labels, classes = x[:examples], labels[:examples], len(names)
+        part = config.load().train
+        x, labels, classes = part.x[:examples], part.target[:examples], len(part.class_names)
     target = config.loss_function.task(classes).prepare(labels)
     return jax.eval_shape(lambda *arrays: arrays, x, target)
 
@@ -328,10 +465,12 @@ def require_compatible(config: Config, splits: jaxnn.data.Splits) -> None:
 
     prediction, in_training = jax.eval_shape(run, jax.random.key(0), x)
     expected = splits.train.target.shape[-1] if task.outputs is None else task.outputs
+    way_out = '; a last layer "dense(outputs)" has as many as are needed'
     shape = getattr(prediction, "shape", None)
     if shape is None or shape[1:] != (expected,):
         raise ValueError(
             f"config: expected network to return {expected} outputs for {config.loss} on "
-            f"{config.data.name}, got {'a tuple' if shape is None else f'shape {shape[1:]}'}"
+            f"{config.data.short_name}, got {'a tuple' if shape is None else f'shape {shape[1:]}'}"
+            f"{way_out}"
         )
     jax.eval_shape(loss.value, in_training, target)

@@ -1,38 +1,69 @@
 """Run folders: what a training run leaves behind, and how it is found again.
 
-config.toml            the resolved configuration
+config.toml            the resolved configuration, with its digest
+run.json               what is known of the data (names, kinds, preparation, digests), the network
+                       as an expression, versions of packages
+arrays.npz             the numbers of the preparation, and the held-out examples of somebody's file
 metrics.jsonl          one line for each epoch, then one for the test set
 checkpoints/           train states, the newest few
+best/                  the parameters of the epoch that was the best in validation
+start/                 the train state that fine-tuning started from, where there was any
 tensorboard/           the metrics as event files, where they were asked for
 *.png                  learning curves, confusion matrix, mistakes
 .lock                  held by the process that trains
 
 A process may be killed at any moment. A file is there whole or not at all, but for the last line of
 the metrics and the last event; a checkpoint is written only after the metrics of its epochs; and
-what comes after the newest checkpoint is written again by the run that resumes.
+what comes after the newest checkpoint is written again by the run that resumes. Nothing in the
+folder can run code, and nothing outside of it is needed to predict.
 """
 
 import functools
+import hashlib
 import itertools
 import json
+import math
+import shlex
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import tomli_w
 from filelock import FileLock, Timeout
 
-from experiments.support.config import Config, read_config, to_table
-from experiments.support.files import leftovers, sync, write_file, writing
-from experiments.support.processes import is_first, text_of_first
+from experiments.support.config import RUN, Config, read_config, read_toml, to_table
+from experiments.support.files import as_json, leftovers, sync, write_file, writing
+from experiments.support.processes import is_first, text_of_first, versions
 from experiments.support.tracking import Events
-from jaxnn.data import Splits
+from jaxnn.data import Preparation, Splits
+from jaxnn.data.npz import read_npz
+from jaxnn.data.preparation import ARRAYS, from_facts
+from jaxnn.data.splitting import Source
 from jaxnn.training import TrainState, create_state
 from jaxnn.training.checkpoints import Checkpoints
 
 RUNS = Path("runs")
 LOCK = ".lock"
+KEPT = ("validation", "test")
+"""The splits of somebody's own file that a run keeps,"""
+MOST_KEPT = 1 << 28
+"""where they have at most so many bytes."""
+FORMAT = 2
+"""Of run.json; the runs of jaxnn 0.1 have none."""
+
+
+class Record(NamedTuple):
+    """What a run knows of its data."""
+
+    preparation: Preparation
+    source: Source
+    examples: dict[str, int]
+    """How many each split has."""
+    network: str
+    """The expression that builds it."""
 
 
 def _by_the_first(method: Callable) -> Callable:
@@ -55,7 +86,11 @@ class Run:
     def __init__(self, folder: Path):
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
+        self.best = folder / "best"
+        self.start = folder / "start"
         self._config = folder / "config.toml"
+        self._record = folder / "run.json"
+        self._arrays = folder / "arrays.npz"
         self._metrics = folder / "metrics.jsonl"
         self._tensorboard = folder / "tensorboard"
         self._events: Events | None = None
@@ -86,19 +121,106 @@ class Run:
         for path in leftovers(self.folder):
             path.unlink()
 
-    def read_config(self) -> Config:
-        """The configuration that the run was started with."""
+    def read_config(self, *, allow_changes: bool = False) -> Config:
+        """The configuration that the run was started with.
+
+        Raises:
+            ValueError: It has been edited since, unless that is allowed: then it is a warning.
+        """
+        table = read_toml(self._config)
+        known = table.pop(RUN, {})
+        if self.has_record and known.get("sha256") != _digest(table):
+            complain(
+                f"{self._config}: the configuration is not the one that the run was trained with, "
+                "it has been edited",
+                allow_changes,
+            )
         return read_config(self._config)
 
+    @property
+    def tuned_after(self) -> int:
+        """The epoch after which the last fine-tuning began; 0 without any."""
+        return read_toml(self._config).get(RUN, {}).get("tuned_after", 0)
+
     @_by_the_first
-    def write_config(self, config: Config) -> None:
-        """Write the resolved configuration."""
-        text = tomli_w.dumps(to_table(config), multiline_strings=False)
+    def write_config(self, config: Config, tuned_after: int = 0) -> None:
+        """Write the resolved configuration: the folder then is that of a run."""
+        table = to_table(config)
+        table[RUN] = {"sha256": _digest(table), "tuned_after": tuned_after}
+        text = tomli_w.dumps(table, multiline_strings=False)
         write_file(self._config, lambda p: p.write_text(text, encoding="utf-8"), overwrite=True)
 
+    @property
+    def has_record(self) -> bool:
+        """Whether the run says what its data were: those of jaxnn 0.1 do not."""
+        return self._record.is_file()
+
+    @_by_the_first
+    def write_record(self, config: Config, splits: Splits) -> None:
+        """Keep what is known of the data."""
+        facts, arrays = splits.preparation.facts()
+        parts = {name: getattr(splits, name) for name in ("train", *KEPT)}
+        kept = {name: parts[name] for name in KEPT}
+        size = sum(array.nbytes for part in kept.values() for array in part[:2])
+        if not config.data.is_named and size <= MOST_KEPT:
+            arrays |= {f"{name}.x": part.x for name, part in kept.items()}
+            arrays |= {f"{name}.target": part.target for name, part in kept.items()}
+        record = {
+            "format": FORMAT,
+            "network": repr(config.layers),
+            "data": splits.source._asdict(),
+            "examples": {name: len(part.x) for name, part in parts.items()},
+            "preparation": facts,
+            "versions": versions(),
+        }
+
+        def write_arrays(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+        write_file(self._arrays, write_arrays, overwrite=True)
+        text = as_json(record, indent=1, ensure_ascii=False) + "\n"
+        write_file(self._record, lambda p: p.write_text(text, encoding="utf-8"), overwrite=True)
+
+    def read_record(self) -> Record:
+        """What `write_record` kept.
+
+        Raises:
+            ValueError: It cannot be read.
+        """
+        try:
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+            if record["format"] != FORMAT:
+                raise ValueError(f"format {record['format']}")
+            source = Source(**record["data"])
+            examples = {name: int(record["examples"][name]) for name in ("train", *KEPT)}
+            facts, network = record["preparation"], str(record["network"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self._record}: expected a record of format {FORMAT}, as this version of jaxnn "
+                f"writes it, got {error}"
+            ) from None
+        arrays = read_npz(self._arrays, ARRAYS)
+        preparation = from_facts(str(self._record), facts, arrays)
+        return Record(preparation, source, examples, network)
+
+    def read_kept(self, split: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """x and target of a split, if the run has kept it."""
+        names = (f"{split}.x", f"{split}.target")
+        found = read_npz(self._arrays, (), names)
+        return (found[names[0]], found[names[1]]) if len(found) == len(names) else None
+
     def restore(self, like: TrainState) -> tuple[int, TrainState]:
-        """The epoch and train state of the newest checkpoint; see `Checkpoints.restore`."""
-        with Checkpoints(self.checkpoints, read_only=True) as checkpoints:
+        """The epoch and train state of the newest checkpoint; see `Checkpoints.restore`.
+
+        Of the epoch after which fine-tuning began, it is the state that this began with.
+        """
+        folder, tuned_after = self.checkpoints, self.tuned_after
+        if tuned_after:
+            with Checkpoints(folder, read_only=True) as checkpoints:
+                is_start = checkpoints.latest == tuned_after
+            folder = self.start if is_start else folder
+        with Checkpoints(folder, read_only=True) as checkpoints:
             return checkpoints.restore(like)
 
     @property
@@ -135,7 +257,7 @@ class Run:
         records = []
         for number, line in enumerate(lines, 1):
             try:
-                records.append(json.loads(line))
+                records.append(_with_infinities(json.loads(line)))
             except json.JSONDecodeError:
                 if number < len(lines):
                     raise ValueError(
@@ -147,7 +269,7 @@ class Run:
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the metrics."""
         with writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(as_json(record) + "\n")
         if self._events is not None:
             with writing(self._tensorboard):
                 self._events.write(record)
@@ -166,11 +288,17 @@ class Run:
             records: One for each epoch.
             tensorboard: Whether to write event files too; where there are some, they go on.
         """
-        text = "".join(json.dumps(record) + "\n" for record in records)
+        text = "".join(as_json(record) + "\n" for record in records)
         write_file(self._metrics, lambda p: p.write_text(text, encoding="utf-8"), overwrite=True)
         if tensorboard or self._tensorboard.exists():
             with writing(self._tensorboard):
                 self._events = Events(self._tensorboard, records)
+
+
+def stem_of(data: str) -> str:
+    """What a run on these data is called: the file without its suffixes."""
+    path = Path(data)
+    return path.with_suffix("").stem if path.suffix.lower() == ".gz" else path.stem
 
 
 def new_run(name: str, output: Path | None) -> Run:
@@ -212,11 +340,13 @@ def _require_empty(output: Path) -> None:
     """A run that was killed before it wrote anything counts as none."""
     if not output.exists():
         return
-    if output.is_dir() and {*output.iterdir()} <= {output / LOCK, *leftovers(output)}:
+    before_config = {output / name for name in (LOCK, "run.json", "arrays.npz")}
+    if output.is_dir() and {*output.iterdir()} <= {*before_config, *leftovers(output)}:
         return
+    is_run = (output / "config.toml").exists()
+    way_out = f", or continue that run with --resume {shlex.quote(str(output))}" * is_run
     raise FileExistsError(
-        f"expected output to be a new or empty folder, {output} is neither: choose "
-        f"another, or continue that run with --resume {output}"
+        f"expected output to be a new or empty folder, {output} is neither: choose another{way_out}"
     )
 
 
@@ -234,15 +364,146 @@ def open_run(folder: Path) -> Run:
     return run
 
 
+class Trained(NamedTuple):
+    """A run that needs nothing but its folder."""
+
+    run: Run
+    config: Config
+    record: Record
+    epoch: int
+    """How many epochs its parameters have seen."""
+    train_state: TrainState
+
+    @property
+    def preparation(self) -> Preparation:
+        """Of the data that it was trained on."""
+        return self.record.preparation
+
+
+def open_trained(
+    folder: Path, *, allow_changes: bool = False, weights: str = "best"
+) -> tuple[Trained, Splits | None]:
+    """A trained network, and its data where it is a run of jaxnn 0.1, which has no record of them.
+
+    Args:
+        folder: The run folder.
+        allow_changes: Whether it is only warned of a configuration that has been edited.
+        weights: "best", those of the best epoch in validation if there are any, or "last".
+
+    Raises:
+        FileNotFoundError: It is no run folder.
+        ValueError: The configuration has been edited, or something in the folder is damaged.
+    """
+    run = open_run(folder)
+    config = run.read_config(allow_changes=allow_changes)
+    splits = None
+    if run.has_record:
+        record = run.read_record()
+        if repr(config.layers) != record.network:
+            complain(
+                f"{folder}: the network of the configuration is not the one that was trained, "
+                f"which is {record.network}",
+                allow_changes,
+            )
+    else:
+        warnings.warn(
+            f"{folder} is a run of jaxnn 0.1, without a record of its data: classes, features and "
+            "scaling are taken from its data as they are now; to keep them with the run, resume it "
+            f"once: python -m experiments.train --resume {shlex.quote(str(folder))}",
+            stacklevel=2,
+        )
+        splits = config.load()
+        record = record_of(config, splits)
+    like = _state_like(config, record)
+    if weights == "best" and run.best.is_dir():
+        with Checkpoints(run.best, read_only=True) as best:
+            if best.latest is not None:
+                epoch, train_state = best.restore(like._replace(optimizer_state=()))
+                return Trained(run, config, record, epoch, train_state), splits
+    return Trained(run, config, record, *run.restore(like)), splits
+
+
 def restore(run: Run) -> tuple[Config, Splits, int, TrainState]:
     """A run's configuration, data, and the epoch and train state of its newest checkpoint."""
-    config = run.read_config()
-    splits = config.data.load()
-    return config, splits, *run.restore(like=initial_state(config, splits))
+    trained, splits = open_trained(run.folder, weights="last")
+    if splits is None:
+        splits = load_data(trained)
+    return trained.config, splits, trained.epoch, trained.train_state
+
+
+def load_data(trained: Trained, *, allow_changes: bool = False) -> Splits:
+    """The data of a run, once they are found to be those that it was trained on.
+
+    Raises:
+        FileNotFoundError: They are not where they were.
+        ValueError: They, or the split, have changed, unless that is allowed.
+    """
+    splits = trained.config.load()
+    require_same_data(trained.run, trained.record, splits, allow_changes=allow_changes)
+    return splits
+
+
+def require_same_data(
+    run: Run, record: Record, splits: Splits, *, allow_changes: bool | None = None
+) -> None:
+    """Raise ValueError, or warn, unless the splits are those that the run was trained on."""
+    if splits.source.data != record.source.data:
+        given = {name: len(getattr(splits, name).x) for name in record.examples}
+        complain(
+            f"{run.folder}: the data are not those that the run was trained on: their digest is "
+            f"another, there are {_counts(given)} examples and were {_counts(record.examples)}",
+            allow_changes,
+        )
+    elif splits.source.split != record.source.split:
+        complain(f"{run.folder}: the examples are split otherwise than they were", allow_changes)
+
+
+def complain(message: str, allow_changes: bool | None) -> None:
+    """A warning where changes are allowed, and otherwise a ValueError that says how to go on.
+
+    Args:
+        message: What has changed.
+        allow_changes: None where no option allows it.
+    """
+    if allow_changes:
+        warnings.warn(message, stacklevel=3)
+        return
+    way_out = (
+        "train a new one for the new data"
+        if allow_changes is None
+        else ("go on all the same with --allow-changes")
+    )
+    raise ValueError(f"{message}; bring it back as it was, or {way_out}")
+
+
+def record_of(config: Config, splits: Splits) -> Record:
+    """The record of a run on these data."""
+    examples = {name: len(getattr(splits, name).x) for name in ("train", *KEPT)}
+    return Record(splits.preparation, splits.source, examples, repr(config.layers))
 
 
 def initial_state(config: Config, splits: Splits) -> TrainState:
     """The train state that a configuration starts from."""
-    optimizer = config.make_optimizer(len(splits.train.x))
+    return _state_like(config, record_of(config, splits))
+
+
+def _state_like(config: Config, record: Record) -> TrainState:
+    optimizer = config.make_optimizer(record.examples["train"])
     key = jax.random.key(config.seed)
-    return create_state(config.layers, optimizer, key, splits.train.x[:1])
+    x = np.zeros((1, *record.preparation.network_shape), np.float32)
+    return create_state(config.layers, optimizer, key, x)
+
+
+def _counts(examples: dict[str, int]) -> str:
+    return " + ".join(str(examples[name]) for name in ("train", *KEPT))
+
+
+def _digest(table: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def _with_infinities(value: Any) -> Any:
+    """What JSON has as null: a number that was not finite."""
+    if isinstance(value, dict):
+        return {key: _with_infinities(inner) for key, inner in value.items()}
+    return math.nan if value is None else value

@@ -54,6 +54,16 @@ def of_two_classes(
     )
 
 
+def of_many_labels(threshold: float, numbers: tuple[float, float]) -> Task:
+    """Truth values [n, labels], 0 or 1, as ``numbers``, one output for each: decided by itself."""
+    first, second = numbers
+    return Task(
+        outputs=None,
+        prepare=lambda truth: np.where(np.asarray(truth) > 0.5, second, first).astype(np.float32),
+        decide=lambda prediction: (prediction > threshold).astype(jnp.int32),
+    )
+
+
 def _indices(labels: Any, classes: int) -> Any:
     """The labels, once they are found to be classes: NumPy takes −1 for the last one."""
     require_range("task", "labels", labels, 0, classes - 1)

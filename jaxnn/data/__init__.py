@@ -11,4 +11,5 @@ from jaxnn.data.dataset import Dataset, validate_labels
 from jaxnn.data.idx import read_idx
 from jaxnn.data.loading import NAMES, load, read_features
 from jaxnn.data.mapped import map_splits, write_mapped
-from jaxnn.data.splitting import Splits, Standardization
+from jaxnn.data.preparation import Preparation, Standardization
+from jaxnn.data.splitting import Splits

@@ -5,18 +5,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnn.data.columns import Column
+
 
 class Dataset(NamedTuple):
     """Examples with their targets, as numpy arrays."""
 
     x: np.ndarray
-    """float32 [examples, ...]."""
+    """[examples, ...]: float32 in splits, with the digits that their file gives them before."""
     target: np.ndarray
-    """int32 labels [examples], or for regression float32 [examples, outputs]."""
+    """int32 labels [examples], or for regression [examples, outputs], which have the dtype of x."""
     feature_names: tuple[str, ...]
     """One for each column of x; () where features have no names (images)."""
     class_names: tuple[str, ...]
     """One for each label; () for regression."""
+    target_names: tuple[str, ...] = ()
+    """One for each output of a regression, where they have names."""
+    task: str = ""
+    """"labels" where the outputs are truth values, of which each example has any number."""
+    columns: tuple[Column, ...] = ()
+    """Of a table, before they are encoded: x then has one column for each, with NaN for a gap."""
+    groups: np.ndarray | None = None
+    """[examples]: those of one group are not to be divided by a split."""
 
 
 def make_dataset(
@@ -26,12 +36,14 @@ def make_dataset(
     feature_names: Sequence[str] = (),
     class_names: Sequence[str] = (),
 ) -> Dataset:
-    """A `Dataset` of ``x`` and ``target``, checked and brought to its dtypes.
+    """A `Dataset` of ``x`` and ``target`` as a file has them, checked.
+
+    x keeps the digits that it has, for a `Preparation` to round them.
 
     Raises:
         TypeError: x is not made of real numbers, or labels are not integers.
         ValueError: no examples; lengths that differ; NaN or infinity (in float32), with the number
-            of such values and the place of the first; labels out of range; only one class.
+            of such values and the place of the first; labels out of range.
     """
     x = as_features(where, x, feature_names)
     target = np.asarray(target)
@@ -42,7 +54,6 @@ def make_dataset(
         )
     if class_names:
         validate_labels(target, len(class_names), where)
-        _require_two_classes(where, target, class_names)
         target = target.astype(np.int32)
     else:
         target = _as_outputs(where, target)
@@ -50,7 +61,7 @@ def make_dataset(
 
 
 def as_features(where: str, x: Any, feature_names: Sequence[str] = ()) -> np.ndarray:
-    """``x`` as float32 [examples, ...]; raises as `make_dataset` does."""
+    """``x`` as [examples, ...] of numbers; raises as `make_dataset` does."""
     x = np.asarray(x)
     _require_real(where, "x", x)
     if x.ndim < 2:
@@ -62,10 +73,14 @@ def as_features(where: str, x: Any, feature_names: Sequence[str] = ()) -> np.nda
             f"{where}: expected x to be [examples, {len(feature_names)}], one column for each "
             f"feature name, got {x.shape}"
         )
-    with np.errstate(over="ignore"):  # what does not fit float32 is reported as infinity
-        x = np.ascontiguousarray(x, np.float32)
+    x = np.ascontiguousarray(x, _kept_dtype(x.dtype))
     _require_finite(where, "x", x, feature_names)
     return x
+
+
+def _kept_dtype(dtype: np.dtype) -> Any:
+    """That of the narrowest floats which hold all digits of the numbers."""
+    return np.float32 if np.can_cast(dtype, np.float32, "safe") else np.float64
 
 
 def validate_labels(target: Any, classes: int, where: str = "validate_labels") -> None:
@@ -79,9 +94,12 @@ def validate_labels(target: Any, classes: int, where: str = "validate_labels") -
     if target.dtype.kind not in "iu":
         raise TypeError(f"{where}: expected target to hold integer labels, got {target.dtype}")
     if target.ndim != 1:
+        columns = target.shape[1] if target.ndim == 2 else 0
+        hint = {0: "", 1: "; of one column take target[:, 0]"}.get(
+            columns, "; for one-hot rows take argmax(axis=1)"
+        )
         raise ValueError(
-            f"{where}: expected target to be labels of shape [examples], got {target.shape}; "
-            "for one-hot rows take argmax(axis=1)"
+            f"{where}: expected target to be labels of shape [examples], got {target.shape}{hint}"
         )
     wrong = (target < 0) | (target >= classes)
     if wrong.any():
@@ -99,18 +117,17 @@ def _as_outputs(where: str, target: np.ndarray) -> np.ndarray:
             f"{where}: expected a regression target of shape [examples] or [examples, outputs], "
             f"got {target.shape}"
         )
-    with np.errstate(over="ignore"):
-        outputs = target.reshape(len(target), -1).astype(np.float32)
+    outputs = target.reshape(len(target), -1).astype(_kept_dtype(target.dtype))
     _require_finite(where, "target", outputs)
     return outputs
 
 
-def _require_two_classes(where: str, target: np.ndarray, class_names: Sequence[str]) -> None:
-    present = np.unique(target)
-    if len(present) < 2:
+def require_two_classes(where: str, examples: Dataset) -> None:
+    """Raise ValueError where a classification has only one class to learn from."""
+    if examples.class_names and np.all(examples.target == examples.target[0]):
         raise ValueError(
             f"{where}: expected examples of at least two classes, got only "
-            f"{class_names[present[0]]!r}"
+            f"{examples.class_names[examples.target[0]]!r}"
         )
 
 
@@ -122,9 +139,11 @@ def _require_real(where: str, name: str, array: np.ndarray) -> None:
 def _require_finite(
     where: str, name: str, array: np.ndarray, feature_names: Sequence[str] = ()
 ) -> None:
-    wrong = ~np.isfinite(array)
-    if not wrong.any():
+    # A float32 that is not there would be rounded to infinity. NaN is in no range.
+    largest = np.finfo(np.float32).max
+    if array.min() >= -largest and array.max() <= largest:
         return
+    wrong = ~(np.abs(array) <= largest)
     example, *position = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
     feature = repr(feature_names[position[0]]) if feature_names else tuple(position)
     raise ValueError(

@@ -1,72 +1,255 @@
-"""A user's own examples, from an .npz archive or a .csv table."""
+"""A user's own examples, from an .npz archive or a table."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxnn.core.validation import unknown_name
+from jaxnn.core.validation import listed, unknown_name
 from jaxnn.data import npz, table
 from jaxnn.data.cache import cached
-from jaxnn.data.dataset import Dataset, as_features, make_dataset
+from jaxnn.data.columns import Column
+from jaxnn.data.dataset import Dataset, as_features, make_dataset, validate_labels
 from jaxnn.data.npy import read_strings
+from jaxnn.data.preparation import Preparation
+from jaxnn.data.table import BINARIES, FOUND, TASKS, TEXTS, Reading, Table, is_table, suffix_of
 
-SUFFIXES = (".csv", ".npz")
-TASKS = ("classification", "regression")
+SUFFIXES = (*TEXTS, *BINARIES, ".npz")
 
 Columns = str | Sequence[str] | None
+Known = Dataset | Preparation
+"""What is known of data, to which others are to be like."""
 
 
-def read_file(path: Path, target: str | None, inputs: Columns, task: str | None) -> Dataset:
+def read_file(
+    path: Path,
+    target: Columns,
+    inputs: Columns,
+    task: str | None,
+    reading: Reading = FOUND,
+    groups: str | None = None,
+    prefer_numbers: bool = False,
+) -> Dataset:
     """The data set in ``path``; the arguments are those of `jaxnn.data.load`."""
     _require_file(path)
     if task is not None and task not in TASKS:
         raise ValueError(f"{path}: {unknown_name('task', task, TASKS)}")
-    if _is_table(path):
+    targets = _names(target)
+    if is_table(path):
         columns = _names(inputs)
 
         def decode():
-            return table.read_examples(path, target, columns, task)
+            return _decode(path, targets, columns, task, reading, groups, prefer_numbers)
 
-        arrays = cached(path, decode, "csv", table.VERSION, target, columns, task)
-        names = (tuple(map(str, arrays[key])) for key in ("feature_names", "class_names"))
-        return make_dataset(str(path), arrays["x"], arrays["target"], *names)
+        options = (targets, columns, task, tuple(reading), groups, prefer_numbers)
+        arrays = cached(path, decode, "table", table.VERSION, *options)
+        return _from_arrays(arrays)
 
-    x_name, target_name = _array_name(path, inputs), target or "target"
+    if groups is not None:
+        raise ValueError(f"{path}: expected groups only for a table, got {groups!r}")
+    if targets is not None and len(targets) > 1:
+        raise ValueError(f"{path}: expected target to name one array, got {listed(targets)}")
+    x_name, target_name = _array_name(path, inputs), targets[0] if targets else "target"
     optional = ("feature_names", "class_names")
     arrays = npz.read_npz(path, (x_name, target_name), optional)
     features, classes = (_strings(path, key, arrays.get(key)) for key in optional)
     labels = arrays[target_name]
-    if task == "regression" or (task is None and not classes and labels.dtype.kind == "f"):
-        return make_dataset(str(path), arrays[x_name], labels, features)
+    by_dtype = labels.dtype.kind == "f" or (prefer_numbers and labels.dtype.kind in "iu")
+    if task in ("regression", "labels") or (task is None and not classes and by_dtype):
+        found = make_dataset(str(path), arrays[x_name], labels, features)
+        return found._replace(task="labels" if task == "labels" else "")
     if labels.dtype.kind == "b":
-        labels, classes = labels.astype(np.int32), classes or ("False", "True")
+        classes = classes or ("False", "True")
+    labels = _labels(labels)
     # Without names the labels say how many classes there are: 0 … classes − 1, each occurring.
     classes = classes or tuple(map(str, range(len(np.unique(labels)))))
     return make_dataset(str(path), arrays[x_name], labels, features, classes)
+
+
+def _decode(
+    path: Path,
+    targets: tuple[str, ...] | None,
+    inputs: tuple[str, ...] | None,
+    task: str | None,
+    reading: Reading,
+    groups: str | None,
+    prefer_numbers: bool,
+) -> dict[str, np.ndarray]:
+    others = (*(targets or ()), *([groups] if groups else []))
+    said = [t.rpartition("=")[0] for t in reading.kinds if t.endswith("=category")]
+    read = Table(path, reading, (*others, *said))
+    if not targets:
+        shown = ", ".join(read.names[:30]) + ", …" * (len(read.names) > 30)
+        raise ValueError(
+            f"{path}: expected target to name a column, one of {shown}: say --data.target"
+        )
+    for name in others:
+        read.require_column(name)
+    if both := [name for name in others if name in (inputs or ())]:
+        raise ValueError(f"{path}: expected inputs without the target column {both[0]!r}")
+    names = list(inputs) if inputs is not None else [n for n in read.names if n not in {*others}]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{path}: expected distinct feature columns, got {names}")
+    target, kept = read.target(targets, task, prefer_numbers=prefer_numbers)
+    columns, x = read.columns(names)
+    if not columns:
+        raise ValueError(f"{path}: expected columns beside the target that are not dropped")
+    facts = {
+        "columns": [column._asdict() for column in columns],
+        "class_names": target.class_names,
+        "target_names": targets if target.task != "classification" else (),
+        "task": "labels" if target.task == "labels" else "",
+    }
+    arrays = {"x": x if kept.all() else x[kept], "target": target.values}
+    if groups:
+        arrays["groups"] = read.codes(groups)[kept]
+    return arrays | {"facts": np.array(json.dumps(facts))}
+
+
+def _from_arrays(arrays: dict[str, np.ndarray]) -> Dataset:
+    facts = json.loads(str(arrays["facts"]))
+    columns = tuple(
+        Column(f["name"], f["kind"], tuple(f["values"]), f["format"]) for f in facts["columns"]
+    )
+    target = arrays["target"]
+    return Dataset(
+        arrays["x"],
+        target.reshape(len(target), -1) if not facts["class_names"] else target,
+        tuple(column.name for column in columns),
+        tuple(facts["class_names"]),
+        tuple(facts["target_names"]),
+        facts["task"],
+        columns,
+        arrays.get("groups"),
+    )
 
 
 def read_inputs(path: Path, feature_names: Columns, inputs: Columns) -> np.ndarray:
     """x alone; the arguments are those of `jaxnn.data.read_features`."""
     _require_file(path)
     feature_names = _names(feature_names) or ()
-    if _is_table(path):
+    if is_table(path):
         columns = (feature_names or None) if inputs is None else _names(inputs)
-        return as_features(str(path), table.read_columns(path, columns), feature_names)
+        read = Table(path, FOUND)
+        known = [Column(name, "number") for name in columns or read.names]
+        x = read.columns([column.name for column in known], known)[1]
+        return as_features(str(path), x, feature_names)
     x_name = _array_name(path, inputs)
     return as_features(str(path), npz.read_npz(path, (x_name,))[x_name], feature_names)
+
+
+def inputs_like(known: Known, path: Path, inputs: Columns) -> np.ndarray:
+    """x of a file in the form of the data that ``known`` is about.
+
+    Columns are found by name: those of a table, and those of an array that has feature_names
+    beside it.
+    """
+    _require_file(path)
+    if is_table(path):
+        return _columns_like(known, Table(path, FOUND, _categories(known)), (), inputs)
+    names = tuple(column.name for column in known.columns) or known.feature_names
+    x_name = _array_name(path, inputs)
+    arrays = npz.read_npz(path, (x_name,), ("feature_names",))
+    given = _strings(path, "feature_names", arrays.get("feature_names"))
+    x = as_features(str(path), arrays[x_name], given)
+    for name in names if given else ():
+        if name not in given:
+            raise ValueError(f"{path}: {unknown_name('feature', name, given)}")
+    if any(column.kind == "category" for column in known.columns):
+        raise ValueError(f"{path}: expected a table, since the data have columns of categories")
+    return x[:, [given.index(name) for name in names]] if names and given else x
+
+
+def _columns_like(known: Known, read: Table, targets: Sequence[str], inputs: Columns) -> np.ndarray:
+    """The columns, by their names or, where ``inputs`` gives other ones, in that order."""
+    columns = known.columns or tuple(Column(name, "number") for name in known.feature_names)
+    names = _names(inputs) or tuple(column.name for column in columns)
+    if not names:
+        names = tuple(name for name in read.names if name not in {*targets})
+        columns = tuple(Column(name, "number") for name in names)
+    if columns and len(names) != len(columns):
+        raise ValueError(
+            f"{read.path}: expected inputs to be {len(columns)} columns, got {len(names)}"
+        )
+    columns = columns or tuple(Column(name, "number") for name in names)
+    return read.columns(names, columns)[1]
+
+
+def _categories(known: Known) -> tuple[str, ...]:
+    return tuple(column.name for column in known.columns if column.kind == "category")
+
+
+def examples_like(
+    known: Known, path: Path, target: Columns, inputs: Columns, reading: Reading = FOUND
+) -> Dataset:
+    """The examples of a file with targets, in the form of the data that ``known`` is about.
+
+    One example is enough, and so are those of one class.
+
+    Raises:
+        ValueError: The file has a class that is not known.
+    """
+    _require_file(path)
+    classes, targets = known.class_names, _names(target)
+    task = "classification" if classes else known.task or "regression"
+    if is_table(path):
+        targets = targets or known.target_names
+        read = Table(path, reading._replace(kinds=()), (*targets, *_categories(known)))
+        if not targets:
+            raise ValueError(f"{path}: expected target to name a column: say --target")
+        for name in targets:
+            read.require_column(name)
+        found, kept = read.target(targets, task, classes)
+        x = _columns_like(known, read, targets, inputs)[kept]
+        given, names = found.values, found.class_names
+    else:
+        x = inputs_like(known, path, inputs)
+        name = targets[0] if targets else "target"
+        arrays = npz.read_npz(path, (name,), ("class_names",))
+        given = _labels(arrays[name]) if classes else arrays[name]
+        names = _strings(path, "class_names", arrays.get("class_names")) or classes
+    if classes:
+        validate_labels(given, len(names), str(path))
+        unknown = [names[label] for label in np.unique(given) if names[label] not in classes]
+        if unknown:
+            raise ValueError(
+                f"{path}: expected the classes to be among {listed(classes)}, got {listed(unknown)}"
+            )
+        place = {name: label for label, name in enumerate(classes)}
+        given = np.array([place.get(name, -1) for name in names], np.int32)[given]
+    if not known.columns:
+        return make_dataset(str(path), x, given, known.feature_names, classes)._replace(
+            target_names=known.target_names, task=known.task
+        )
+    names = tuple(column.name for column in known.columns)
+    given = given if classes else given.reshape(len(given), -1)
+    return Dataset(x, given, names, classes, known.target_names, known.task, known.columns)
+
+
+def _labels(labels: np.ndarray) -> np.ndarray:
+    """Labels without the axis of length 1 that some libraries give them."""
+    if labels.dtype.kind == "b":
+        labels = labels.astype(np.int32)
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def is_file_name(path: Path) -> bool:
+    """Whether the suffix is one that can be read; a table in text may be compressed by gzip."""
+    if path.suffix.lower() == ".gz":
+        return suffix_of(path) in TEXTS
+    return path.suffix.lower() in SUFFIXES
 
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: expected a file, got {found}")
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: expected a {' or '.join(SUFFIXES)} file, got {path.suffix!r}")
-
-
-def _is_table(path: Path) -> bool:
-    return path.suffix.lower() == ".csv"
+    if not is_file_name(path):
+        raise ValueError(
+            f"{path}: expected a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, got "
+            f"{path.suffix!r}"
+        )
 
 
 def _names(inputs: Columns) -> tuple[str, ...] | None:

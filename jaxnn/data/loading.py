@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 
 from jaxnn.core.validation import require_boolean, require_integer, require_number, unknown_name
-from jaxnn.data import splitting
 from jaxnn.data.bundled import BUNDLED, read_bundled
-from jaxnn.data.dataset import Dataset
-from jaxnn.data.files import SUFFIXES, read_file, read_inputs
+from jaxnn.data.dataset import Dataset, require_two_classes
+from jaxnn.data.digests import digest
+from jaxnn.data.encoding import MISSING
+from jaxnn.data.files import SUFFIXES, examples_like, is_file_name, read_file, read_inputs
 from jaxnn.data.generated import GENERATED
 from jaxnn.data.mapped import map_splits
 from jaxnn.data.mnist import MNIST, read_mnist
-from jaxnn.data.splitting import Splits, split_off, take
+from jaxnn.data.preparation import fit, flattened, require_standardization
+from jaxnn.data.splitting import Source, Splits, split_off, take
+from jaxnn.data.table import FOUND, Reading
 
+AUTO = "auto"
 NAMES = (*BUNDLED, *GENERATED, *MNIST)
 
 
@@ -24,15 +28,21 @@ def load(
     name: str | os.PathLike[str] = "digits",
     *,
     folder: str | os.PathLike[str] | None = None,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     inputs: str | Sequence[str] | None = None,
     task: str | None = None,
+    prefer_numbers: bool = False,
+    test: str | os.PathLike[str] | None = None,
     test_fraction: float = 0.2,
     validation_fraction: float = 0.0,
+    stratify: bool = True,
+    groups: str | None = None,
     seed: int = 0,
     standardize: str = "none",
     standardize_target: bool = False,
     flatten: bool = True,
+    missing: str = "fill",
+    reading: Reading = FOUND,
 ) -> Splits:
     """A data set, checked, split into training, validation and test examples.
 
@@ -49,7 +59,7 @@ def load(
     mnist               70,000      28 × 28 × 1 in [0, 1]   10 classes
     fashion_mnist       70,000      28 × 28 × 1 in [0, 1]   10 classes
     ``FILE.npz``        your own    array ``inputs``        array ``target``
-    ``FILE.csv``        your own    columns ``inputs``      column ``target``
+    a table             your own    columns ``inputs``      columns ``target``
     ``FOLDER``          your own    train_x.npy, …          train_target.npy, …
     ==================  ==========  ======================  ==========================
 
@@ -59,29 +69,41 @@ def load(
 
     A folder has its splits as files (see `map_splits`); its training examples are mapped, not read.
 
-    x becomes float32, labels int32, regression targets float32 [examples, outputs].
+    x becomes float32, labels int32, regression targets float32 [examples, outputs]. What is
+    standardised is so before it is rounded to float32.
 
     Args:
         name: A name of the table, or the path of a file or folder. An .npz holds arrays of numbers
             (labels 0 to classes − 1) and, if you like, the string arrays feature_names and
-            class_names. A .csv has a header row and numeric features; what is read is kept in the
-            cache folder ($JAXNN_CACHE or the platform's).
+            class_names. A table is .csv, .tsv or .txt (also .gz), .parquet, .feather or .xlsx; its
+            columns may be numbers, truth values, words, dates, and have gaps: see
+            `jaxnn.data.encoding`. What is read of it is kept in the cache folder ($JAXNN_CACHE or
+            the platform's).
         folder: Where the files of mnist or fashion_mnist are; unless given, the folder
             $JAXNN_DATA, then where Debian's dataset-fashion-mnist puts them, then a download.
-        target: For files: the target's array ("target" unless given) or column.
+        target: For files: the target's array ("target" unless given) or its column or columns.
         inputs: For files: the array of x ("x" unless given) or the feature columns (all others
             unless given).
-        task: For files: "classification" or "regression". Unless given, a text or integer target
-            is a classification and a target of numbers with a fraction a regression.
+        task: For files: "classification", "regression" or, of several truth values, "labels".
+            Unless given, text and few whole numbers are a classification, other numbers a
+            regression.
+        prefer_numbers: Whether, where no task is given, whole numbers are a regression.
+        test: A file with the test examples, in place of drawing them.
         test_fraction: The share of all examples in the test split.
         validation_fraction: The share of all examples, or of mnist's and fashion_mnist's 60,000
             training examples, in the validation split; 0 for none.
+        stratify: Whether the classes keep their proportions in a split.
+        groups: Of a table, a column; examples of one group stay together in a split.
         seed: The same seed gives the same splits.
         standardize: "none"; "features", (x − mean) / deviation for each feature or pixel by itself;
             "all", one mean and deviation for all of x. Both are fitted on the training split only;
             a feature that is constant there gets deviation 1.
+            "auto": features where they have names and otherwise all, and a regression target too.
         standardize_target: Whether to do the same to a regression target.
         flatten: Whether images and other x of more than two axes become [examples, features].
+        missing: What becomes of gaps in a table: "fill" (by the median beside a feature that says
+            so), "frequent" (by the most frequent value) or "refuse".
+        reading: How a table is written, where that is not to be found out.
 
     Raises:
         ValueError: An option or the data are not as described; the message says which, what was
@@ -94,36 +116,66 @@ def load(
         _require_path("load", "folder", folder)
     _require_options(test_fraction, validation_fraction, seed)
     require_boolean("load", "standardize_target", standardize_target)
+    require_boolean("load", "stratify", stratify)
     require_boolean("load", "flatten", flatten)
-    splitting.require_standardization("load", standardize)
+    if standardize != AUTO:
+        require_standardization("load", standardize)
     if _is_mapped(name):
         _refuse(name, folder=folder, target=target, inputs=inputs, task=task)
+        _refuse(name, test=test, groups=groups)
         _refuse(
             name,
             validation_fraction=validation_fraction or None,
-            standardize=None if standardize == "none" else standardize,
+            standardize=None if standardize in ("none", AUTO) else standardize,
             standardize_target=standardize_target or None,
         )
         splits = map_splits(Path(name))
         return _flatten_splits(splits) if flatten else splits
-    examples, test = _read(name, folder, target, inputs, task)
+    if missing not in MISSING:
+        raise ValueError(f"load: {unknown_name('missing', missing, MISSING)}")
+    examples, own_test = _read(
+        name, folder, target, inputs, task, test, reading, groups, prefer_numbers
+    )
+    if standardize == AUTO:
+        standardize_target |= not examples.class_names and not examples.task
+        standardize = "features" if examples.columns or examples.feature_names else "all"
     if standardize_target and examples.class_names:
         raise ValueError("load: expected standardize_target only for a regression, got classes")
 
-    count = len(examples.x)
+    require_two_classes(f"load: {name}", examples)
+    indices = _split(examples, own_test, test_fraction, validation_fraction, seed, stratify)
+    parts = [take(examples, index) for index in indices]
+    parts += [] if own_test is None else [own_test]
+    preparation = fit(parts[0], standardize, standardize_target, flatten, missing)
+    train, validation, held_out = (preparation.apply(str(name), part) for part in parts)
+    whole = (*examples, *(() if own_test is None else own_test))
+    return Splits(
+        train, validation, held_out, preparation, Source(digest(*whole), digest(*indices))
+    )
+
+
+def _split(
+    examples: Dataset,
+    test: Dataset | None,
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
+    stratify: bool,
+) -> list[np.ndarray]:
+    """The indices of training and validation examples and, unless there are some, of the test."""
+    train = np.arange(len(examples.x))
+    count, drawn = len(train), []
     if test is None:
-        test_count = round(test_fraction * count)
-        examples, test = split_off("load", examples, test_count, seed, "test_fraction")
-    train, validation = examples, take(examples, slice(0))
-    if validation_fraction > 0:
-        validation_count = round(validation_fraction * count)
-        train, validation = split_off(
-            "load", examples, validation_count, seed, "validation_fraction"
+        name = "test_fraction"
+        train, held_out = split_off(
+            "load", examples, train, round(test_fraction * count), seed, name, stratify
         )
-    splits = Splits(train, validation, test, splitting.IDENTITY, splitting.IDENTITY)
-    if flatten:
-        splits = _flatten_splits(splits)
-    return splitting.standardize(splits, standardize, standardize_target)
+        drawn = [held_out]
+    validation = train[:0]
+    if validation_fraction > 0:
+        name, part = "validation_fraction", round(validation_fraction * count)
+        train, validation = split_off("load", examples, train, part, seed, name, stratify)
+    return [train, validation, *drawn]
 
 
 def read_features(
@@ -133,7 +185,7 @@ def read_features(
     inputs: str | Sequence[str] | None = None,
     flatten: bool = True,
 ) -> np.ndarray:
-    """x of a file without a target, for prediction: float32 [examples, ...], not standardised.
+    """x of a file without a target, for prediction: [examples, ...] as the file has it.
 
     Apply the ``standardization`` of the `Splits` that the network was trained on.
 
@@ -150,19 +202,25 @@ def read_features(
     """
     _require_path("read_features", "path", path)
     x = read_inputs(Path(path).expanduser(), feature_names, inputs)
-    return _flatten(x) if flatten else x
+    return flattened(x) if flatten else x
 
 
-def _read(name, folder, target, inputs, task) -> tuple[Dataset, Dataset | None]:
+def _read(
+    name, folder, target, inputs, task, test, reading, groups, prefer_numbers
+) -> tuple[Dataset, Dataset | None]:
     """The examples, and the test examples of a data set that has its own."""
     if name not in NAMES:
         path = Path(name).expanduser()
-        if path.suffix.lower() not in SUFFIXES:
+        if not is_file_name(path):
             nearest = unknown_name("data set", str(name), NAMES)
-            raise ValueError(f"load: {nearest}, or the path of a {' or '.join(SUFFIXES)} file")
+            raise ValueError(f"load: {nearest}, or the path of a {', '.join(SUFFIXES)} file")
         _refuse(name, folder=folder)
-        return read_file(path, target, inputs, task), None
-    _refuse(name, target=target, inputs=inputs, task=task)
+        examples = read_file(path, target, inputs, task, reading, groups, prefer_numbers)
+        if test is None:
+            return examples, None
+        return examples, examples_like(examples, Path(test).expanduser(), target, inputs, reading)
+    _refuse(name, target=target, inputs=inputs, task=task, test=test, groups=groups)
+    _refuse(name, **{option: value or None for option, value in reading._asdict().items()})
     if name in MNIST:
         return read_mnist(name, folder)
     _refuse(name, folder=folder)
@@ -172,7 +230,7 @@ def _read(name, folder, target, inputs, task) -> tuple[Dataset, Dataset | None]:
 def _is_mapped(name: str | os.PathLike[str]) -> bool:
     """Whether this is the folder of a mapped data set, and not a file or a name."""
     path = Path(name).expanduser()
-    return str(name) not in ("", *NAMES) and path.suffix.lower() not in SUFFIXES and path.is_dir()
+    return str(name) not in ("", *NAMES) and not is_file_name(path) and path.is_dir()
 
 
 def _refuse(name, **options) -> None:
@@ -197,9 +255,6 @@ def _require_options(test_fraction: float, validation_fraction: float, seed: int
 
 
 def _flatten_splits(splits: Splits) -> Splits:
-    train, validation, test = (part._replace(x=_flatten(part.x)) for part in splits[:3])
-    return splits._replace(train=train, validation=validation, test=test)
-
-
-def _flatten(x: np.ndarray) -> np.ndarray:
-    return x.reshape(len(x), int(np.prod(x.shape[1:])))
+    train, validation, test = (part._replace(x=flattened(part.x)) for part in splits[:3])
+    preparation = splits.preparation.flattening()
+    return splits._replace(train=train, validation=validation, test=test, preparation=preparation)

@@ -1,21 +1,30 @@
 """Data sets larger than the memory: .npy files that are mapped, and read where they are used."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 
+from jaxnn.core.validation import listed
 from jaxnn.data.dataset import Dataset, make_dataset, validate_labels
+from jaxnn.data.digests import digest
 from jaxnn.data.npy import map_array, read_strings
-from jaxnn.data.splitting import IDENTITY, Splits
+from jaxnn.data.npz import read_npz
+from jaxnn.data.preparation import ARRAYS, Preparation, from_facts
+from jaxnn.data.splitting import Source, Splits
 
 CLASS_NAMES = "class_names.npy"
+PREPARATION = ("preparation.json", "preparation.npz")
+_SAMPLED = 256
+"""How many training examples, evenly apart, the digest of a folder is of."""
 
 
 def write_mapped(splits: Splits, folder: str | Path) -> Path:
     """Write splits as .npy files that `map_splits` reads: {train,validation,test}_{x,target}.npy.
 
     Each split is written by itself, so that a part of it can be larger than the memory if it is a
-    `numpy.memmap`. The standardisation of the splits is in their x, and not kept apart.
+    `numpy.memmap`. What was done to x and target (they are standardised, say) is written beside
+    them, in preparation.json and preparation.npz.
 
     Raises:
         FileExistsError: ``folder`` exists and is not empty.
@@ -31,6 +40,9 @@ def write_mapped(splits: Splits, folder: str | Path) -> Path:
         np.save(folder / f"{name}_target.npy", part.target, allow_pickle=False)
     if splits.train.class_names:
         np.save(folder / CLASS_NAMES, np.asarray(splits.train.class_names), allow_pickle=False)
+    facts, arrays = splits.preparation.facts()
+    np.savez(folder / PREPARATION[1], **arrays)  # pyright: ignore[reportArgumentType]
+    (folder / PREPARATION[0]).write_text(json.dumps(facts), encoding="utf-8")
     return folder
 
 
@@ -39,7 +51,9 @@ def map_splits(folder: str | Path) -> Splits:
 
     x must be float32 [examples, ...], targets int32 labels (there is class_names.npy) or float32
     [examples, outputs]. Validation may be missing; it and the test are read into memory, and all
-    labels are checked. That training inputs are finite is not: it would read them all.
+    labels are checked. That training inputs are finite is not: it would read them all. Where the
+    folder says nothing of a preparation, x is taken to be what the network is to be given. The
+    digest is of all labels and of a few hundred training examples.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -66,21 +80,45 @@ def map_splits(folder: str | Path) -> Splits:
             f"{'labels [examples]' if names else '[examples, outputs]'}, got {target.dtype} of "
             f"shape {target.shape}"
         )
-    train = Dataset(x, target, (), names)
-    test = _in_memory(folder, "test", x, names)
+    preparation = _preparation(folder, x.shape[1:], names)
+    train = Dataset(x, target, preparation.feature_names, names)
+    test = _in_memory(folder, "test", train)
     validation = train._replace(x=np.zeros((0, *x.shape[1:]), x.dtype), target=target[:0])
     if (folder / "validation_x.npy").exists() and len(map_array(folder / "validation_x.npy")):
-        validation = _in_memory(folder, "validation", x, names)
-    return Splits(train, validation, test, IDENTITY, IDENTITY)
+        validation = _in_memory(folder, "validation", train)
+    sampled = x[np.linspace(0, len(x) - 1, _SAMPLED).astype(int)]
+    whole = (array for part in (validation, test) for array in part[:2])
+    source = Source(digest(names, x.shape, sampled, target, *whole), digest("mapped", len(x)))
+    return Splits(train, validation, test, preparation, source)
 
 
-def _in_memory(folder: Path, name: str, like: np.ndarray, class_names: tuple) -> Dataset:
+def _preparation(folder: Path, shape: tuple[int, ...], names: tuple[str, ...]) -> Preparation:
+    facts, arrays = (folder / name for name in PREPARATION)
+    if not facts.exists():
+        return Preparation(shape, class_names=names)
+    try:
+        found = json.loads(facts.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{facts}: expected JSON, got {error}") from None
+    found = from_facts(str(facts), found, read_npz(arrays, ARRAYS))
+    given = found.network_shape
+    if given != shape or found.class_names != names:
+        raise ValueError(
+            f"{facts}: expected a preparation of examples of shape {shape} of the classes "
+            f"{listed(names) or 'none'}, got one of {given} and "
+            f"{listed(found.class_names) or 'none'}"
+        )
+    return found
+
+
+def _in_memory(folder: Path, name: str, train: Dataset) -> Dataset:
     path = folder / f"{name}_x.npy"
     x, target = np.array(map_array(path)), np.array(map_array(folder / f"{name}_target.npy"))
     _require_inputs(path, x)
-    if x.shape[1:] != like.shape[1:]:
-        raise ValueError(f"{path}: expected examples of shape {like.shape[1:]}, got {x.shape[1:]}")
-    return make_dataset(str(path), x, target, (), class_names)
+    expected = train.x.shape[1:]
+    if x.shape[1:] != expected:
+        raise ValueError(f"{path}: expected examples of shape {expected}, got {x.shape[1:]}")
+    return make_dataset(str(path), x, target, train.feature_names, train.class_names)
 
 
 def _require_inputs(path: Path, x: np.ndarray) -> None:

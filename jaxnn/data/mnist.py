@@ -113,8 +113,10 @@ def _find(name: str, folder: str | Path | None) -> list[Path] | None:
 def _files_in(name: str, folder: Path) -> list[Path] | None:
     """The four files in ``folder/name`` or ``folder``; None where there is none of them."""
     for place in (folder / name, folder):
-        candidates = [[place / file, place / f"{file}.gz"] for file in FILES]
-        found = [next((c for c in pair if c.is_file()), None) for pair in candidates]
+        # Some copies have ".idx3-ubyte" in place of "-idx3-ubyte".
+        names = [(file, file.replace("-idx", ".idx")) for file in FILES]
+        candidates = [[place / f"{n}{end}" for n in pair for end in ("", ".gz")] for pair in names]
+        found = [next((c for c in few if c.is_file()), None) for few in candidates]
         missing = [file for file, path in zip(FILES, found, strict=True) if path is None]
         if not missing:
             return [path for path in found if path is not None]

@@ -10,4 +10,6 @@ def require_library(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         library = {"sklearn": "scikit-learn", "babel": "Babel"}.get(module.split(".")[0], module)
-        raise ImportError(f'{purpose} needs {library}: pip install "jaxnn[experiments]"') from error
+        extra = "tables" if module in ("pandas", "pyarrow") else "experiments"
+        way = library if module == "openpyxl" else f'"jaxnn[{extra}]"'
+        raise ImportError(f"{purpose} needs {library}: pip install {way}") from error

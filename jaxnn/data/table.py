@@ -1,146 +1,551 @@
-"""Reading .csv tables: a header row, numeric features, and a target column of any kind."""
+"""Reading tables: columns of numbers, truth values, categories and dates, and targets."""
 
+import codecs
 import csv
-import math
+import gzip
 import re
-from array import array
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnn.core.validation import brief, listed, unknown_name
+from jaxnn.core.validation import brief, unknown_name
+from jaxnn.data.columns import (
+    KINDS,
+    MISSING,
+    BadCell,
+    Column,
+    as_numbers,
+    find_decimal,
+    is_text,
+    read_column,
+)
+from jaxnn.data.optional import require_library
 
-VERSION = 1  # changes when the same file would be decoded to something else
+VERSION = 2  # changes when the same file would be decoded to something else
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+TEXTS = {".csv": "", ".tsv": "\t", ".tab": "\t", ".txt": ""}
+"""Suffixes of tables in text, and the separator that they say."""
+BINARIES = {
+    ".parquet": "read_parquet",
+    ".pq": "read_parquet",
+    ".feather": "read_feather",
+    ".arrow": "read_feather",
+    ".xlsx": "read_excel",
+}
+"""Suffixes of other tables, and pandas' functions for them."""
+SEPARATORS = (",", ";", "\t", "|")
+TASKS = ("classification", "regression", "labels")
+MISSING_TARGETS = ("refuse", "drop", "class")
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LONGEST_CLASS = 1000
+_MOST_CLASSES = 20
+"""Whole numbers with more different values are classes only if there are ten examples of each."""
+_LONGEST_CELL = 2**31 - 1
+_LARGEST_EXACT = 2**53
+_CHUNK = 1 << 20
 
 
-def read_examples(
-    path: Path, target: str | None, inputs: Sequence[str] | None, task: str | None
-) -> dict[str, np.ndarray]:
-    """The arrays x, target, feature_names and class_names (empty for regression) of a table.
+class Reading(NamedTuple):
+    """How a table is read; what is empty is found out."""
+
+    separator: str = ""
+    decimal: str = ""
+    """"." or ","."""
+    encoding: str = ""
+    header: str = ""
+    """"yes" or "no": whether the first row holds the names of the columns."""
+    kinds: tuple[str, ...] = ()
+    """COLUMN=KIND, of a column that is otherwise than it looks: see `jaxnn.data.columns.KINDS`; a
+    date may have a format, "when=date:%d/%m/%Y"."""
+    missing_target: str = ""
+    """What becomes of rows without a target: "refuse", "drop", or "class" where NA is one."""
+
+    def require_valid(self) -> None:
+        """Raise ValueError for an option that there is not."""
+        for name, valid in (
+            ("decimal", (".", ",")),
+            ("header", ("yes", "no")),
+            ("missing_target", MISSING_TARGETS),
+        ):
+            value = getattr(self, name)
+            if value and value not in valid:
+                raise ValueError(f"table: {unknown_name(name, value, valid)}")
+        if self.encoding:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError:
+                raise ValueError(f"table: unknown encoding {self.encoding!r}") from None
+        if len(self.separator.replace("\\t", "\t")) > 1:
+            raise ValueError(
+                f"table: expected separator to be one character, got {self.separator!r}"
+            )
+        self.kind_of("")
+
+    def kind_of(self, name: str) -> str:
+        """What a column is said to be; "" where nothing is said."""
+        said = {}
+        for text in self.kinds:
+            column, equals, kind = text.rpartition("=")
+            if not equals or kind.partition(":")[0] not in KINDS:
+                raise ValueError(
+                    f"table: expected kinds as COLUMN=KIND with a kind of {', '.join(KINDS)}, got "
+                    f"{text!r}"
+                )
+            said[column] = kind
+        return said.get(name, "")
+
+
+FOUND = Reading()
+"""Everything is found out."""
+
+
+class Target(NamedTuple):
+    """The targets of a table."""
+
+    values: np.ndarray
+    """Labels [examples], or numbers [examples, outputs]."""
+    class_names: tuple[str, ...]
+    task: str
+
+
+def is_table(path: Path) -> bool:
+    """Whether the suffix is that of a table."""
+    return suffix_of(path) in {**TEXTS, **BINARIES}
+
+
+def suffix_of(path: Path) -> str:
+    """In lower case, that before .gz where a file is compressed."""
+    suffix = path.suffix.lower()
+    return path.with_suffix("").suffix.lower() if suffix == ".gz" else suffix
+
+
+class Table:
+    """A table in memory, as pandas reads it.
 
     Args:
-        path: The table.
-        target: The target column. Text or integers are classes (numbered in the order of the text
-            or of the integers), numbers with a fraction a regression, unless ``task`` says which.
-        inputs: The feature columns; None for all others.
-        task: "classification", "regression", or None to tell by the target column.
+        path: The file.
+        reading: How.
+        as_text: Columns whose cells are kept as they are written.
 
     Raises:
-        ValueError: naming the file, and the column and line of the first bad cell.
+        ValueError: naming the file, and the line of the first row that cannot be read.
     """
-    header = _read_header(path)
-    if target is None:
-        raise ValueError(f"{path}: expected target to name a column, one of {listed(header)}")
-    features = _choose(path, header, inputs, [name for name in header if name != target])
-    _require_column(path, header, target)
-    if target in features:
-        raise ValueError(f"{path}: expected inputs without the target column {target!r}")
-    x, cells = _read_columns(path, header, features, target)
-    labels, class_names = _read_target(path, target, cells, task)
-    return {
-        "x": x,
-        "target": labels,
-        "feature_names": np.array(features, str),
-        "class_names": np.array(class_names, str),
-    }
 
+    def __init__(self, path: Path, reading: Reading, as_text: Sequence[str] = ()):
+        self._pandas = require_library("pandas", f"reading the table {path}")
+        self.path, self.reading = path, reading
+        reading.require_valid()
+        self.is_text = suffix_of(path) in TEXTS
+        if self.is_text:
+            self._frame = self._read_text(as_text)
+        else:
+            self._frame = self._read_binary()
+        for name in (text.rpartition("=")[0] for text in reading.kinds):
+            self.require_column(name)
+        if len(self._frame) == 0:
+            raise ValueError(f"{path}: expected rows below the header, got none")
 
-def read_columns(path: Path, columns: Sequence[str] | None) -> np.ndarray:
-    """Numeric columns as float64 [rows, columns]; None for all. Raises as `read_examples` does."""
-    header = _read_header(path)
-    return _read_columns(path, header, _choose(path, header, columns, header), None)[0]
+    @property
+    def names(self) -> list[str]:
+        """Of the columns."""
+        return list(self._frame.columns)
 
+    def require_column(self, name: str) -> None:
+        """Raise ValueError unless there is a column of this name."""
+        if name not in self._frame.columns:
+            near = self.names if len(self.names) <= 30 else [*self.names[:30], "…"]
+            raise ValueError(f"{self.path}: {unknown_name('column', name, near)}")
 
-def _read_columns(
-    path: Path, header: list[str], features: list[str], target: str | None
-) -> tuple[np.ndarray, list[tuple[int, str]]]:
-    """The numbers of the features, and (line, text) for each cell of the target."""
-    places = [header.index(name) for name in features]
-    target_place = None if target is None else header.index(target)
-    numbers, cells = array("d"), []
-    rows = _rows(path)
-    next(rows)
-    for line, row in rows:
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path}, line {line}: expected {len(header)} cells as in the header, "
-                f"got {len(row)}"
+    def columns(
+        self, names: Sequence[str], known: Sequence[Column] = ()
+    ) -> tuple[list[Column], np.ndarray]:
+        """The columns and their numbers, [rows, columns]: NaN where a cell is empty.
+
+        Args:
+            names: Of the columns.
+            known: The columns of the training data, if these are other examples of them.
+        """
+        for name in names:
+            self.require_column(name)
+        if not known and not self.reading.kinds:
+            numbers = self._plain(names)
+            if numbers is not None:
+                return [Column(name, "number") for name in names], numbers
+        decimal = self._decimal(names)
+        found, numbers = [], []
+        for place, name in enumerate(names):
+            said, of = self.reading.kind_of(name), known[place] if known else None
+            try:
+                column, cells = read_column(name, self._cells(name), decimal, of, said)
+            except BadCell as error:
+                raise self._bad_cell(name, error) from None
+            except ValueError as error:
+                raise ValueError(f"{self.path}: {error}") from None
+            if column.kind != "drop":
+                found.append(column)
+                numbers.append(cells)
+        return found, np.stack(numbers, 1) if numbers else np.zeros((len(self._frame), 0))
+
+    def target(
+        self,
+        names: Sequence[str],
+        task: str | None,
+        classes: Sequence[str] = (),
+        *,
+        prefer_numbers: bool = False,
+    ) -> tuple[Target, np.ndarray]:
+        """The targets in these columns, and which rows have them.
+
+        Text and few whole numbers are classes (numbered in the order of the text or of the
+        numbers), other numbers a regression, unless ``task`` says which. Several columns are the
+        outputs of a regression, or, where all are truth values, labels of which each example has
+        any number.
+
+        Args:
+            names: The columns.
+            task: One of `TASKS`; None to tell by the cells.
+            classes: Those that are known, which are taken by their very names.
+            prefer_numbers: Whether, where the task is not given, whole numbers are a regression.
+        """
+        texts = [self._texts(name) for name in names]
+        without = np.zeros(len(self._frame), bool)
+        for name, cells in zip(names, texts, strict=True):
+            gaps = np.array((cells == "") | cells.isna(), bool)
+            if self.reading.missing_target != "class":
+                gaps |= np.asarray(cells.str.lower().isin(MISSING), bool) & ~np.isin(
+                    np.asarray(cells, object), list(classes)
+                )
+            if gaps.any() and self.reading.missing_target != "drop":
+                row = int(np.argmax(gaps))
+                cell = str(cells.iloc[row]) if isinstance(cells.iloc[row], str) else ""
+                hint = "; leave such rows out with --data.missing-target drop"
+                hint += f", or take {cell!r} as a class with --data.missing-target class" * bool(
+                    cell
+                )
+                raise ValueError(
+                    f"{self._where(row, name)}: expected a target, got "
+                    f"{repr(cell) if cell else 'none'}{hint}"
+                )
+            without |= gaps
+        kept = ~without
+        if not kept.any():
+            raise ValueError(f"{self.path}: expected rows with a target, got none")
+        if len(names) == 1:
+            cells = texts[0][kept]
+            return self._one_target(names[0], cells, task, classes, prefer_numbers), kept
+        decimal = self._decimal(names)
+        numbers = []
+        for name, cells in zip(names, texts, strict=True):
+            words = (
+                cells[kept]
+                .str.lower()
+                .map({"true": "1", "yes": "1", "false": "0", "no": "0"})
+                .fillna(cells[kept])
             )
-        numbers.extend(_number(path, line, header[place], row[place]) for place in places)
-        if target_place is not None:
-            cells.append((line, row[target_place]))
-    if not numbers:
-        raise ValueError(f"{path}: expected rows below the header, got none")
-    return np.array(numbers).reshape(-1, len(features)), cells
+            numbers.append(self._all_numbers(name, words, decimal))
+        values = np.stack(numbers, 1)
+        are_labels = bool(np.isin(values, (0, 1)).all()) and not prefer_numbers
+        if task == "labels" and not np.isin(values, (0, 1)).all():
+            raise ValueError(
+                f"{self.path}: expected the targets {', '.join(names)} to be 0 or 1, true or "
+                "false, for the task labels"
+            )
+        if task == "classification":
+            raise ValueError(
+                f"{self.path}: expected one target for a classification, got {', '.join(names)}; "
+                "for truth values, of which each example has any number, say --data.task labels"
+            )
+        return Target(values, (), task or ("labels" if are_labels else "regression")), kept
 
+    def codes(self, name: str) -> np.ndarray:
+        """[rows], equal where the cells of a column are."""
+        return np.asarray(self._pandas.factorize(self._texts(name))[0])
 
-def _read_target(
-    path: Path, name: str, cells: list[tuple[int, str]], task: str | None
-) -> tuple[np.ndarray, list[str]]:
-    for line, cell in cells:
-        if not cell:
-            raise ValueError(f"{path}, line {line}, column {name!r}: expected a target, got none")
-    texts = [cell for _, cell in cells]
-    all_integers = all(map(_INTEGER.fullmatch, texts))
-    # One number with a fraction makes it a regression: a word among such numbers is a mistake.
-    fractions = any(_NUMBER.fullmatch(text) and not _INTEGER.fullmatch(text) for text in texts)
-    if task == "regression" or (task is None and fractions):
-        return np.array([_number(path, line, name, cell) for line, cell in cells]), []
-    values = [int(text) for text in texts] if all_integers else texts
-    classes, labels = np.unique(values, return_inverse=True)
-    return labels.astype(np.int32), [str(value) for value in classes]
+    def _one_target(
+        self,
+        name: str,
+        cells: Any,
+        task: str | None,
+        classes: Sequence[str],
+        prefer_numbers: bool,
+    ) -> Target:
+        decimal = self._decimal([name])
+        if task == "labels":
+            raise ValueError(f"{self.path}: expected several targets for the task labels, got one")
+        codes, unique = self._pandas.factorize(cells)
+        unique = [str(value) for value in unique]
+        all_integers = all(map(_INTEGER.fullmatch, unique))
+        if task is None:
+            numbers = as_numbers(self._pandas.Series(unique, dtype="str"), decimal)
+            is_number = ~np.isnan(numbers)
+            # One number with a fraction makes it a regression: a word among such is a mistake.
+            fractions = any(
+                fits and not _INTEGER.fullmatch(text)
+                for fits, text in zip(is_number, unique, strict=True)
+            )
+            many = len(unique) > _MOST_CLASSES and len(codes) < 10 * len(unique)
+            short = (
+                all(abs(int(text)) < _LARGEST_EXACT for text in unique) if all_integers else False
+            )
+            whole = all_integers and short and (many or prefer_numbers)
+            task = "regression" if fractions or whole else "classification"
+        if task == "regression":
+            values = self._all_numbers(name, cells, decimal)
+            if np.abs(values).max() >= _LARGEST_EXACT and all_integers:
+                raise ValueError(
+                    f"{self.path}, column {name!r}: expected numbers of at most 15 digits for a "
+                    "regression, got longer ones; as classes they are taken with "
+                    "--data.task classification"
+                )
+            return Target(values, (), task)
+        if classes and set(unique) <= set(classes):
+            values = unique
+        else:
+            values = [str(int(text)) for text in unique] if all_integers else unique
+        longest = max(values, key=len)
+        if len(longest) > _LONGEST_CLASS:
+            row = int(cells.index[int(np.argmax(codes == values.index(longest)))])
+            raise ValueError(
+                f"{self._where(row, name)}: expected the name of a class, of at most "
+                f"{_LONGEST_CLASS} characters, got {len(longest)}"
+            )
+        ordered = sorted(set(values), key=int if all_integers else None)
+        place = {value: label for label, value in enumerate(ordered)}
+        labels = np.array([place[value] for value in values], np.int32)[codes]
+        return Target(labels, tuple(ordered), task)
 
+    def _all_numbers(self, name: str, cells: Any, decimal: str) -> np.ndarray:
+        numbers = as_numbers(cells, decimal)
+        bad = ~np.isfinite(numbers)
+        if bad.any():
+            row = int(cells.index[int(np.argmax(bad))])
+            hint = "; words are classes: --data.task classification" * bool(bad.all())
+            raise self._bad_cell(name, BadCell(row, "a finite number", hint))
+        return numbers
 
-def _number(path: Path, line: int, column: str, cell: str) -> float:
-    value = float(cell) if _NUMBER.fullmatch(cell) else math.nan
-    if not math.isfinite(value):
-        raise ValueError(
-            f"{path}, line {line}, column {column!r}: expected a finite number, "
-            f"got {brief(cell) if cell else 'an empty cell'}"
-        )
-    return value
+    def _plain(self, names: Sequence[str]) -> np.ndarray | None:
+        """The numbers of columns that hold nothing else, all at once."""
+        frame = self._frame[list(names)] if list(names) != self.names else self._frame
+        if not all(dtype.kind in "iuf" for dtype in set(frame.dtypes)):
+            return None
+        # Row by row: splits take rows.
+        numbers = np.ascontiguousarray(frame.to_numpy(np.float64, na_value=np.nan))
+        return None if np.isinf(numbers).any() else numbers
 
+    def _cells(self, name: str) -> Any:
+        cells = self._frame[name]
+        return cells.astype("str") if cells.dtype == object or not is_text(cells) else cells
 
-def _read_header(path: Path) -> list[str]:
-    _, header = next(_rows(path), (0, []))
-    if not header:
-        raise ValueError(f"{path}: expected a header row, got an empty file")
-    if any(map(_NUMBER.fullmatch, header)):
-        raise ValueError(f"{path}: expected a header row of column names, got {listed(header)}")
-    if len(set(header)) < len(header) or "" in header:
-        raise ValueError(f"{path}: expected distinct column names, got {listed(header)}")
-    if len(header) == 1 and re.search(r"[;\t]", header[0]):
-        raise ValueError(f"{path}: expected columns separated by commas, got {header[0]!r}")
-    return header
+    def _texts(self, name: str) -> Any:
+        """The cells as a table in text has them."""
+        cells = self._frame[name]
+        if cells.dtype.kind == "f":
+            whole = cells.dropna()
+            if (whole == np.floor(whole)).all():
+                cells = cells.astype("Int64")
+        return cells.astype("str").str.strip()
 
+    def _decimal(self, names: Sequence[str]) -> str:
+        if self.reading.decimal or not self.is_text:
+            return self.reading.decimal or "."
+        texts = [self._frame[name] for name in names if is_text(self._frame[name])]
+        found = find_decimal([cells.dropna() for cells in texts], self._separator)
+        if found == "?":
+            raise ValueError(
+                f"{self.path}: expected numbers that can be read in one way, got some where a "
+                "comma could be decimal or group thousands: say --data.decimal with , or ."
+            )
+        return found
 
-def _choose(
-    path: Path, header: list[str], chosen: Sequence[str] | None, default: list[str]
-) -> list[str]:
-    for name in chosen or ():
-        _require_column(path, header, name)
-    names = default if chosen is None else list(chosen)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"{path}: expected distinct feature columns, got {names}")
-    return names
-
-
-def _require_column(path: Path, header: list[str], name: str) -> None:
-    if name not in header:
-        raise ValueError(f"{path}: {unknown_name('column', name, header)}")
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells without the blanks around them) of every row that is not empty."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+    def _read_binary(self) -> Any:
+        read = BINARIES[suffix_of(self.path)]
+        library = "openpyxl" if read == "read_excel" else "pyarrow"
+        require_library(library, f"reading the table {self.path}")
         try:
-            for row in reader:
-                if row:
-                    yield reader.line_num, [cell.strip() for cell in row]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}, after line {reader.line_num}: {error}") from error
+            frame = getattr(self._pandas, read)(self.path)
+        except Exception as error:  # each of these libraries has errors of its own
+            raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
+        names = [str(name) for name in frame.columns]
+        self._require_distinct(names)
+        for name, dtype in zip(names, frame.dtypes, strict=True):
+            if str(dtype).startswith(("list", "struct", "map")):
+                raise ValueError(
+                    f"{self.path}: column {name!r}: expected single values, got {dtype}"
+                )
+        frame.columns = self._pandas.Index(names, dtype=object)
+        return frame.reset_index(drop=True)
+
+    def _read_text(self, as_text: Sequence[str]) -> Any:
+        self._opens = gzip.open if self.path.suffix.lower() == ".gz" else open
+        self._encoding = self.reading.encoding or self._find_encoding()
+        self._separator = self._find_separator()
+        first = next(self._rows(), (0, []))[1]
+        if not first:
+            raise ValueError(f"{self.path}: expected a header row, got an empty file")
+        has_header = self._has_header(first, as_text)
+        index = [0] if has_header and first[0] == "" and len(first) > 1 else []
+        names = (
+            [cell or f"column {place}" for place, cell in enumerate(first)]
+            if has_header
+            else [str(place) for place in range(len(first))]
+        )
+        self._header_rows = int(has_header)
+        self._require_distinct(names)
+        self._names = names
+        quietly = {"dtype": {name: "str" for name in as_text if name in names}}
+        try:
+            with warnings.catch_warnings(), self._opens(self.path, "rb") as file:
+                warnings.simplefilter("error", self._pandas.errors.ParserWarning)
+                frame = self._pandas.read_csv(
+                    file,
+                    sep=self._separator,
+                    encoding=self._encoding,
+                    header=None,
+                    skiprows=self._lines_before_data() if has_header else 0,
+                    names=names,
+                    index_col=False,
+                    keep_default_na=False,
+                    na_values=[""],
+                    skipinitialspace=True,
+                    low_memory=False,
+                    **quietly,
+                )
+        except (
+            self._pandas.errors.ParserError,
+            self._pandas.errors.ParserWarning,
+            UnicodeDecodeError,
+            EOFError,
+            OSError,
+        ) as error:
+            self._require_rows()
+            raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
+        except self._pandas.errors.EmptyDataError:
+            raise ValueError(f"{self.path}: expected rows below the header, got none") from None
+        # Where cells are missing at the end of a row, pandas has none of the last column.
+        if len(names) > 1 and frame.iloc[:, -1].isna().any():
+            self._require_rows()
+        for place in index:
+            frame = frame.drop(columns=names[place])
+        return frame
+
+    def _lines_before_data(self) -> int:
+        """How many lines the header ends at."""
+        return next(self._rows())[0]
+
+    def _require_rows(self) -> None:
+        """Raise ValueError for the first row whose cells are not as many as the columns."""
+        for line, row in self._rows():
+            if len(row) != len(self._names):
+                raise ValueError(
+                    f"{self.path}, line {line}: expected {len(self._names)} cells as in the "
+                    f"header, got {len(row)}"
+                )
+
+    def _require_distinct(self, names: Sequence[str]) -> None:
+        seen: set[str] = set()
+        for name in names:
+            if name in seen:
+                raise ValueError(
+                    f"{self.path}: expected distinct column names, got {brief(name)} twice"
+                )
+            seen.add(name)
+
+    def _has_header(self, first: list[str], targets: Sequence[str]) -> bool:
+        if self.reading.header:
+            return self.reading.header == "yes"
+        numbers = [cell for cell in first if _NUMBER.fullmatch(cell)]
+        if not numbers or (targets and set(targets) <= set(first)):
+            return True
+        # The numbers with which pandas names columns are names.
+        return [c for c in first if c] == [
+            str(place) for place in range(len([c for c in first if c]))
+        ]
+
+    def _find_encoding(self) -> str:
+        with self._opens(self.path, "rb") as file:
+            start = file.read(4)
+            for mark, encoding in (
+                (codecs.BOM_UTF8, "utf-8-sig"),
+                (codecs.BOM_UTF16_LE, "utf-16"),
+                (codecs.BOM_UTF16_BE, "utf-16"),
+            ):
+                if start.startswith(mark):
+                    return encoding
+            if start[1::2] == b"\0\0" or start[::2] == b"\0\0":
+                return "utf-16-le" if start[1::2] == b"\0\0" else "utf-16-be"
+            decoder, is_utf8, chunk = codecs.getincrementaldecoder("utf-8")(), True, start
+            while chunk:
+                if b"\0" in chunk:
+                    raise ValueError(f"{self.path}: expected a table in text, got binary data")
+                if is_utf8:
+                    try:
+                        decoder.decode(chunk)
+                    except UnicodeDecodeError:
+                        is_utf8 = False
+                chunk = file.read(_CHUNK)
+            if is_utf8:
+                return "utf-8"
+        warnings.warn(
+            f"{self.path} is not UTF-8: it is read as Windows-1252 (Latin-1), unless you say "
+            "another with --data.encoding",
+            stacklevel=5,
+        )
+        return "cp1252"
+
+    def _find_separator(self) -> str:
+        if self.reading.separator:
+            return self.reading.separator.replace("\\t", "\t")
+        if TEXTS[suffix_of(self.path)]:
+            return TEXTS[suffix_of(self.path)]
+        lines = []
+        with self._opens(self.path, "rt", encoding=self._encoding, newline="") as file:
+            try:
+                lines = [line for _, line in zip(range(50), file, strict=False) if line.strip()]
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{self.path}: {error}") from None
+        # What is quoted separates nothing.
+        plain = [re.sub(r'"[^"]*"', "", line) for line in lines[:20]]
+        counts = {mark: [line.count(mark) for line in plain] for mark in SEPARATORS}
+        agreed = {mark: min(c) for mark, c in counts.items() if c and min(c) == max(c)}
+        # Where rows are of several lengths, the header decides.
+        counted = agreed if any(agreed.values()) else {m: c[0] for m, c in counts.items() if c}
+        return max(counted, key=lambda mark: counted[mark], default=",")
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """(line, cells without the blanks around them) of every row that is not empty."""
+        with self._opens(self.path, "rt", encoding=self._encoding, newline="") as file:
+            csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+            reader = csv.reader(file, strict=True, delimiter=self._separator, skipinitialspace=True)
+            try:
+                for row in reader:
+                    if row:
+                        yield reader.line_num, [cell.strip() for cell in row]
+            except (csv.Error, UnicodeDecodeError, EOFError, OSError) as error:
+                raise ValueError(f"{self.path}, after line {reader.line_num}: {error}") from error
+
+    def _where(self, row: int, name: str) -> str:
+        """File, line and column of a cell."""
+        if not self.is_text:
+            return f"{self.path}, row {row + 1}, column {name!r}"
+        return f"{self.path}, line {self._row(row)[0]}, column {name!r}"
+
+    def _row(self, row: int) -> tuple[int, list[str]]:
+        for place, found in enumerate(self._rows()):
+            if place == row + self._header_rows:
+                return found
+        return 0, []
+
+    def _bad_cell(self, name: str, error: BadCell) -> ValueError:
+        if self.is_text:
+            cell = self._row(error.row)[1][self._names.index(name)]
+        else:
+            cell = str(self._frame[name].iloc[error.row])
+        got = repr(brief(cell)[1:-1]) if cell else "an empty cell"
+        return ValueError(
+            f"{self._where(error.row, name)}: expected {error.expected}, got {got}{error.hint}"
+        )

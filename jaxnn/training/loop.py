@@ -1,5 +1,6 @@
 """The outer loop: epochs of training, evaluated, watched, and stopped when there is a reason to."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -101,7 +102,8 @@ def train(
         measure: Quantities of `jaxnn.statistics` by name, of the captures that backprop computes
             anyway; see `jaxnn.statistics.measuring`.
         patience: Stop after this many epochs in a row without a smaller validation loss.
-        past_validation_losses: Those of the epochs that the train state has seen, for ``patience``.
+        past_validation_losses: Those of the epochs that the train state has seen, for ``patience``:
+            where it has run out, nothing is trained.
 
     Raises:
         Diverged: The loss or a parameter became NaN or infinite; names the step and the layer.
@@ -153,6 +155,8 @@ def train(
     def run(train_state: TrainState) -> Iterator[Epoch]:
         validation_losses = list(past_validation_losses)
         for number in range(seen + 1, epochs + 1):
+            if patience is not None and _waited(validation_losses) >= patience:
+                return
             before = train_state
             start = time.perf_counter()
             train_state, values, disagreement = run_epoch(before, x, target)
@@ -164,13 +168,15 @@ def train(
             scores, speed = score(train_state), examples / seconds
             measures = jax.tree.map(np.asarray, measures)
             yield Epoch(number, train_state, losses, scores, seconds, speed, disagreement, measures)
-            if patience is not None:
-                validation_losses.append(scores["loss"])
-                if len(validation_losses) - 1 - int(np.argmin(validation_losses)) >= patience:
-                    return
+            validation_losses.append(scores.get("loss", math.inf))
 
     # A generator by itself would check its arguments only when the first epoch is asked for.
     return run(train_state)
+
+
+def _waited(validation_losses: list[float]) -> int:
+    """How many epochs have gone by since the one with the smallest validation loss."""
+    return len(validation_losses) - 1 - int(np.argmin(validation_losses or [0.0]))
 
 
 def _make_score(network: Layer, loss: Loss, validation: tuple | None) -> Callable:

@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 
-from jaxnn.data import cache, load, table
+from jaxnn.data import cache, files, load
 from jaxnn.data.cache import cached
 
 
@@ -115,8 +115,8 @@ def test_a_table_is_decoded_once_for_each_target(tmp_path, monkeypatch):
     path = tmp_path / "t.csv"
     path.write_text("a,b,y\n" + "".join(f"{i},{i % 2},{i % 3}\n" for i in range(30)))
     calls = []
-    original = table.read_examples
-    monkeypatch.setattr(table, "read_examples", lambda *a: calls.append(a) or original(*a))
+    original = files.Table
+    monkeypatch.setattr(files, "Table", lambda *a: calls.append(a) or original(*a))
     first, second = load(path, target="y"), load(path, target="y")
     assert len(calls) == 1
     np.testing.assert_array_equal(first.train.x, second.train.x)

@@ -54,6 +54,13 @@ def test_the_files_of_a_folder_are_read(tmp_path, suffix, subfolder):
     assert len(splits.validation.x) == 0
 
 
+def test_names_with_a_point_are_found(tmp_path):
+    labels = write_all(tmp_path)[1]
+    for path in tmp_path.iterdir():
+        path.rename(tmp_path / path.name.replace("-idx", ".idx"))
+    np.testing.assert_array_equal(load("mnist", folder=tmp_path).train.target, labels)
+
+
 def test_images_are_flattened_unless_asked_otherwise(tmp_path):
     images = write_all(tmp_path)[0]
     x = load("mnist", folder=tmp_path).train.x

@@ -66,11 +66,14 @@ def wine_table(path, rows=5, target=False):
 def test_a_run_folder_holds_configuration_metrics_pictures_and_checkpoints(wine):
     assert {path.name for path in wine.iterdir()} == {
         ".lock",
+        "arrays.npz",
+        "best",
         "checkpoints",
         "config.toml",
         "confusion_matrix.png",
         "learning_curves.png",
         "metrics.jsonl",
+        "run.json",
     }
     *epochs, test = metrics(wine)
     assert [record["epoch"] for record in epochs] == [1, 2, 3, 4]
@@ -129,7 +132,6 @@ def test_an_existing_run_folder_is_refused_and_stays_as_it_is(wine, monkeypatch,
         ),
         (["wine_mlp", "--network", "projection(3)"], "expected prediction to be an array"),
         (["wine_mlp", "--network", "serial(a=relu(), a=tanh())"], "every option once, got a 2"),
-        (["wine_mlp", "--batch-size", "1000"], "expected batch_size to be at most"),
         (["wine_mlp", "--learning-rate", "-1"], "expected learning_rate to lie in (0, inf)"),
         (["wine_mlp", "--optimizer", "adam(b3=1)"], "unknown option of optimizer adam 'b3'"),
         (["wine_mlp", "--optimizer", "adam(b1='x')"], "optimizer adam: cannot work with"),
@@ -145,7 +147,7 @@ def test_an_existing_run_folder_is_refused_and_stays_as_it_is(wine, monkeypatch,
 def test_wrong_options_are_named_before_a_run_folder_is_made(
     arguments, message, monkeypatch, capsys
 ):
-    Path("nan.csv").write_text("a,y\n1,0.5\nnan,0.5\n3,0.25\n")
+    Path("nan.csv").write_text("a,y\n1,0.5\nx,0.5\n3,0.25\n")
     assert message in error_of(train.main, arguments, monkeypatch, capsys)
     assert not Path("runs").exists()
 
@@ -299,11 +301,12 @@ def test_a_run_without_a_readable_checkpoint_is_named(wine, tmp_path, script, mo
     table = wine_table(tmp_path / "wines.csv")
     arguments = ["copy", table] if script is predict.main else ["copy"]
     shutil.copytree(wine, "copy")
-    for path in Path("copy/checkpoints").rglob("*"):
-        if path.is_file():
+    for path in Path("copy").rglob("*"):
+        if path.is_file() and {"checkpoints", "best"} & {*path.parts}:
             path.write_bytes(b"{")
     assert "damaged" in error_of(script, arguments, monkeypatch, capsys)
     shutil.rmtree("copy/checkpoints")
+    shutil.rmtree("copy/best")
     assert "found none" in error_of(script, arguments, monkeypatch, capsys)
     assert not Path("copy/checkpoints").exists()
 

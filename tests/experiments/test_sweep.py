@@ -43,12 +43,12 @@ def test_a_sweep_leaves_one_tidy_file_and_a_picture(tmp_path, capsys):
 
 def test_the_scores_of_a_sweep_are_those_of_one_evaluation_in_the_same_units():
     config = dataclasses.replace(load_config("diabetes_regression"), epochs=1)
-    splits = config.data.load()
+    splits = config.load()
     trials = sweep.train(config, splits, [0], [{"learning_rate": 0.01}], jax.devices()[:1])
     found = sweep.tested(config, splits, trials)
     params, state = jax.tree.map(lambda a: a[0, 0], (trials.params, trials.state))
     one = TrainState(params, state, (), jax.random.key(0), jax.numpy.int32(0))
-    expected, _ = evaluate_on(config, splits, one, splits.test)
+    expected, _ = evaluate_on(config, splits.preparation, one, splits.test)
     assert expected["mae"] > 10
     assert {name: v[0, 0] for name, v in found.items()} == pytest.approx(expected, rel=1e-5)
 

@@ -1,0 +1,250 @@
+"""What the columns of a table hold: kinds, found out or given, and numbers for every cell."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+KINDS = ("number", "boolean", "category", "date", "drop")
+MOST_CATEGORIES = 100
+"""A column of words with more different ones is text, unless it is said to be a category."""
+MISSING = frozenset(
+    ("", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>", "?", "nat", "#null!", "-")
+)
+TRUE, FALSE = frozenset(("true", "yes", "t", "y")), frozenset(("false", "no", "f", "n"))
+# Day and month first: which of the two a table means must follow from its cells, or be said.
+DATE_FORMATS = ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d")
+TIMES = ("", " %H:%M", " %H:%M:%S")
+_LONGEST_CATEGORY = 200
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?")
+
+
+class Column(NamedTuple):
+    """One column of a table: what its cells were and which numbers stand for them."""
+
+    name: str
+    kind: str
+    """One of `KINDS`: numbers as they are, booleans as 0 and 1, categories as their place among
+    ``values``, dates as seconds since 1970. NaN stands for a cell without any."""
+    values: tuple[str, ...] = ()
+    """Of categories: those of the file, in order."""
+    format: str = ""
+    """Of dates, where it is not ISO 8601."""
+
+
+class BadCell(ValueError):
+    """A cell that does not fit its column; who knows the file adds where it is, and its text."""
+
+    def __init__(self, row: int, expected: str, hint: str = ""):
+        super().__init__(f"expected {expected}{hint}")
+        self.row, self.expected, self.hint = row, expected, hint
+
+
+def read_column(name: str, cells: Any, decimal: str, known: Column | None, kind: str) -> tuple:
+    """(`Column`, float64 numbers) of a pandas Series of texts or of values of its own.
+
+    Args:
+        name: Its name.
+        cells: The Series.
+        decimal: "." or ",".
+        known: The column of the training data, if these are other examples of it.
+        kind: What it is said to be; "" to find out.
+
+    Raises:
+        BadCell: A cell is not what the others are.
+        ValueError: It is text.
+    """
+    kind, _, form = (f"{known.kind}:{known.format}" if known else kind).partition(":")
+    if kind == "drop":
+        return Column(name, kind), None
+    if not is_text(cells):
+        found = _typed(name, cells)
+        if kind in ("", found[0].kind) or (kind, found[0].kind) == ("number", "boolean"):
+            return found
+        if kind == "boolean" and np.isin(found[1][~np.isnan(found[1])], (0, 1)).all():
+            return Column(name, kind), found[1]
+        # Numbers that stand for categories; 3.0 is a 3 between empty cells.
+        numbers = found[1]
+        whole = bool(np.all(np.isnan(numbers) | (numbers == np.floor(numbers))))
+        cells = cells.map(
+            lambda v: "" if v != v else f"{v:.0f}" if whole else repr(float(v)), na_action="ignore"
+        ).astype("str")
+    texts = cells.str.strip()
+    gaps = np.asarray(texts.str.lower().isin(MISSING) | texts.isna(), bool)
+    given = texts[~gaps]
+    if kind in ("", "number"):
+        numbers = as_numbers(given, decimal)
+        bad = ~np.isfinite(numbers)
+        if kind == "number" or (not bad.all() and bad.mean() < 0.5):
+            _refuse_first(given, bad, "a finite number", kind)
+            return Column(name, "number"), _scatter(numbers, gaps)
+    if kind in ("", "boolean"):
+        words = given.str.lower()
+        truth, lie = (
+            np.asarray(words.isin([*said, *([number] if kind else [])]), bool)
+            for said, number in ((TRUE, "1"), (FALSE, "0"))
+        )
+        if kind or (len(given) and (truth | lie).all() and truth.any() and lie.any()):
+            _refuse_first(given, ~(truth | lie), "true or false, yes or no", kind)
+            return Column(name, "boolean"), _scatter(truth.astype(float), gaps)
+    if kind in ("", "date"):
+        form, seconds = _dates(name, given, form, required=kind == "date")
+        if seconds is not None:
+            return Column(name, "date", (), form), _scatter(seconds, gaps)
+    return _category(name, given, gaps, known, bool(kind))
+
+
+def is_text(cells: Any) -> bool:
+    """Whether a Series holds texts (or categories of them) in place of numbers, truth or dates."""
+    return cells.dtype.kind not in "biufcmM"
+
+
+def as_numbers(given: Any, decimal: str) -> np.ndarray:
+    """Texts as float64: NaN where one is no number, infinity where it is too large for one."""
+    import pandas as pd
+
+    plain = given
+    if decimal == ",":
+        grouped = plain.str.fullmatch(r"[+-]?\d{1,3}(?:\.\d{3})+(?:,\d+)?")
+        plain = plain.where(~grouped, plain.str.replace(".", "", regex=False))
+        # A point that does not group thousands has no meaning where the comma is decimal.
+        odd = plain.str.contains(".", regex=False)
+        plain = plain.str.replace(",", ".", regex=False).where(~odd, "x")
+    else:
+        grouped = plain.str.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
+        plain = plain.where(~grouped, plain.str.replace(",", "", regex=False))
+    fits = plain.str.fullmatch(_NUMBER.pattern, flags=re.ASCII)
+    numbers = pd.to_numeric(plain.where(fits, ""), errors="coerce")
+    return np.asarray(numbers, np.float64)
+
+
+def find_decimal(texts: Sequence[Any], separator: str) -> str:
+    """ "," or ".", by the cells of all columns that could be meant so; "?" where both could be."""
+    comma = point = unclear = False
+    for cells in texts:
+        found = cells[cells.str.contains(",", regex=False)].str.strip()
+        if not len(found):
+            continue
+        is_comma = found.str.fullmatch(r"[+-]?\d*,\d*|[+-]?\d{1,3}(?:\.\d{3})+,\d+")
+        is_point = found.str.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
+        if not (is_comma | is_point).all():
+            continue
+        comma |= bool((is_comma & ~is_point).any())
+        point |= bool((is_point & ~is_comma).any())
+        unclear |= bool((is_comma & is_point).any())
+    if comma and point:
+        return "?"
+    if comma:
+        return ","
+    return "?" if unclear and not point and separator != "," else "."
+
+
+def _typed(name: str, cells: Any) -> tuple[Column, np.ndarray]:
+    """Of a Series that is no text."""
+    kind = cells.dtype.kind
+    if kind == "M":
+        import pandas as pd
+
+        utc = pd.to_datetime(cells, utc=True)
+        seconds = (utc - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+        return Column(name, "date"), np.asarray(seconds, np.float64)
+    if kind in "cm":
+        raise ValueError(f"column {name!r}: expected numbers, words or dates, got {cells.dtype}")
+    numbers = cells.to_numpy(np.float64, na_value=np.nan)
+    bad = np.isinf(numbers)
+    if bad.any():
+        raise BadCell(int(np.argmax(bad)), "a finite number")
+    return Column(name, "boolean" if kind == "b" else "number"), numbers
+
+
+def _refuse_first(given: Any, bad: np.ndarray, expected: str, kind: str) -> None:
+    if bad.any():
+        place = int(np.argmax(bad))
+        hint = (
+            ""
+            if kind
+            else (
+                "; if its cells are words, say so, --data.kinds NAME=category, or leave the column "
+                "out, NAME=drop"
+            )
+        )
+        raise BadCell(int(given.index[place]), expected, hint)
+
+
+def _scatter(numbers: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    filled = np.full(len(gaps), np.nan)
+    filled[~gaps] = numbers
+    return filled
+
+
+def _dates(name: str, given: Any, form: str, *, required: bool) -> tuple[str, np.ndarray | None]:
+    import pandas as pd
+
+    def parsed(form: str) -> Any:
+        how = form or "ISO8601"
+        return pd.to_datetime(given, format=how, errors="coerce", utc=True)
+
+    def seconds(times: Any) -> np.ndarray:
+        return np.asarray((times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1), np.float64)
+
+    if not len(given):
+        return form, np.zeros(0) if required else None
+    if form or given.str.fullmatch(_ISO.pattern).all():
+        times = parsed(form)
+        _refuse_first(given, np.asarray(times.isna()), f"a date {form or 'such as 2024-12-31'}", "")
+        return form, seconds(times)
+    # The first cell tells which forms are worth a try of the whole column.
+    first, found = given.iloc[:1], {}
+    for base in DATE_FORMATS:
+        for time in TIMES:
+            if pd.to_datetime(first, format=base + time, errors="coerce").notna().all() or (
+                base.startswith(("%d", "%m"))
+                and len(str(first.iloc[0])) > 5
+                and re.match(r"\d{1,2}[/.-]\d{1,2}[/.-]\d{4}", str(first.iloc[0]))
+            ):
+                times = parsed(base + time)
+                if times.notna().all():
+                    found[base + time] = times
+    if len(found) > 1 and len({tuple(seconds(times)) for times in found.values()}) > 1:
+        raise ValueError(
+            f"column {name!r}: expected dates that can be read in one way, got "
+            f"{given.iloc[0]!r}, which {' and '.join(found)} both fit: say which, "
+            f"--data.kinds '{name}=date:{next(iter(found))}'"
+        )
+    if found:
+        form, times = next(iter(found.items()))
+        return form, seconds(times)
+    if required:
+        _refuse_first(given, np.ones(len(given), bool), "a date such as 2024-12-31", "date")
+    return "", None
+
+
+def _category(
+    name: str, given: Any, gaps: np.ndarray, known: Column | None, is_said: bool
+) -> tuple[Column, np.ndarray]:
+    import pandas as pd
+
+    if known is not None and known.kind == "category":
+        codes = pd.Index(known.values).get_indexer(given)
+        return known, _scatter(np.where(codes < 0, np.inf, codes), gaps)
+    codes, values = pd.factorize(given, sort=True)
+    longest = max((len(value) for value in values), default=0)
+    # Few words for many rows are categories; otherwise nearly every row has its own.
+    most = MOST_CATEGORIES if len(given) >= 2 * MOST_CATEGORIES else max(len(given) // 2, 10)
+    if longest > _LONGEST_CATEGORY or (len(values) > most and not is_said):
+        found = (
+            f"words of up to {longest} characters"
+            if longest > _LONGEST_CATEGORY
+            else (f"{len(values)} different ones, such as {str(given.iloc[0])!r}")
+        )
+        way_out = f"; leave it out with --data.kinds {shlex.quote(f'{name}=drop')}"
+        if longest <= _LONGEST_CATEGORY:
+            way_out += f", or take each as a category with {shlex.quote(f'{name}=category')}"
+        raise ValueError(
+            f"column {name!r}: expected numbers, dates or at most {most} different words of up to "
+            f"{_LONGEST_CATEGORY} characters, got text: {found}{way_out}"
+        )
+    return Column(name, "category", tuple(map(str, values))), _scatter(codes.astype(float), gaps)

@@ -1,0 +1,184 @@
+"""Columns of a table as features: fitted on the training examples, the same for all others."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnn.data.columns import Column
+
+MISSING = ("fill", "frequent", "refuse")
+"""How gaps are treated: filled by the median (the most frequent truth value; no category) beside a
+feature that says so; filled by the most frequent value; refused."""
+_DAY = 86400.0
+_CYCLES = {"year": 365.2425 * _DAY, "week": 7 * _DAY}
+
+
+class Encoder(NamedTuple):
+    """How one column becomes features.
+
+    number, boolean   itself
+    category          one feature for each value of the training examples, 1 where it is that
+    date              days since 1970; sine and cosine of the place in the year, in the week and, if
+                      there are times, in the day
+    """
+
+    column: Column
+    fill: float
+    """What stands for a gap; NaN where gaps are refused."""
+    says_gaps: bool
+    """Whether a further feature is 1 where there was a gap."""
+    values: tuple[str, ...] = ()
+    """The categories with a feature."""
+    has_times: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Of its features."""
+        name, gaps = self.column.name, [f"{self.column.name} missing"] * self.says_gaps
+        if self.column.kind == "category":
+            return [*(f"{name}={value}" for value in self.values), *gaps]
+        if self.column.kind == "date":
+            ends = [f"{cycle} {wave}" for cycle in self._cycles for wave in ("sine", "cosine")]
+            return [f"{name} days", *(f"{name} {end}" for end in ends), *gaps]
+        return [name, *gaps]
+
+    @property
+    def _cycles(self) -> Mapping[str, float]:
+        return _CYCLES | ({"day": _DAY} if self.has_times else {})
+
+    def write(self, where: str, cells: np.ndarray, features: np.ndarray) -> None:
+        """The features of the cells into [examples, features]."""
+        gaps, name = np.isnan(cells), self.column.name
+        if gaps.any() and np.isnan(self.fill):
+            raise ValueError(
+                f"{where}: expected column {name!r} without empty cells, got "
+                f"{int(gaps.sum())}, the first in row {int(np.argmax(gaps)) + 1} below the "
+                "header: --data.missing fill takes them"
+            )
+        filled = np.where(gaps, self.fill, cells)
+        if self.says_gaps:
+            features[:, -1] = gaps
+        if self.column.kind == "category":
+            unknown = ~np.isfinite(filled) & ~gaps
+            places = np.array([self.column.values.index(value) for value in self.values], float)
+            features[:, : len(places)] = filled[:, np.newaxis] == places
+            seen = features[:, : len(places)].any(1) | gaps
+            if unknown.any() or not seen.all():
+                warnings.warn(
+                    f"{where}: {int((~seen).sum())} cells of column {name!r} are of categories "
+                    "that no training example has: they count as none of the known ones",
+                    stacklevel=2,
+                )
+        elif self.column.kind == "date":
+            features[:, 0] = filled / _DAY
+            for place, length in enumerate(self._cycles.values()):
+                angle = 2 * np.pi * (filled % length) / length
+                features[:, 1 + 2 * place] = np.sin(angle)
+                features[:, 2 + 2 * place] = np.cos(angle)
+        else:
+            features[:, 0] = filled
+
+    def describe(self) -> tuple[str, str, str, str]:
+        """Name, kind, what becomes of it, and of its gaps, for people."""
+        column, count = self.column, len(self.names)
+        becomes = {
+            "category": f"{len(self.values)} of one-hot",
+            "date": "days, and waves of " + ", ".join(self._cycles),
+        }.get(column.kind, "itself")
+        gaps = self._filling() + ", and said so" * self.says_gaps
+        return column.name, column.kind, f"{becomes} ({count})" if count > 1 else becomes, gaps
+
+    def _filling(self) -> str:
+        if not np.isfinite(self.fill):
+            return "refused" if np.isnan(self.fill) else "as none"
+        match self.column.kind:
+            case "category":
+                return self.column.values[int(self.fill)]
+            case "date":
+                return str(np.datetime64(int(self.fill), "s"))
+        return f"{self.fill:.6g}"
+
+
+def fit_encoders(x: np.ndarray, columns: tuple[Column, ...], missing: str) -> tuple[Encoder, ...]:
+    """One for each column, by these training examples."""
+    return tuple(_fit(x[:, place], column, missing) for place, column in enumerate(columns))
+
+
+def encode(where: str, x: np.ndarray, encoders: tuple[Encoder, ...]) -> np.ndarray:
+    """The features of examples whose columns are as the encoders'; float64 [examples, features]."""
+    if is_plain(encoders) and np.isfinite(x).all():
+        return x
+    features = np.empty((len(x), sum(len(encoder.names) for encoder in encoders)))
+    start = 0
+    for place, encoder in enumerate(encoders):
+        end = start + len(encoder.names)
+        encoder.write(where, x[:, place], features[:, start:end])
+        start = end
+    return features
+
+
+def is_plain(encoders: tuple[Encoder, ...]) -> bool:
+    """Whether every column is its only feature."""
+    return all(
+        not encoder.says_gaps and encoder.column.kind in ("number", "boolean")
+        for encoder in encoders
+    )
+
+
+def _fit(cells: np.ndarray, column: Column, missing: str) -> Encoder:
+    gaps = np.isnan(cells)
+    given = cells[~gaps]
+    if column.kind == "category":
+        counts = np.bincount(given.astype(int), minlength=len(column.values))
+        values = tuple(value for value, count in zip(column.values, counts, strict=True) if count)
+        fill = float(np.argmax(counts)) if missing == "frequent" and len(given) else np.inf
+    else:
+        values, fill = (), _typical(given, column.kind, missing)
+    if missing == "refuse":
+        fill = np.nan
+    says_gaps = bool(gaps.any()) and missing == "fill"
+    has_times = column.kind == "date" and bool(np.any(given % _DAY))
+    return Encoder(column, fill, says_gaps, values, has_times)
+
+
+def _typical(given: np.ndarray, kind: str, missing: str) -> float:
+    if not len(given):
+        return 0.0
+    if missing == "frequent" or kind == "boolean":
+        values, counts = np.unique(given, return_counts=True)
+        return float(values[np.argmax(counts)])
+    return float(np.median(given))
+
+
+def to_facts(encoders: tuple[Encoder, ...]) -> list[dict[str, Any]]:
+    """As JSON holds them."""
+    facts = []
+    for encoder in encoders:
+        column = encoder.column._asdict() | {"values": list(encoder.column.values)}
+        fill = (
+            "none"
+            if np.isinf(encoder.fill)
+            else "refuse"
+            if np.isnan(encoder.fill)
+            else (encoder.fill)
+        )
+        own = {"fill": fill, "says_gaps": encoder.says_gaps, "has_times": encoder.has_times}
+        facts.append({**column, **own, "features_of": list(encoder.values)})
+    return facts
+
+
+def from_facts(facts: list[dict[str, Any]]) -> tuple[Encoder, ...]:
+    """What `to_facts` wrote; raises KeyError, TypeError or ValueError where it is not."""
+    fills = {"none": np.inf, "refuse": np.nan}
+    return tuple(
+        Encoder(
+            Column(str(f["name"]), str(f["kind"]), tuple(map(str, f["values"])), str(f["format"])),
+            fills[f["fill"]] if isinstance(f["fill"], str) else float(f["fill"]),
+            bool(f["says_gaps"]),
+            tuple(map(str, f["features_of"])),
+            bool(f["has_times"]),
+        )
+        for f in facts
+    )

@@ -1,0 +1,257 @@
+"""What turns the examples of a file into what a network is trained on, and its answers back."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnn.core.validation import unknown_name
+from jaxnn.data import encoding
+from jaxnn.data.columns import Column
+from jaxnn.data.dataset import Dataset, as_features
+from jaxnn.data.encoding import Encoder, encode, fit_encoders, to_facts
+
+VERSION = 1
+"""Of what `Preparation.facts` returns."""
+_SHOWN = 40
+_CHUNK = 1 << 22
+"""How many numbers are brought to float64 at a time."""
+
+
+class Standardization(NamedTuple):
+    """x ↦ (x − mean) / deviation, computed in float64 and rounded to float32 once at the end.
+
+    A column such as seconds since 1970 has no room in float32 for what tells its values apart.
+    """
+
+    mean: np.ndarray
+    """float64, of the shape of one example; [] where one number serves all of x."""
+    deviation: np.ndarray
+    """float64, of the same shape."""
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        """(x − mean) / deviation in float32; raises ValueError for examples of another shape."""
+        self._require_examples(x)
+        if self.is_identity:
+            return np.asarray(x, np.float32)
+        z = np.empty(x.shape, np.float32)
+        rows = max(_CHUNK // max(int(np.prod(x.shape[1:])), 1), 1)
+        for start in range(0, len(x), rows):
+            part = slice(start, start + rows)
+            z[part] = (np.asarray(x[part], np.float64) - self.mean) / self.deviation
+        return z
+
+    def invert(self, z: np.ndarray) -> np.ndarray:
+        """Back to the original units in float64, z · deviation + mean; raises as `apply` does."""
+        self._require_examples(z)
+        return np.asarray(z, np.float64) * self.deviation + self.mean
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing."""
+        return self.mean.ndim == 0 and bool(self.mean == 0) and bool(self.deviation == 1)
+
+    def _require_examples(self, x: np.ndarray) -> None:
+        if self.mean.ndim and x.shape[1:] != self.mean.shape:
+            raise ValueError(
+                f"standardization: expected examples of shape {self.mean.shape}, as those it was "
+                f"fitted on, got {x.shape[1:]}"
+            )
+
+
+IDENTITY = Standardization(np.zeros(()), np.ones(()))
+
+
+def _fit(x: np.ndarray, axis: int | None) -> Standardization:
+    mean = np.asarray(np.mean(x, axis, dtype=np.float64))
+    deviation = np.asarray(np.std(x, axis, dtype=np.float64))
+    # Rounding leaves a constant feature a tiny deviation, so it is recognised by its range.
+    constant = (np.max(x, axis) == np.min(x, axis)) | (deviation == 0)
+    return Standardization(mean, np.where(constant, 1.0, deviation))
+
+
+STANDARDIZATIONS: dict[str, Callable[[np.ndarray], Standardization]] = {
+    "none": lambda x: IDENTITY,
+    "features": lambda x: _fit(x, 0),
+    "all": lambda x: _fit(x, None),
+}
+
+
+def require_standardization(where: str, name: str) -> None:
+    """Raise ValueError unless ``name`` is a key of `STANDARDIZATIONS`."""
+    if name not in tuple(STANDARDIZATIONS):  # a tuple, since any object can be sought in it
+        raise ValueError(f"{where}: {unknown_name('standardize', name, STANDARDIZATIONS)}")
+
+
+class Preparation(NamedTuple):
+    """All that was found out on the training examples: it needs no data to be applied."""
+
+    shape: tuple[int, ...]
+    """Of one example as its file has it."""
+    feature_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    target_names: tuple[str, ...] = ()
+    """One for each output of a regression, where they have names."""
+    task: str = ""
+    """See `Dataset`."""
+    encoders: tuple[Encoder, ...] = ()
+    """Of the columns of a table, which has no other shape than theirs."""
+    standardization: Standardization = IDENTITY
+    """Of the shape that the network is given."""
+    target_standardization: Standardization = IDENTITY
+    flatten: bool = False
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Of a table."""
+        return tuple(encoder.column for encoder in self.encoders)
+
+    @property
+    def network_shape(self) -> tuple[int, ...]:
+        """Of one example as the network is given it."""
+        if self.encoders:
+            return (len(self.feature_names),)
+        return (int(np.prod(self.shape)),) if self.flatten else self.shape
+
+    def inputs(self, where: str, x: np.ndarray) -> np.ndarray:
+        """x of a file as the network takes it, float32.
+
+        Raises:
+            ValueError: Examples have another shape than those it was fitted on.
+        """
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"{where}: expected examples of shape {self.shape}, got {x.shape[1:]}")
+        if self.encoders:
+            x = encode(where, x, self.encoders)
+            x = as_features(where, x, self.feature_names) if len(x) else x
+        return self.standardization.apply(flattened(x) if self.flatten else x)
+
+    def apply(self, where: str, examples: Dataset) -> Dataset:
+        """Examples of a file as the network takes them."""
+        target = examples.target
+        if not self.class_names:
+            target = self.target_standardization.apply(target)
+        x = self.inputs(where, examples.x)
+        names = self.feature_names, self.class_names, self.target_names
+        return Dataset(x, target, *names, self.task)
+
+    def describe(self) -> str:
+        """What has become of the columns of a table, for people; "" where there is none."""
+        if not self.encoders:
+            return ""
+        rows = [encoder.describe() for encoder in self.encoders]
+        if len(rows) > _SHOWN:
+            left = f"… and {len(rows) - _SHOWN} more columns"
+            rows = [*rows[:_SHOWN], (left, "", "", "")]
+        scaled = "not standardised" if self.standardization.is_identity else "standardised"
+        table = [("column", "kind", "becomes", "gaps"), *rows]
+        widths = [max(len(row[place]) for row in table) for place in range(4)]
+        lines = (
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in table
+        )
+        head, *rest = lines
+        return "\n".join(
+            [head, "─" * sum(widths, 6), *rest, f"{len(self.feature_names)} features, {scaled}"]
+        )
+
+    def flattening(self) -> "Preparation":
+        """The same, and then examples of more than one axis become vectors."""
+        mean, deviation = (a.ravel() if a.ndim else a for a in self.standardization)
+        return self._replace(flatten=True, standardization=Standardization(mean, deviation))
+
+    def facts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What JSON holds of it, and the arrays: `from_facts` makes it of these."""
+        facts = {
+            "version": VERSION,
+            "shape": list(self.shape),
+            "flatten": self.flatten,
+            "feature_names": list(self.feature_names),
+            "class_names": list(self.class_names),
+            "target_names": list(self.target_names),
+            "task": self.task,
+            "columns": to_facts(self.encoders),
+        }
+        return facts, {
+            "mean": self.standardization.mean,
+            "deviation": self.standardization.deviation,
+            "target_mean": self.target_standardization.mean,
+            "target_deviation": self.target_standardization.deviation,
+        }
+
+
+def fit(
+    examples: Dataset, features: str, target: bool, flatten: bool, missing: str = "fill"
+) -> Preparation:
+    """The preparation by the mean and deviation of these examples, as their file has them.
+
+    Args:
+        examples: The training examples.
+        features: "none"; "features", each element of x by its own mean and deviation; "all", all
+            of x by one. What is constant gets deviation 1.
+        target: Whether to standardise the (regression) target too, each output by its own.
+        flatten: Whether examples of more than one axis become vectors.
+        missing: What becomes of gaps in a table, one of `jaxnn.data.encoding.MISSING`.
+    """
+    encoders = fit_encoders(examples.x, examples.columns, missing)
+    names, x = examples.feature_names, examples.x
+    if encoders:
+        names = tuple(name for encoder in encoders for name in encoder.names)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `inputs` says it
+            x = encode("fit", x, encoders)
+    x = flattened(x) if flatten else x
+    return Preparation(
+        examples.x.shape[1:],
+        names,
+        examples.class_names,
+        examples.target_names,
+        examples.task,
+        encoders,
+        STANDARDIZATIONS[features](x),
+        STANDARDIZATIONS["features" if target else "none"](examples.target),
+        flatten,
+    )
+
+
+ARRAYS = ("mean", "deviation", "target_mean", "target_deviation")
+
+
+def from_facts(where: str, facts: Mapping[str, Any], arrays: Mapping[str, Any]) -> Preparation:
+    """The preparation that `Preparation.facts` wrote.
+
+    Raises:
+        ValueError: It is of another version, or not as it was written.
+    """
+    try:
+        if facts["version"] != VERSION:
+            raise ValueError(f"version {facts['version']}")
+        mean, deviation, *of_target = (_numbers(arrays[name]) for name in ARRAYS)
+        return Preparation(
+            tuple(map(int, facts["shape"])),
+            tuple(map(str, facts["feature_names"])),
+            tuple(map(str, facts["class_names"])),
+            tuple(map(str, facts["target_names"])),
+            str(facts["task"]),
+            encoding.from_facts(facts["columns"]),
+            Standardization(mean, deviation),
+            Standardization(*of_target),
+            bool(facts["flatten"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{where}: expected a preparation of version {VERSION}, as this version of jaxnn "
+            f"writes it, got {error}"
+        ) from None
+
+
+def _numbers(array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.float64:
+        raise ValueError(f"an array of {array.dtype}")
+    return array
+
+
+def flattened(x: np.ndarray) -> np.ndarray:
+    """[examples, features]."""
+    return x.reshape(len(x), int(np.prod(x.shape[1:])))
