@@ -1,5 +1,6 @@
 """One sample of every public layer, with an input; of every loss; and of networks of them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from helpers import normal
@@ -206,33 +207,58 @@ NETWORKS = {
     ),
 }
 
+LOGITS, LABELS = normal(3, (4, 3), np.float32), jnp.asarray([0, 2, 1, 2])
+NUMBERS = normal(4, (4, 3), np.float32)
+BITS = jnp.asarray([[0, 1, 1], [1, 0, 0], [0, 0, 1], [1, 1, 1]])
+LOG_SHARES = jax.nn.log_softmax(LOGITS)
+VECTORS = tuple(normal(seed, (4, 3), np.float32) for seed in (5, 6, 7))
+
+# With a prediction and a target.
 LOSSES = {
-    "mean_squared_error": nn.mean_squared_error(),
-    "half_squared_error": nn.half_squared_error(),
-    "sum_squared_error": nn.sum_squared_error(),
-    "sum_absolute_error": nn.sum_absolute_error(),
-    "mean_absolute_error": nn.mean_absolute_error(),
-    "quantile": nn.quantile(0.9),
-    "huber": nn.huber(0.5),
-    "binary_cross_entropy": nn.binary_cross_entropy(1e-3),
-    "sigmoid_binary_cross_entropy": nn.sigmoid_binary_cross_entropy(),
-    "sigmoid_binary_cross_entropy with weights": nn.sigmoid_binary_cross_entropy(
-        pos_weight=(2.0, 0.5)
+    "mean_squared_error": (nn.mean_squared_error(), LOGITS, NUMBERS),
+    "half_squared_error": (nn.half_squared_error(), LOGITS, NUMBERS),
+    "sum_squared_error": (nn.sum_squared_error(), LOGITS, NUMBERS),
+    "sum_absolute_error": (nn.sum_absolute_error(), LOGITS, NUMBERS),
+    "mean_absolute_error": (nn.mean_absolute_error(), LOGITS, NUMBERS),
+    "quantile": (nn.quantile(0.9), LOGITS, NUMBERS),
+    "huber": (nn.huber(0.5), LOGITS, NUMBERS),
+    "binary_cross_entropy": (nn.binary_cross_entropy(1e-3), jax.nn.sigmoid(LOGITS), BITS),
+    "sigmoid_binary_cross_entropy": (nn.sigmoid_binary_cross_entropy(), LOGITS, BITS),
+    "sigmoid_binary_cross_entropy with weights": (
+        nn.sigmoid_binary_cross_entropy(pos_weight=(2.0, 0.5, 1.0)),
+        LOGITS,
+        BITS,
     ),
-    "focal": nn.focal(1.5, alpha=0.25),
-    "poisson_nll": nn.poisson_nll(full=True),
-    "gaussian_nll": nn.gaussian_nll(delta=1e-3),
-    "hinge": nn.hinge(),
-    "categorical_cross_entropy": nn.categorical_cross_entropy(),
-    "softmax_cross_entropy": nn.softmax_cross_entropy(0.1),
-    "softmax_cross_entropy with weights": nn.softmax_cross_entropy(class_weights=(1.0, 2.0)),
-    "negative_log_likelihood": nn.negative_log_likelihood(ignore_index=-1),
-    "kl_divergence": nn.kl_divergence(log_target=True),
-    "softmax_focal": nn.softmax_focal(1.0),
-    "cosine_embedding": nn.cosine_embedding(0.5),
-    "triplet_margin": nn.triplet_margin(p=1.0, swap=True),
-    "contrastive": nn.contrastive(0.2, symmetric=True),
-    "projected_cross_entropy": nn.projected_cross_entropy(16),
-    "ctc": nn.ctc(2),
-    "sequence_loss": nn.sequence_loss(nn.softmax_cross_entropy()),
+    "focal": (nn.focal(1.5, alpha=0.25), LOGITS, BITS),
+    "poisson_nll": (nn.poisson_nll(full=True), LOGITS, jnp.abs(jnp.round(NUMBERS))),
+    "gaussian_nll": (nn.gaussian_nll(delta=1e-3), (LOGITS, jnp.exp(VECTORS[0])), NUMBERS),
+    "hinge": (nn.hinge(), LOGITS, 2 * BITS - 1),
+    "categorical_cross_entropy": (nn.categorical_cross_entropy(), jnp.exp(LOG_SHARES), LABELS),
+    "softmax_cross_entropy": (nn.softmax_cross_entropy(0.1), LOGITS, LABELS),
+    "softmax_cross_entropy with weights": (
+        nn.softmax_cross_entropy(class_weights=(1.0, 2.0, 0.5)),
+        LOGITS,
+        LABELS,
+    ),
+    "negative_log_likelihood": (
+        nn.negative_log_likelihood(ignore_index=-1),
+        LOG_SHARES,
+        LABELS.at[1].set(-1),
+    ),
+    "kl_divergence": (
+        nn.kl_divergence(log_target=True),
+        LOG_SHARES,
+        jax.nn.log_softmax(NUMBERS),
+    ),
+    "softmax_focal": (nn.softmax_focal(1.0), LOGITS, LABELS),
+    "cosine_embedding": (nn.cosine_embedding(0.5), VECTORS[:2], jnp.asarray([1, -1, -1, 1])),
+    "triplet_margin": (nn.triplet_margin(p=1.0, swap=True), VECTORS, None),
+    "contrastive": (nn.contrastive(0.2, symmetric=True), VECTORS[:2], None),
+    "projected_cross_entropy": (nn.projected_cross_entropy(16), LOGITS, LABELS),
+    "ctc": (nn.ctc(2), SEQUENCE, jnp.asarray([[0, 1], [1, -1], [-1, -1], [3, 3]])),
+    "sequence_loss": (
+        nn.sequence_loss(nn.softmax_cross_entropy()),
+        SEQUENCE,
+        (IDS % 6, LENGTHS),
+    ),
 }

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 from helpers import started
-from samples import LAYERS, NETWORKS
+from samples import LAYERS, LOSSES, NETWORKS
 
 import jaxnn as nn
 from jaxnn.rewrites.precision import at_full_precision
@@ -19,6 +19,9 @@ from jaxnn.rewrites.precision import at_full_precision
 SAMPLES = LAYERS | NETWORKS
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
 EVERY_SAMPLE = parameterized.named_parameters((name.replace(" ", "_"), name) for name in SAMPLES)
+EVERY_LOSS = parameterized.named_parameters((name.replace(" ", "_"), name) for name in LOSSES)
+OF_PROBABILITIES = ("binary_cross_entropy", "categorical_cross_entropy", "poisson_nll")
+"""Whose predictions cannot be large: probabilities, and a logarithm of which exp is taken."""
 NEED_AN_EXAMPLE = ("batch_norm", "residual cnn with batch norm")
 KEY = jax.random.key(0)
 
@@ -73,6 +76,28 @@ def compare(variant, name, dtype):
     chex.assert_tree_all_finite((y, by_hand))
 
 
+def compare_loss(variant, name, dtype, batches):
+    loss, prediction, target = LOSSES[name]
+    prediction, target = (jax.tree.map(lambda a: cast(a, dtype), t) for t in (prediction, target))
+
+    # Targets as arguments: constants would be looked at, whether they can be.
+    def both_ways(prediction, target):
+        value, vjp = jax.vjp(lambda y: loss.value(y, target), prediction)
+        return value, loss.gradient(prediction, target), *vjp(jnp.ones_like(value))
+
+    run = variant(both_ways)
+    for batch in batches:
+        some = jax.tree.map(lambda a, batch=batch: a[:batch], (prediction, target))
+        value, by_hand, reference = run(*some)
+        chex.assert_shape(value, (batch,))
+        chex.assert_trees_all_equal_shapes_and_dtypes(by_hand, reference)
+        assert_close(by_hand, reference, TOLERANCES[dtype])
+    if name not in OF_PROBABILITIES:
+        large = jax.tree.map(lambda a: 1e4 * a, prediction)
+        value, by_hand, _ = run(large, target)
+        chex.assert_tree_all_finite((value, by_hand))
+
+
 def assert_close(by_hand, reference, tolerance):
     """To rounding: a gradient that is zero but for that is held against the largest one."""
     largest = max(
@@ -91,12 +116,23 @@ class BackwardPassTest(chex.TestCase):
         with jax.enable_x64(True):
             compare(self.variant, name, "float64")
 
+    @chex.variants(with_jit=True)
+    @EVERY_LOSS
+    def test_the_gradient_of_a_loss_is_that_of_autodiff_in_float64(self, name):
+        with jax.enable_x64(True):
+            compare_loss(self.variant, name, "float64", batches=(4, 1, 0))
+
 
 class SinglePrecisionTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     @EVERY_SAMPLE
     def test_the_gradients_are_those_of_autodiff_in_float32(self, name):
         compare(self.variant, name, "float32")
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @EVERY_LOSS
+    def test_the_gradient_of_a_loss_is_that_of_autodiff_in_float32(self, name):
+        compare_loss(self.variant, name, "float32", batches=(4,))
 
     @chex.variants(with_device=True)
     @parameterized.parameters("conv", "lstm", "attention", "serial")

@@ -15,7 +15,7 @@ import jaxnn as nn
 from experiments.support.expressions import build
 from jaxnn.core.value import WIDTH, Value
 
-VALUES = {name: layer for name, (layer, _) in (LAYERS | NETWORKS).items()} | LOSSES
+VALUES = {name: value for name, (value, *_) in (LAYERS | NETWORKS | LOSSES).items()}
 NAMES = {
     name: value
     for name, value in vars(nn).items()
