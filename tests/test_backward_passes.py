@@ -8,13 +8,16 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from absl.testing import parameterized
 from helpers import started
-from samples import LAYERS, LOSSES, NETWORKS
+from samples import IMAGES, LABELS, LAYERS, LOSSES, NETWORKS
 
 import jaxnn as nn
+from experiments.support.config import CONFIGS, load_config, sample_of
 from jaxnn.rewrites.precision import at_full_precision
+from jaxnn.training import create_state, make_step
 
 SAMPLES = LAYERS | NETWORKS
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
@@ -148,3 +151,33 @@ class SinglePrecisionTest(chex.TestCase):
         layer, *arguments = sample(name, "float32", size)
         _, by_hand, reference = jax.jit(both_ways, static_argnums=0)(layer, *arguments)
         assert_close(by_hand, reference, TOLERANCES["float32"])
+
+
+class ShippedNetworkTest(chex.TestCase):
+    @parameterized.named_parameters((path.stem,) * 2 for path in sorted(CONFIGS.glob("*.toml")))
+    def test_a_configuration_is_trained_by_the_gradient_of_its_loss(self, name):
+        config = load_config(name)
+        network, loss = nn.plain(config.fused_layers), config.loss_function
+        x, target = jax.tree.map(drawn_like, sample_of(config, 3))
+        params, state = started(network, x)
+        arguments = (params, state, x, target, KEY, jnp.ones(3))
+        by_hand, reference = jax.jit(
+            lambda *given: [make(network, loss)(*given) for make in (nn.backprop, nn.autodiff)]
+        )(*arguments)
+        assert_close(by_hand, reference, 1e-3)
+
+    def test_a_training_step_is_traced_once_for_all_batches(self):
+        network, loss = NETWORKS["residual cnn with batch norm"][0], nn.softmax_cross_entropy()
+        optimizer = optax.adam(1e-3)
+        step = jax.jit(chex.assert_max_traces(make_step(nn.backprop(network, loss), optimizer), 1))
+        train_state = create_state(network, optimizer, KEY, IMAGES)
+        for _ in range(3):
+            train_state, _ = step(train_state, IMAGES, LABELS)
+
+
+def drawn_like(a):
+    noise = np.random.default_rng(3)
+    drawn = (
+        noise.normal(size=a.shape) if jnp.issubdtype(a.dtype, jnp.floating) else np.zeros(a.shape)
+    )
+    return jnp.asarray(drawn, a.dtype)
