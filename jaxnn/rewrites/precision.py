@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from jaxnn.core.adapters import Around
@@ -175,8 +174,10 @@ def adjust_scale(gradient: Callable) -> Callable:
     return adjusted
 
 
-def skip_overflow(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimiser, which does nothing in a step whose gradient is not finite."""
+def skip_overflow(optimizer: Any) -> Any:
+    """The optax optimiser, which does nothing in a step whose gradient is not finite."""
+    import optax  # here: most who import this file do without
+
     return optax.apply_if_finite(optimizer, MOST_SKIPPED)
 
 
