@@ -207,7 +207,7 @@ class attention(Layer):
         assert self.relative is not None
         rows = 2 * self.relative + 1
         row = self._clipped(jnp.arange(1 - time, memory) - (memory - time))
-        sums = by_distance.reshape(len(by_distance), self.heads, -1)
+        sums = by_distance.reshape(len(by_distance), self.heads, len(row))
         deltas = jnp.swapaxes(sums @ jax.nn.one_hot(row, rows, dtype=sums.dtype), 1, 2)
         ids = jnp.broadcast_to(jnp.arange(rows), deltas.shape[:2])
         return EmbeddingCapture(ids, deltas.astype(dtype), rows)
