@@ -237,7 +237,7 @@ class attention(Layer):
             captures["relative"] = self._relative_capture(dbias.by_distance, *times, dy.dtype)
         given = dbias.given
         if given is not None:  # groups and their heads as one axis again
-            given = given.reshape(given.shape[0], -1, *given.shape[3:])
+            given = given.reshape(given.shape[0], given.shape[1] * given.shape[2], *given.shape[3:])
         return gradient(form.value, dy.dtype, dqueries, by_key + by_value, given), captures
 
     @property
