@@ -36,7 +36,7 @@ from experiments.support.command_line import (
 )
 from experiments.support.config import Config, flat, require_compatible, to_table
 from experiments.support.devices import DeviceOptions
-from experiments.support.held_out import describe, evaluate_on, save_mistakes
+from experiments.support.held_out import describe, describe_all, evaluate_on, save_mistakes
 from experiments.support.modes import gradient_options, what_is_compared
 from experiments.support.processes import any_process, is_first, require_agreement
 from experiments.support.progress import Progress
@@ -50,7 +50,7 @@ from experiments.support.runs import (
 )
 from experiments.support.stopping import Stopping
 from jaxnn import summarize
-from jaxnn.core.validation import printable, require_number, unknown_name
+from jaxnn.core.validation import printable, require_number
 from jaxnn.data import Splits
 from jaxnn.data.digests import digest
 from jaxnn.learning.feedback import alignment_angles
@@ -58,6 +58,7 @@ from jaxnn.learning.privacy import epsilon_spent, require_accounting
 from jaxnn.rewrites.precision import skipped_steps
 from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, train
 from jaxnn.training.checkpoints import Checkpoints
+from jaxnn.training.metrics import kind_of, metric_called, named_metrics
 
 PROBED = 1000
 """Of how many examples the angles are, and the digest of data on disk."""
@@ -68,13 +69,12 @@ MAY_CHANGE = (
     "crosscheck_tolerance",
     "patience",
     "best",
+    "metrics",
     "stream",
 )
 """What a resumed run may be given anew: nothing that its numbers so far depend on."""
 MAY_TUNE = ("learning_rate", "schedule", "optimizer", "weight_decay", "clip_norm")
 """And these with --fine-tune."""
-FALLING = ("loss", "mae")
-"""The metrics whose best value is the smallest."""
 
 
 @dataclass(frozen=True)
@@ -223,9 +223,13 @@ def _optimizer(config: Config, splits: Splits, tuned_after: int) -> GradientTran
 
 
 def _require_best(config: Config, splits: Splits) -> None:
-    known = ("r2", "mae") if config.task(splits).decide is None else ("accuracy",)
-    if config.best not in (known := ("last", "loss", *known)):
-        raise ValueError(f"train: {unknown_name('best', config.best, known)}")
+    kind = kind_of(config.task(splits))
+    if config.best != "last" and metric_called(config.best, kind).several:
+        raise ValueError(
+            f"train: expected best to be a metric of one number, got {config.best}, which has one "
+            f"for each of several: say {config.best.removesuffix('_each')}"
+        )
+    named_metrics(config.metrics, kind)
     if config.best not in ("last", "loss") and not len(splits.validation.x):
         raise ValueError(
             f"train: expected validation data where best is {config.best}: say "
@@ -242,11 +246,12 @@ class _Best:
 
     def __init__(self, run: Run, config: Config, splits: Splits, past: Sequence[dict]):
         self._metric = f"validation_{config.best}"
-        self._sign = 1 if config.best in FALLING else -1
         self._pending: tuple[int, TrainState] | None = None
         self._epoch, self._value = 0, math.inf
         self._kept = None
         if config.best != "last" and len(splits.validation.x):
+            falls = metric_called(config.best, kind_of(config.task(splits))).falls
+            self._sign = 1 if falls else -1
             self._kept = Checkpoints(run.best, keep=4)
             self._kept.discard_after(len(past))
             if (latest := self._kept.latest) is not None:
@@ -356,6 +361,7 @@ def _start(
         batch_size=config.batch_size,
         validation=validation,
         **gradient_options(config, network),
+        metrics=config.all_metrics,
         patience=config.patience,
         past_validation_losses=[
             float(np.nan_to_num(r["validation_loss"], nan=np.inf))
@@ -469,7 +475,7 @@ def _finish(config: Config, splits: Splits, train_state: TrainState, which: str,
     """The test set, and the pictures."""
     metrics, prediction = evaluate_on(config, splits.preparation, train_state, splits.test)
     run.append({"test": metrics})
-    print(f"test{which}: {describe(metrics)}")
+    print(f"test{which}: {describe_all(metrics)}")
     if not is_first():
         return
     metric = "accuracy" if "accuracy" in metrics else "r2"

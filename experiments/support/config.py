@@ -177,9 +177,12 @@ class Config:
     stream: bool = False
     """Whether batches are read from the arrays of the data as they are needed, so that those of a
     folder of .npy files stay on disk."""
+    metrics: tuple[str, ...] = ()
+    """What to evaluate beside loss and accuracy, or loss, r2 and mae: f1, precision, recall,
+    roc_auc, log_loss, brier, top_5, rmse …; f1_each has one for each class."""
     best: str = "loss"
-    """By which metric of the validation set the best epoch is known (loss, accuracy, r2, mae),
-    whose weights are tested and predicted with; "last" for those of the last epoch."""
+    """By which metric of the validation set the best epoch is known, whose weights are tested and
+    predicted with; "last" for those of the last epoch."""
     patience: int | None = None
     """Stop after this many epochs without a smaller validation loss."""
     seed: int = 0
@@ -268,6 +271,12 @@ class Config:
         return skip_overflow(made) if self.policy and self.policy.scales else made
 
     @property
+    def all_metrics(self) -> tuple[str, ...]:
+        """Those that are asked for, and that by which the best epoch is known."""
+        best = () if self.best == "last" else (self.best,)
+        return tuple(dict.fromkeys((*self.metrics, *best)))
+
+    @property
     def privacy_of_gradients(self) -> Privacy | None:
         """Clip norm, noise and δ, where gradient is private; None otherwise."""
         return Privacy(**vars(self.privacy)) if self.gradient == "private" else None
@@ -328,9 +337,14 @@ def _exported(kind: type) -> dict[str, Any]:
 
 
 def task_on(loss: Loss, known: Dataset | jaxnn.data.Preparation) -> Task:
-    """What a loss asks of such data."""
+    """What a loss asks of such data, with the units and names that they have."""
     if known.task != "labels":
-        return loss.task(len(known.class_names))
+        task = loss.task(len(known.class_names))
+        task = task._replace(names=known.class_names or known.target_names)
+        if isinstance(known, Dataset) or task.decide is not None:
+            return task
+        mean, deviation = known.target_standardization
+        return task._replace(mean=mean, deviation=deviation)
     if not isinstance(loss, Binary):
         raise ValueError(
             f"config: expected a loss of truth values for several targets of them, such as "
@@ -338,7 +352,8 @@ def task_on(loss: Loss, known: Dataset | jaxnn.data.Preparation) -> Task:
             "them as numbers"
         )
     first, second = map(float, loss.labels)
-    return of_many_labels(loss.threshold, (first, second))
+    task = of_many_labels(loss.threshold, (first, second), loss.probability)
+    return task._replace(names=known.target_names)
 
 
 LAYERS = _exported(Layer) | {Policy.__name__: Policy}

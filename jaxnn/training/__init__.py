@@ -16,6 +16,7 @@ from jaxnn.training.drawing import (
 )
 from jaxnn.training.evaluation import make_predict, metrics_of, task_of
 from jaxnn.training.loop import Epoch, train
+from jaxnn.training.metrics import METRICS, Outcome, Undefined
 from jaxnn.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from jaxnn.training.placement import place
 from jaxnn.training.shuffling import shuffle
