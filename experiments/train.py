@@ -56,7 +56,7 @@ from jaxnn.data.digests import digest
 from jaxnn.learning.feedback import alignment_angles
 from jaxnn.learning.privacy import epsilon_spent, require_accounting
 from jaxnn.rewrites.precision import skipped_steps
-from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, train
+from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, at_evaluation, train
 from jaxnn.training.checkpoints import Checkpoints
 from jaxnn.training.metrics import kind_of, metric_called, named_metrics
 
@@ -271,7 +271,7 @@ class _Best:
         value = self._value_of(record)
         if value < self._value or not self._epoch:
             self._epoch, self._value = number, value
-            self._pending = number, train_state._replace(optimizer_state=())
+            self._pending = number, at_evaluation(train_state)._replace(optimizer_state=())
 
     def save(self) -> None:
         """Write the best until now, if that is a new one."""
@@ -283,7 +283,7 @@ class _Best:
     def parameters(self, last: TrainState) -> tuple[TrainState, str]:
         """The best, and what they are called; the ``last`` where there are none of validation."""
         if self._kept is None or not self._epoch:
-            return last, ""
+            return at_evaluation(last), ""
         self.save()
         epoch, train_state = self._kept.restore(last._replace(optimizer_state=()))
         return train_state, f" with the weights of epoch {epoch}, the best in validation"

@@ -17,7 +17,7 @@ import optax
 
 import jaxnn
 import jaxnn.data
-from experiments.support.expressions import build, parse
+from experiments.support.expressions import Call, build, parse
 from jaxnn import Layer, Loss
 from jaxnn.core.task import Task, of_many_labels
 from jaxnn.core.validation import require_positive_integer, unknown_name
@@ -27,8 +27,8 @@ from jaxnn.data.table import Reading
 from jaxnn.learning.privacy import Privacy
 from jaxnn.losses.elementwise import Binary, OfError
 from jaxnn.rewrites.precision import POLICIES, Policy, skip_overflow, with_precision
-from jaxnn.training import make_optimizer, make_schedule, steps_per_epoch
-from jaxnn.training.optimizers import assemble_optimizer
+from jaxnn.training import make_optimizer, make_plateau, make_schedule, steps_per_epoch
+from jaxnn.training.optimizers import TOLD_THE_LOSS, assemble_optimizer
 
 SETTINGS = ("learning_rate", "weight_decay", "clip_norm")
 """The numbers of a configuration that one compiled program can be given many of."""
@@ -151,13 +151,16 @@ class Config:
     loss: str = "softmax_cross_entropy()"
     """The loss, as one would call it in Python."""
     optimizer: str = "adam()"
-    """The optax optimiser with its options: "adam(b1=0.95)", "nesterov", "rmsprop(decay=0.99)"."""
+    """The optimiser of optax or optax.contrib with its options: "adam(b1=0.95)", "nesterov",
+    "muon", "prodigy" (whose learning rate is 1)."""
     learning_rate: float = 1e-3
     """The largest learning rate."""
     schedule: str = "constant()"
-    """constant, cosine, linear, exponential or step, with options such as "cosine(warmup=0.1)"."""
+    """constant, cosine, linear, exponential, step, onecycle, polynomial or sgdr, with options such
+    as "cosine(warmup=0.1)"; "reduce_on_plateau(factor=0.5, patience=5)" watches the training loss
+    of the epochs."""
     weight_decay: float = 0.0
-    """λ of the L2 penalty; decoupled for adamw, lamb and lion."""
+    """λ of the L2 penalty; decoupled for adamw, lamb, lion and their like."""
     clip_norm: float | None = None
     """Scale gradients of a larger global norm down to it."""
     epochs: int = 20
@@ -253,7 +256,17 @@ class Config:
                 raise ValueError(
                     f"config: expected options of {call.name} by name, got {call.arguments}"
                 )
-        steps = self.epochs * steps_per_epoch(examples, self.batch_size)
+        by_epoch = steps_per_epoch(examples, self.batch_size)
+        steps, plateau = self.epochs * by_epoch, None
+        if schedule.name == "reduce_on_plateau":
+            plateau = make_plateau(schedule.options, accumulation_size=by_epoch)
+            schedule = Call("constant", (), {})
+        if self.gradient == "private" and (plateau or optimizer.name in TOLD_THE_LOSS):
+            raise ValueError(
+                f"config: expected an optimizer and a schedule that are not told the loss where "
+                f"gradient is private, which is a promise about the gradient alone, got "
+                f"{self.optimizer} and {self.schedule}"
+            )
         numbers = {name: getattr(self, name) for name in SETTINGS}
         if settings is None:
             numbers["learning_rate"] = make_schedule(
@@ -268,6 +281,7 @@ class Config:
             )
             numbers["learning_rate"] = lambda count: peak * unit(count)
             made = assemble_optimizer(optimizer.name, options=optimizer.options, **numbers)
+        made = optax.chain(made, plateau) if plateau else made
         return skip_overflow(made) if self.policy and self.policy.scales else made
 
     @property

@@ -32,7 +32,7 @@ from jaxnn.training.drawing import Draw, drawn, shuffled
 from jaxnn.training.evaluation import make_predict, metrics_of
 from jaxnn.training.metrics import Outcome, kind_of, named_metrics
 from jaxnn.training.placement import gather_params, keep_layout
-from jaxnn.training.steps import TrainState, make_step
+from jaxnn.training.steps import TrainState, at_evaluation, make_step
 
 
 class Epoch(NamedTuple):
@@ -167,7 +167,7 @@ def train(
             seconds = time.perf_counter() - start
             if not (np.isfinite(losses).all() and are_finite(train_state.params)):
                 raise Diverged(on_mesh(mesh, explain)(before), before)
-            scores, speed = score(train_state), examples / seconds
+            scores, speed = score(at_evaluation(train_state)), examples / seconds
             measures = jax.tree.map(np.asarray, measures)
             yield Epoch(number, train_state, losses, scores, seconds, speed, disagreement, measures)
             validation_losses.append(float(np.nan_to_num(scores.get("loss", np.inf), nan=np.inf)))
