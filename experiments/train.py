@@ -479,12 +479,19 @@ def _finish(config: Config, splits: Splits, train_state: TrainState, which: str,
     if not is_first():
         return
     metric = "accuracy" if "accuracy" in metrics else "r2"
-    curves = figures.learning_curves(run.epochs(), metric)
-    pictures = [style.save(curves, run.folder / "learning_curves.png", overwrite=True)]
+    if config.best not in ("last", "loss"):
+        metric = config.best
+    curves = style.draw(
+        run.folder / "learning_curves.png",
+        lambda: figures.learning_curves(run.epochs(), metric),
+        overwrite=True,
+    )
+    pictures = [] if curves is None else [curves]
     pictures += save_mistakes(
         config, splits.preparation, prediction, splits.test, run.folder, "test set", overwrite=True
     )
-    print(f"{run.folder}: {', '.join(path.name for path in pictures)}, metrics.jsonl, checkpoints")
+    left = [*(path.name for path in pictures), "metrics.jsonl", "checkpoints"]
+    print(f"{run.folder}: {', '.join(left)}")
 
 
 def _resumed_folder(arguments: list[str]) -> Path | None:

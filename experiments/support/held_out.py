@@ -1,6 +1,7 @@
 """A trained network on held-out data: metrics, and pictures of what it gets wrong."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +55,15 @@ def save_mistakes(
         return []
     decided = np.asarray(decide(jnp.asarray(prediction)))
     names = dataset.class_names
-    pictures: dict[str, Figure | None] = {
-        "confusion_matrix.png": figures.confusion_matrix(dataset.target, decided, names, title)
+    about = dataset.target, decided, names, title
+    pictures: dict[str, Callable[[], Figure | None]] = {
+        "confusion_matrix.png": lambda: figures.confusion_matrix(*about)
     }
     images = as_images(preparation, dataset.x)
     if images is not None:
-        pictures["mistakes.png"] = figures.mistakes(images, dataset.target, decided, names, title)
-    return [
-        style.save(figure, folder / name, overwrite=overwrite)
-        for name, figure in pictures.items()
-        if figure is not None
-    ]
+        pictures["mistakes.png"] = lambda: figures.mistakes(images, *about)
+    paths = [style.draw(folder / name, of, overwrite=overwrite) for name, of in pictures.items()]
+    return [path for path in paths if path is not None]
 
 
 def as_images(preparation: Preparation, x: np.ndarray) -> np.ndarray | None:
