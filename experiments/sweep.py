@@ -271,6 +271,8 @@ def _require_sweepable(config: Config) -> None:
         ("gradient", ("manual", "crosscheck")),  # by backprop, which nothing is compared with here
         ("micro_batches", (1,)),
         ("patience", (None,)),
+        ("class_weights", ("",)),  # those of the loss are taken
+        ("metrics", ((),)),
     ):
         if (given := getattr(config, name)) not in values:
             expected = " or ".join(map(str, values))

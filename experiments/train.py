@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -37,6 +37,7 @@ from experiments.support.command_line import (
 from experiments.support.config import Config, flat, require_compatible, to_table
 from experiments.support.devices import DeviceOptions
 from experiments.support.held_out import describe, describe_all, evaluate_on, save_mistakes
+from experiments.support.listing import listing
 from experiments.support.modes import gradient_options, what_is_compared
 from experiments.support.processes import any_process, is_first, require_agreement
 from experiments.support.progress import Progress
@@ -86,6 +87,8 @@ class Options:
     """The run folder to make; runs/CONFIG unless given. It must not exist, or be empty."""
     resume: Path | None = None
     """A run folder to continue, from its newest checkpoint."""
+    list: Literal["layers", "losses", "metrics", "optimizers", "schedules"] | None = None
+    """Print what can be named, with the options that it has, and do nothing else."""
     fine_tune: bool = False
     """Give the resumed run another optimiser, learning rate, schedule, weight decay or clip norm:
     its parameters go on, the optimiser starts anew, with a schedule over the epochs that are left.
@@ -128,6 +131,9 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
         options = parse_options(Options, program, arguments, config=before)
         if options.config.data.name != before.data.name:
             name = stem_of(options.config.data.name)
+    if options.list is not None:
+        print(listing(options.list))
+        return
     located = options.config.data.located()
     options = dataclasses.replace(options, config=dataclasses.replace(options.config, data=located))
     config = options.config

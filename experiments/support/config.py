@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import math
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -180,6 +181,8 @@ class Config:
     stream: bool = False
     """Whether batches are read from the arrays of the data as they are needed, so that those of a
     folder of .npy files stay on disk."""
+    class_weights: str = ""
+    """balanced: every class counts the same in the loss, however many examples it has."""
     metrics: tuple[str, ...] = ()
     """What to evaluate beside loss and accuracy, or loss, r2 and mae: f1, precision, recall,
     roc_auc, log_loss, brier, top_5, rmse …; f1_each has one for each class."""
@@ -312,6 +315,8 @@ class Config:
         if loss == AUTO:
             by_task = "sigmoid_binary_cross_entropy()" if known.task else "half_squared_error()"
             loss = "softmax_cross_entropy()" if known.class_names else by_task
+        if self.class_weights:
+            loss = repr(_balanced(self.class_weights, build(loss, "loss", LOSSES), splits.train))
         outputs = task_on(build(loss, "loss", LOSSES), known).outputs
         if outputs is None:
             outputs = splits.train.target.shape[-1]
@@ -370,6 +375,28 @@ def task_on(loss: Loss, known: Dataset | jaxnn.data.Preparation) -> Task:
     return task._replace(names=known.target_names)
 
 
+def _balanced(how: str, loss: Loss, train: Dataset) -> Loss:
+    """The loss in which a class of n_k among n examples of c classes counts n / (c n_k)."""
+    if how != "balanced":
+        raise ValueError(f"config: {unknown_name('class_weights', how, ['balanced'])}")
+    field = next((f for f in ("class_weights", "pos_weight") if hasattr(loss, f)), None)
+    if not train.class_names or field is None:
+        raise ValueError(
+            f"config: expected class_weights with classes and a loss that can weigh them, such as "
+            f"softmax_cross_entropy(), got {'numbers' if not train.class_names else loss!r}"
+        )
+    counts = np.bincount(train.target, minlength=len(train.class_names))
+    if not counts.all():
+        name = train.class_names[int(np.argmin(counts))]
+        raise ValueError(
+            f"config: expected class_weights of classes with examples, {name!r} has none"
+        )
+    weights = len(train.target) / (len(counts) * counts)
+    balanced = tuple(float(f"{w:.6g}") for w in weights)
+    value = balanced if field == "class_weights" else float(f"{counts[0] / counts[1]:.6g}")
+    return dataclasses.replace(loss, **{field: value})
+
+
 LAYERS = _exported(Layer) | {Policy.__name__: Policy}
 LOSSES = _exported(Loss)
 
@@ -381,6 +408,11 @@ def load_config(name: str) -> Config:
 
 def find_config(name: str) -> Path:
     """The file of a configuration: a path that ends in .toml, or a name in configs/."""
+    if (Path(name) / "config.toml").is_file():
+        raise ValueError(
+            f"config: {name} is a run folder; to continue it: python -m experiments.train --resume "
+            f"{shlex.quote(name)}"
+        )
     path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"
     if not path.is_file():
         if name.endswith(".toml"):

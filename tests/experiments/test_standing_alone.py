@@ -420,3 +420,41 @@ def test_the_command_that_resumes_is_quoted(tmp_path, monkeypatch, capsys):
     train.main([*WINE, "--epochs", "1", "--output", str(folder)])
     error = error_of(train.main, [*WINE, "--output", folder], monkeypatch, capsys)
     assert f"--resume '{folder}'" in error
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy()", "sigmoid_binary_cross_entropy()"])
+def test_balanced_classes_count_the_same_and_the_run_keeps_their_weights(loss, capsys):
+    outputs = "dense(1)" if loss.startswith("sigmoid") else "dense(2)"
+    table = pets(Path("t.csv"), rows=[*range(0, 100, 2), *range(1, 30, 2)])
+    data = ["--data.name", str(table), "--data.target", "kind", "--data.test-fraction", "0.2"]
+    options = ["--network", outputs, "--loss", loss, "--class-weights", "balanced"]
+    train.main(["wine_mlp", *options, *data, "--epochs", "1", "--output", "run"])
+    run = Run(Path("run"))
+    splits = run.read_config().load()
+    cats, dogs = np.bincount(splits.train.target)
+    found = run.read_config().loss_function
+    if outputs == "dense(1)":
+        assert found.pos_weight == pytest.approx(cats / dogs, rel=1e-5)
+    else:
+        n = cats + dogs
+        assert found.class_weights == pytest.approx((n / (2 * cats), n / (2 * dogs)), rel=1e-5)
+    train.main(["--resume", "run", "--epochs", "2"])
+    assert len(metrics("run")) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["balance"], "unknown class_weights 'balance': did you mean 'balanced'"),
+        (["balanced", "--loss", "mean_squared_error()"], "a loss that can weigh"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(change, message, monkeypatch, capsys):
+    assert message in error_of(train.main, [*WINE, "--class-weights", *change], monkeypatch, capsys)
+
+
+def test_a_run_folder_in_place_of_a_configuration_says_how_to_resume(trained, monkeypatch, capsys):
+    error = error_of(train.main, [trained / "run"], monkeypatch, capsys)
+    assert (
+        f"is a run folder; to continue it: python -m experiments.train --resume {trained}" in error
+    )
