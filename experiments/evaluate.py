@@ -6,13 +6,14 @@ python -m experiments.evaluate runs/wine_mlp --file my_wines.csv --target cultiv
 python -m experiments.evaluate runs/mnist --file mnist.npz --inputs x_test --target y_test
 """
 
+import dataclasses
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from experiments.support.command_line import parse_options, run_script, take_folder
-from experiments.support.held_out import describe, evaluate_on, save_mistakes
+from experiments.support.held_out import describe_all, evaluate_on, save_mistakes
 from experiments.support.runs import Trained, load_data, open_trained
 from jaxnn.core.validation import printable
 from jaxnn.data import Dataset, Splits
@@ -32,6 +33,9 @@ class Options:
     training data."""
     inputs: tuple[str, ...] | None = None
     """The array of x in an .npz, or the columns, where they are called otherwise."""
+    metrics: tuple[str, ...] | None = None
+    """What to evaluate in place of the run's metrics: f1, precision, recall, roc_auc, log_loss,
+    brier, top_5, rmse …; f1_each has one for each class."""
     output: Path | None = None
     """A folder for confusion matrix and mistakes; none are drawn unless given."""
     weights: Literal["best", "last"] = "best"
@@ -59,9 +63,11 @@ def main(arguments: list[str]) -> None:
     if len(dataset.x) == 0:
         raise ValueError(f"expected split to have examples, {options.split} of {folder} has none")
     config, preparation, epoch = trained.config, trained.preparation, trained.epoch
+    if options.metrics is not None:
+        config = dataclasses.replace(config, metrics=options.metrics, best="last")
     metrics, prediction = evaluate_on(config, preparation, trained.train_state, dataset)
     where = printable(f"{folder} after epoch {epoch} on {name}")
-    print(f"{where}, {len(dataset.x)} examples: {describe(metrics)}")
+    print(f"{where}, {len(dataset.x)} examples: {describe_all(metrics)}")
     if options.output is not None:
         for path in save_mistakes(config, preparation, prediction, dataset, options.output, name):
             print(path)

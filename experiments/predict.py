@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
@@ -20,22 +19,10 @@ from experiments.support.command_line import parse_options, run_script, take_fol
 from experiments.support.config import Config, task_on
 from experiments.support.files import write_file
 from experiments.support.runs import open_trained
-from jaxnn import (
-    Loss,
-    binary_cross_entropy,
-    categorical_cross_entropy,
-    focal,
-    kl_divergence,
-    negative_log_likelihood,
-    projected_cross_entropy,
-    sigmoid_binary_cross_entropy,
-    softmax_cross_entropy,
-    softmax_focal,
-)
+from jaxnn.core.task import Task
 from jaxnn.core.validation import printable
 from jaxnn.data import Preparation
 from jaxnn.data.files import inputs_like
-from jaxnn.losses.elementwise import Binary
 from jaxnn.training import make_predict
 
 
@@ -93,7 +80,7 @@ def _table(
         head = list(outputs)
         return head, [[_digits(value) for value in row] for row in numbers]
     if not names:  # labels, of which each example has any number
-        kind, columns = _columns(config.loss_function, prediction, two=False)
+        kind, columns = _columns(task, prediction)
         decided = np.asarray(task.decide(prediction))
         pairs = (
             [str(d), f"{v:.4f}"] for d, v in zip(decided.ravel(), columns.ravel(), strict=True)
@@ -101,7 +88,7 @@ def _table(
         cells = np.array([cell for pair in pairs for cell in pair], object)
         head = [title for name in outputs for title in (name, f"{kind} of {name}")]
         return head, cells.reshape(len(decided), -1).tolist()
-    kind, columns = _columns(config.loss_function, prediction)
+    kind, columns = _columns(task, prediction)
     heads = names if columns.shape[1] == len(names) else names[1:]
     rows = [
         [names[label], *(f"{value:.4f}" for value in row)]
@@ -120,22 +107,11 @@ def _outputs(config: Config, count: int) -> list[str]:
     return [f"{name} {i}" if count > 1 else name for i in range(count)]
 
 
-def _columns(loss: Loss, prediction, *, two: bool = True) -> tuple[str, np.ndarray]:
+def _columns(task: Task, prediction: Any) -> tuple[str, np.ndarray]:
     """What the network's outputs say about the classes: probabilities, or else scores."""
-    match loss:
-        case softmax_cross_entropy() | softmax_focal() | projected_cross_entropy():
-            prediction = jax.nn.softmax(prediction)
-        case negative_log_likelihood() | kl_divergence():
-            prediction = jnp.exp(prediction)
-        case sigmoid_binary_cross_entropy() | focal():
-            prediction = jax.nn.sigmoid(prediction)
-        case binary_cross_entropy() | categorical_cross_entropy():
-            pass
-        case _:
-            return "score", np.asarray(prediction)
-    if two and isinstance(loss, Binary):
-        prediction = np.concatenate([1 - prediction, prediction], axis=1)
-    return "probability", np.asarray(prediction)
+    if task.probabilities is None:
+        return "score", np.asarray(prediction)
+    return "probability", np.asarray(task.probabilities(prediction))
 
 
 if __name__ == "__main__":

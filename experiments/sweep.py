@@ -141,11 +141,10 @@ def train(
     task, network, loss = config.task(splits), config.fused_layers, config.loss_function
     examples = len(splits.train.x)
     held_out = jnp.asarray(splits.validation.x), task.prepare(splits.validation.target)
-    deviation = splits.target_standardization.deviation
 
     def measure(params: Any, state: Any) -> dict[str, jax.Array]:
         prediction = network.predict(params, state, held_out[0])
-        return measures(loss, task, prediction, held_out[1], deviation)
+        return measures(loss, task, prediction, held_out[1])
 
     run = make_sweep(
         network,
@@ -165,11 +164,11 @@ def train(
 def tested(config: Config, splits: Splits, trials: Trials) -> dict[str, np.ndarray]:
     """[seeds, settings], the metrics of every network on the test set."""
     task, target = config.task(splits), splits.test.target
-    x, deviation = jnp.asarray(splits.test.x), splits.target_standardization.deviation
+    x = jnp.asarray(splits.test.x)
 
     def of_one(trained: tuple[Any, Any]) -> dict[str, jax.Array]:
         prediction = config.layers.predict(*trained, x)
-        return measures(config.loss_function, task, prediction, task.prepare(target), deviation)
+        return measures(config.loss_function, task, prediction, task.prepare(target))
 
     flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (trials.params, trials.state))
     found = jax.jit(lambda trained: jax.lax.map(of_one, trained))(flat)
@@ -272,6 +271,8 @@ def _require_sweepable(config: Config) -> None:
         ("gradient", ("manual", "crosscheck")),  # by backprop, which nothing is compared with here
         ("micro_batches", (1,)),
         ("patience", (None,)),
+        ("class_weights", ("",)),  # those of the loss are taken
+        ("metrics", ((),)),
     ):
         if (given := getattr(config, name)) not in values:
             expected = " or ".join(map(str, values))

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -36,7 +36,8 @@ from experiments.support.command_line import (
 )
 from experiments.support.config import Config, flat, require_compatible, to_table
 from experiments.support.devices import DeviceOptions
-from experiments.support.held_out import describe, evaluate_on, save_mistakes
+from experiments.support.held_out import describe, describe_all, evaluate_on, save_mistakes
+from experiments.support.listing import listing
 from experiments.support.modes import gradient_options, what_is_compared
 from experiments.support.processes import any_process, is_first, require_agreement
 from experiments.support.progress import Progress
@@ -50,14 +51,15 @@ from experiments.support.runs import (
 )
 from experiments.support.stopping import Stopping
 from jaxnn import summarize
-from jaxnn.core.validation import printable, require_number, unknown_name
+from jaxnn.core.validation import printable, require_number
 from jaxnn.data import Splits
 from jaxnn.data.digests import digest
 from jaxnn.learning.feedback import alignment_angles
 from jaxnn.learning.privacy import epsilon_spent, require_accounting
 from jaxnn.rewrites.precision import skipped_steps
-from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, train
+from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, at_evaluation, train
 from jaxnn.training.checkpoints import Checkpoints
+from jaxnn.training.metrics import kind_of, metric_called, named_metrics
 
 PROBED = 1000
 """Of how many examples the angles are, and the digest of data on disk."""
@@ -68,13 +70,12 @@ MAY_CHANGE = (
     "crosscheck_tolerance",
     "patience",
     "best",
+    "metrics",
     "stream",
 )
 """What a resumed run may be given anew: nothing that its numbers so far depend on."""
 MAY_TUNE = ("learning_rate", "schedule", "optimizer", "weight_decay", "clip_norm")
 """And these with --fine-tune."""
-FALLING = ("loss", "mae")
-"""The metrics whose best value is the smallest."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Options:
     """The run folder to make; runs/CONFIG unless given. It must not exist, or be empty."""
     resume: Path | None = None
     """A run folder to continue, from its newest checkpoint."""
+    list: Literal["layers", "losses", "metrics", "optimizers", "schedules"] | None = None
+    """Print what can be named, with the options that it has, and do nothing else."""
     fine_tune: bool = False
     """Give the resumed run another optimiser, learning rate, schedule, weight decay or clip norm:
     its parameters go on, the optimiser starts anew, with a schedule over the epochs that are left.
@@ -128,6 +131,9 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
         options = parse_options(Options, program, arguments, config=before)
         if options.config.data.name != before.data.name:
             name = stem_of(options.config.data.name)
+    if options.list is not None:
+        print(listing(options.list))
+        return
     located = options.config.data.located()
     options = dataclasses.replace(options, config=dataclasses.replace(options.config, data=located))
     config = options.config
@@ -223,9 +229,13 @@ def _optimizer(config: Config, splits: Splits, tuned_after: int) -> GradientTran
 
 
 def _require_best(config: Config, splits: Splits) -> None:
-    known = ("r2", "mae") if config.task(splits).decide is None else ("accuracy",)
-    if config.best not in (known := ("last", "loss", *known)):
-        raise ValueError(f"train: {unknown_name('best', config.best, known)}")
+    kind = kind_of(config.task(splits))
+    if config.best != "last" and metric_called(config.best, kind).several:
+        raise ValueError(
+            f"train: expected best to be a metric of one number, got {config.best}, which has one "
+            f"for each of several: say {config.best.removesuffix('_each')}"
+        )
+    named_metrics(config.metrics, kind)
     if config.best not in ("last", "loss") and not len(splits.validation.x):
         raise ValueError(
             f"train: expected validation data where best is {config.best}: say "
@@ -242,11 +252,12 @@ class _Best:
 
     def __init__(self, run: Run, config: Config, splits: Splits, past: Sequence[dict]):
         self._metric = f"validation_{config.best}"
-        self._sign = 1 if config.best in FALLING else -1
         self._pending: tuple[int, TrainState] | None = None
         self._epoch, self._value = 0, math.inf
         self._kept = None
         if config.best != "last" and len(splits.validation.x):
+            falls = metric_called(config.best, kind_of(config.task(splits))).falls
+            self._sign = 1 if falls else -1
             self._kept = Checkpoints(run.best, keep=4)
             self._kept.discard_after(len(past))
             if (latest := self._kept.latest) is not None:
@@ -266,7 +277,7 @@ class _Best:
         value = self._value_of(record)
         if value < self._value or not self._epoch:
             self._epoch, self._value = number, value
-            self._pending = number, train_state._replace(optimizer_state=())
+            self._pending = number, at_evaluation(train_state)._replace(optimizer_state=())
 
     def save(self) -> None:
         """Write the best until now, if that is a new one."""
@@ -278,7 +289,7 @@ class _Best:
     def parameters(self, last: TrainState) -> tuple[TrainState, str]:
         """The best, and what they are called; the ``last`` where there are none of validation."""
         if self._kept is None or not self._epoch:
-            return last, ""
+            return at_evaluation(last), ""
         self.save()
         epoch, train_state = self._kept.restore(last._replace(optimizer_state=()))
         return train_state, f" with the weights of epoch {epoch}, the best in validation"
@@ -356,6 +367,7 @@ def _start(
         batch_size=config.batch_size,
         validation=validation,
         **gradient_options(config, network),
+        metrics=config.all_metrics,
         patience=config.patience,
         past_validation_losses=[
             float(np.nan_to_num(r["validation_loss"], nan=np.inf))
@@ -469,16 +481,23 @@ def _finish(config: Config, splits: Splits, train_state: TrainState, which: str,
     """The test set, and the pictures."""
     metrics, prediction = evaluate_on(config, splits.preparation, train_state, splits.test)
     run.append({"test": metrics})
-    print(f"test{which}: {describe(metrics)}")
+    print(f"test{which}: {describe_all(metrics)}")
     if not is_first():
         return
     metric = "accuracy" if "accuracy" in metrics else "r2"
-    curves = figures.learning_curves(run.epochs(), metric)
-    pictures = [style.save(curves, run.folder / "learning_curves.png", overwrite=True)]
+    if config.best not in ("last", "loss"):
+        metric = config.best
+    curves = style.draw(
+        run.folder / "learning_curves.png",
+        lambda: figures.learning_curves(run.epochs(), metric),
+        overwrite=True,
+    )
+    pictures = [] if curves is None else [curves]
     pictures += save_mistakes(
         config, splits.preparation, prediction, splits.test, run.folder, "test set", overwrite=True
     )
-    print(f"{run.folder}: {', '.join(path.name for path in pictures)}, metrics.jsonl, checkpoints")
+    left = [*(path.name for path in pictures), "metrics.jsonl", "checkpoints"]
+    print(f"{run.folder}: {', '.join(left)}")
 
 
 def _resumed_folder(arguments: list[str]) -> Path | None:

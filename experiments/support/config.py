@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import math
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import optax
 
 import jaxnn
 import jaxnn.data
-from experiments.support.expressions import build, parse
+from experiments.support.expressions import Call, build, parse
 from jaxnn import Layer, Loss
 from jaxnn.core.task import Task, of_many_labels
 from jaxnn.core.validation import require_positive_integer, unknown_name
@@ -27,8 +28,8 @@ from jaxnn.data.table import Reading
 from jaxnn.learning.privacy import Privacy
 from jaxnn.losses.elementwise import Binary, OfError
 from jaxnn.rewrites.precision import POLICIES, Policy, skip_overflow, with_precision
-from jaxnn.training import make_optimizer, make_schedule, steps_per_epoch
-from jaxnn.training.optimizers import assemble_optimizer
+from jaxnn.training import make_optimizer, make_plateau, make_schedule, steps_per_epoch
+from jaxnn.training.optimizers import TOLD_THE_LOSS, assemble_optimizer
 
 SETTINGS = ("learning_rate", "weight_decay", "clip_norm")
 """The numbers of a configuration that one compiled program can be given many of."""
@@ -151,13 +152,16 @@ class Config:
     loss: str = "softmax_cross_entropy()"
     """The loss, as one would call it in Python."""
     optimizer: str = "adam()"
-    """The optax optimiser with its options: "adam(b1=0.95)", "nesterov", "rmsprop(decay=0.99)"."""
+    """The optimiser of optax or optax.contrib with its options: "adam(b1=0.95)", "nesterov",
+    "muon", "prodigy" (whose learning rate is 1)."""
     learning_rate: float = 1e-3
     """The largest learning rate."""
     schedule: str = "constant()"
-    """constant, cosine, linear, exponential or step, with options such as "cosine(warmup=0.1)"."""
+    """constant, cosine, linear, exponential, step, onecycle, polynomial or sgdr, with options such
+    as "cosine(warmup=0.1)"; "reduce_on_plateau(factor=0.5, patience=5)" watches the training loss
+    of the epochs."""
     weight_decay: float = 0.0
-    """λ of the L2 penalty; decoupled for adamw, lamb and lion."""
+    """λ of the L2 penalty; decoupled for adamw, lamb, lion and their like."""
     clip_norm: float | None = None
     """Scale gradients of a larger global norm down to it."""
     epochs: int = 20
@@ -177,9 +181,14 @@ class Config:
     stream: bool = False
     """Whether batches are read from the arrays of the data as they are needed, so that those of a
     folder of .npy files stay on disk."""
+    class_weights: str = ""
+    """balanced: every class counts the same in the loss, however many examples it has."""
+    metrics: tuple[str, ...] = ()
+    """What to evaluate beside loss and accuracy, or loss, r2 and mae: f1, precision, recall,
+    roc_auc, log_loss, brier, top_5, rmse …; f1_each has one for each class."""
     best: str = "loss"
-    """By which metric of the validation set the best epoch is known (loss, accuracy, r2, mae),
-    whose weights are tested and predicted with; "last" for those of the last epoch."""
+    """By which metric of the validation set the best epoch is known, whose weights are tested and
+    predicted with; "last" for those of the last epoch."""
     patience: int | None = None
     """Stop after this many epochs without a smaller validation loss."""
     seed: int = 0
@@ -250,7 +259,17 @@ class Config:
                 raise ValueError(
                     f"config: expected options of {call.name} by name, got {call.arguments}"
                 )
-        steps = self.epochs * steps_per_epoch(examples, self.batch_size)
+        by_epoch = steps_per_epoch(examples, self.batch_size)
+        steps, plateau = self.epochs * by_epoch, None
+        if schedule.name == "reduce_on_plateau":
+            plateau = make_plateau(schedule.options, accumulation_size=by_epoch)
+            schedule = Call("constant", (), {})
+        if self.gradient == "private" and (plateau or optimizer.name in TOLD_THE_LOSS):
+            raise ValueError(
+                f"config: expected an optimizer and a schedule that are not told the loss where "
+                f"gradient is private, which is a promise about the gradient alone, got "
+                f"{self.optimizer} and {self.schedule}"
+            )
         numbers = {name: getattr(self, name) for name in SETTINGS}
         if settings is None:
             numbers["learning_rate"] = make_schedule(
@@ -265,7 +284,14 @@ class Config:
             )
             numbers["learning_rate"] = lambda count: peak * unit(count)
             made = assemble_optimizer(optimizer.name, options=optimizer.options, **numbers)
+        made = optax.chain(made, plateau) if plateau else made
         return skip_overflow(made) if self.policy and self.policy.scales else made
+
+    @property
+    def all_metrics(self) -> tuple[str, ...]:
+        """Those that are asked for, and that by which the best epoch is known."""
+        best = () if self.best == "last" else (self.best,)
+        return tuple(dict.fromkeys((*self.metrics, *best)))
 
     @property
     def privacy_of_gradients(self) -> Privacy | None:
@@ -289,6 +315,8 @@ class Config:
         if loss == AUTO:
             by_task = "sigmoid_binary_cross_entropy()" if known.task else "half_squared_error()"
             loss = "softmax_cross_entropy()" if known.class_names else by_task
+        if self.class_weights:
+            loss = repr(_balanced(self.class_weights, build(loss, "loss", LOSSES), splits.train))
         outputs = task_on(build(loss, "loss", LOSSES), known).outputs
         if outputs is None:
             outputs = splits.train.target.shape[-1]
@@ -328,9 +356,14 @@ def _exported(kind: type) -> dict[str, Any]:
 
 
 def task_on(loss: Loss, known: Dataset | jaxnn.data.Preparation) -> Task:
-    """What a loss asks of such data."""
+    """What a loss asks of such data, with the units and names that they have."""
     if known.task != "labels":
-        return loss.task(len(known.class_names))
+        task = loss.task(len(known.class_names))
+        task = task._replace(names=known.class_names or known.target_names)
+        if isinstance(known, Dataset) or task.decide is not None:
+            return task
+        mean, deviation = known.target_standardization
+        return task._replace(mean=mean, deviation=deviation)
     if not isinstance(loss, Binary):
         raise ValueError(
             f"config: expected a loss of truth values for several targets of them, such as "
@@ -338,7 +371,30 @@ def task_on(loss: Loss, known: Dataset | jaxnn.data.Preparation) -> Task:
             "them as numbers"
         )
     first, second = map(float, loss.labels)
-    return of_many_labels(loss.threshold, (first, second))
+    task = of_many_labels(loss.threshold, (first, second), loss.probability)
+    return task._replace(names=known.target_names)
+
+
+def _balanced(how: str, loss: Loss, train: Dataset) -> Loss:
+    """The loss in which a class of n_k among n examples of c classes counts n / (c n_k)."""
+    if how != "balanced":
+        raise ValueError(f"config: {unknown_name('class_weights', how, ['balanced'])}")
+    field = next((f for f in ("class_weights", "pos_weight") if hasattr(loss, f)), None)
+    if not train.class_names or field is None:
+        raise ValueError(
+            f"config: expected class_weights with classes and a loss that can weigh them, such as "
+            f"softmax_cross_entropy(), got {'numbers' if not train.class_names else loss!r}"
+        )
+    counts = np.bincount(train.target, minlength=len(train.class_names))
+    if not counts.all():
+        name = train.class_names[int(np.argmin(counts))]
+        raise ValueError(
+            f"config: expected class_weights of classes with examples, {name!r} has none"
+        )
+    weights = len(train.target) / (len(counts) * counts)
+    balanced = tuple(float(f"{w:.6g}") for w in weights)
+    value = balanced if field == "class_weights" else float(f"{counts[0] / counts[1]:.6g}")
+    return dataclasses.replace(loss, **{field: value})
 
 
 LAYERS = _exported(Layer) | {Policy.__name__: Policy}
@@ -352,6 +408,11 @@ def load_config(name: str) -> Config:
 
 def find_config(name: str) -> Path:
     """The file of a configuration: a path that ends in .toml, or a name in configs/."""
+    if (Path(name) / "config.toml").is_file():
+        raise ValueError(
+            f"config: {name} is a run folder; to continue it: python -m experiments.train --resume "
+            f"{shlex.quote(name)}"
+        )
     path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"
     if not path.is_file():
         if name.endswith(".toml"):

@@ -8,6 +8,15 @@ from matplotlib.figure import Figure
 
 from experiments.support import style
 
+MOST_CLASSES = 30
+"""Of how many classes a confusion matrix has names and numbers,"""
+MOST_CELLS = 500
+"""how many cells it has in a row at most,"""
+MOST_PAIRS = 30
+"""and how many pairs stand beside one of more classes."""
+MOST_PLANES = 8
+"""How many channels of an image without colours are drawn."""
+
 
 def learning_curves(epochs: Sequence[dict[str, Any]], metric: str) -> Figure:
     """Loss, and beside it ``metric`` on the validation set, over the epochs."""
@@ -23,12 +32,12 @@ def learning_curves(epochs: Sequence[dict[str, Any]], metric: str) -> Figure:
     axes[0].set(xlabel="epoch", ylabel="mean loss", yscale="log", title="loss")
     axes[0].legend()
     if validated:
-        values = np.array([r[f"validation_{metric}"] for r in epochs])
+        values = np.array([r.get(f"validation_{metric}", np.nan) for r in epochs], float)
         percent = metric == "accuracy"
         axes[1].plot(
             numbers, values * (100 if percent else 1), marker=marker, color=style.VERMILLION
         )
-        label = {"accuracy": "accuracy (%)", "r2": "R²"}[metric]
+        label = {"accuracy": "accuracy (%)", "r2": "R²"}.get(metric, metric)
         axes[1].set(xlabel="epoch", ylabel=label, title="on the validation set")
     return figure
 
@@ -36,26 +45,49 @@ def learning_curves(epochs: Sequence[dict[str, Any]], metric: str) -> Figure:
 def confusion_matrix(
     labels: np.ndarray, decided: np.ndarray, names: Sequence[str], title: str
 ) -> Figure:
-    """How often each class was taken for each other one; ``title`` says in which data."""
-    counts = np.zeros((len(names), len(names)), int)
-    np.add.at(counts, (labels, decided), 1)
-    height = 0.42 * len(names) + 2
-    figure, axes = style.figure(height=height)
-    figure.set_figwidth(max(height + 1, 4.5))  # the matrix is square
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    image = axes.imshow(shares, vmin=0, vmax=1)
+    """How often each class was taken for each other one; ``title`` says in which data.
+
+    Of more than `MOST_CLASSES` classes the picture has the same size as of these, no names at its
+    sides, and beside it the pairs that were taken for each other most often.
+    """
+    size = len(names)
+    pairs, counts = np.unique(labels.astype(np.int64) * size + decided, return_counts=True)
+    (true, taken), of = np.divmod(pairs, size), np.bincount(labels, minlength=size)
+    shares = counts / of[true]
+    # A cell of very many classes is a block of them: the largest share, so that none goes unseen.
+    block = -(-size // MOST_CELLS)
+    cells = np.zeros((-(-size // block),) * 2)
+    np.maximum.at(cells, (true // block, taken // block), shares)
+
+    many = size > MOST_CLASSES
+    height = 0.42 * min(size, MOST_CLASSES) + 2
+    figure, places = style.figure(height=height, columns=1 + many, squeeze=False)
+    figure.set_figwidth((1 + many) * max(height + 1, 4.5))  # the matrix is square
+    axes = places[0, 0]
+    image = axes.imshow(cells, vmin=0, vmax=1)
     axes.grid(False)
-    for row, column in np.ndindex(counts.shape):
-        if counts[row, column]:
-            colour = "white" if shares[row, column] < 0.5 else "black"
-            text = str(counts[row, column])
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    longest = max(map(len, names))
-    rotation = {"rotation": 45, "ha": "right"} if longest > 4 else {}
-    axes.set_xticks(range(len(names)), names, **rotation)
-    axes.set_yticks(range(len(names)), names)
-    correct = np.trace(counts) / max(counts.sum(), 1)
-    title = f"{title}, {counts.sum()} examples, {100 * correct:.1f} % correct"
+    if many:
+        axes.set(xticks=[], yticks=[])
+        beside = places[0, 1]
+        beside.axis("off")
+        beside.set_title(f"the most frequent mistakes among {size} classes", loc="left")
+        wrong = np.flatnonzero(true != taken)
+        for line, k in enumerate(wrong[np.argsort(-counts[wrong], kind="stable")][:MOST_PAIRS], 1):
+            pair = " taken for ".join(
+                style.shown(names[int(label)]) for label in (true[k], taken[k])
+            )
+            text = f"{counts[k]} of {of[true[k]]}: {pair}"
+            beside.text(0, 1 - line / (MOST_PAIRS + 1), text, fontsize=8, va="center")
+    else:
+        for row, column, count, share in zip(true, taken, counts, shares, strict=True):
+            colour = "white" if share < 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+        shown = [style.shown(name) for name in names]
+        rotation = {"rotation": 45, "ha": "right"} if max(map(len, shown)) > 4 else {}
+        axes.set_xticks(range(size), shown, **rotation)
+        axes.set_yticks(range(size), shown)
+    correct = counts[true == taken].sum() / max(len(labels), 1)
+    title = f"{style.shown(title, 60)}, {len(labels)} examples, {100 * correct:.1f} % correct"
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
     figure.colorbar(image, ax=axes, label="share of the true class")
     return figure
@@ -81,10 +113,11 @@ def mistakes(
         place.axis("off")
     for place, index in zip(axes.flat, shown, strict=False):
         _draw_image(place, images[index])
-        true, taken = (names[int(label)] for label in (labels[index], decided[index]))
+        pair = labels[index], decided[index]
+        true, taken = (style.shown(names[int(label)], 16) for label in pair)
         place.set_title(f"{true}\ntaken for {taken}", fontsize=7)
     shares = f"{len(shown)} of {len(wrong)} mistakes, {len(labels)} examples"
-    figure.suptitle(f"{title}: {shares}")
+    figure.suptitle(f"{style.shown(title, 60)}: {shares}")
     return figure
 
 
@@ -130,7 +163,7 @@ def saliency(images: np.ndarray, slopes: np.ndarray, names: Sequence[str]) -> Fi
     drawn = slopes.sum(-1)
     for column, (image, slope, name) in enumerate(zip(images, drawn, names, strict=True)):
         _draw_image(axes[0, column], image)
-        axes[0, column].set_title(name, fontsize=8)
+        axes[0, column].set_title(style.shown(name, 16), fontsize=8)
         limit = float(np.abs(slope).max()) or 1.0
         axes[1, column].imshow(slope, cmap=style.DIVERGING, vmin=-limit, vmax=limit)
     figure.suptitle("the strongest output unit, and its gradient by the pixels")
@@ -138,4 +171,13 @@ def saliency(images: np.ndarray, slopes: np.ndarray, names: Sequence[str]) -> Fi
 
 
 def _draw_image(place: Any, image: np.ndarray) -> None:
-    place.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r")
+    """Grey of one channel, colours of three or four, and of any other number its channels beside
+    each other; numbers of any range, the smallest white where it is grey."""
+    channels = image.shape[-1]
+    if channels in (3, 4):
+        low, high = float(np.min(image)), float(np.max(image))
+        if low < 0 or high > 1:
+            image = (image - low) / ((high - low) or 1.0)
+        place.imshow(image)
+    else:
+        place.imshow(np.concatenate(np.moveaxis(image[..., :MOST_PLANES], -1, 0), 1), cmap="gray_r")

@@ -1,5 +1,7 @@
 """A trained network on held-out data: metrics, and pictures of what it gets wrong."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +11,28 @@ from matplotlib.figure import Figure
 
 from experiments.support import figures, style
 from experiments.support.config import Config, task_on
+from jaxnn.core.validation import printable
 from jaxnn.data import Dataset, Preparation
-from jaxnn.training import TrainState, make_predict, metrics_of
+from jaxnn.training import TrainState, make_predict
+from jaxnn.training.evaluation import scores_of
+
+_MOST_SHOWN = 20
 
 
 def evaluate_on(
     config: Config, preparation: Preparation, train_state: TrainState, dataset: Dataset
-) -> tuple[dict[str, float], np.ndarray]:
-    """Metrics on a data set and the predictions for it.
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Metrics on a data set and the predictions for it; errors in the units of the target.
 
-    A regression's mean absolute error is in the original units of the target.
+    With them, as "undefined", why some have no value, where that is so.
     """
     task = task_on(config.loss_function, preparation)
     predict = make_predict(config.layers)
     prediction = predict(train_state.params, train_state.state, jnp.asarray(dataset.x))
     target = jnp.asarray(task.prepare(dataset.target))
-    deviation = preparation.target_standardization.deviation
-    metrics = metrics_of(config.loss_function, task, prediction, target, deviation)
+    metrics, reasons = scores_of(config.loss_function, task, prediction, target, config.all_metrics)
+    if reasons:
+        metrics["undefined"] = reasons
     return metrics, np.asarray(prediction)
 
 
@@ -48,17 +55,15 @@ def save_mistakes(
         return []
     decided = np.asarray(decide(jnp.asarray(prediction)))
     names = dataset.class_names
-    pictures: dict[str, Figure | None] = {
-        "confusion_matrix.png": figures.confusion_matrix(dataset.target, decided, names, title)
+    about = dataset.target, decided, names, title
+    pictures: dict[str, Callable[[], Figure | None]] = {
+        "confusion_matrix.png": lambda: figures.confusion_matrix(*about)
     }
     images = as_images(preparation, dataset.x)
     if images is not None:
-        pictures["mistakes.png"] = figures.mistakes(images, dataset.target, decided, names, title)
-    return [
-        style.save(figure, folder / name, overwrite=overwrite)
-        for name, figure in pictures.items()
-        if figure is not None
-    ]
+        pictures["mistakes.png"] = lambda: figures.mistakes(images, *about)
+    paths = [style.draw(folder / name, of, overwrite=overwrite) for name, of in pictures.items()]
+    return [path for path in paths if path is not None]
 
 
 def as_images(preparation: Preparation, x: np.ndarray) -> np.ndarray | None:
@@ -76,6 +81,28 @@ def as_images(preparation: Preparation, x: np.ndarray) -> np.ndarray | None:
 def describe(metrics: dict[str, Any]) -> str:
     """Metrics in one line for people."""
     shown = {"accuracy": lambda v: f"accuracy {100 * v:.2f} %", "r2": lambda v: f"R² {v:.4f}"}
-    return ", ".join(
-        shown.get(name, lambda v, n=name: f"{n} {v:.4g}")(value) for name, value in metrics.items()
-    )
+    line = []
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            continue
+        if math.isnan(value):
+            line.append(f"{name} –")
+        else:
+            line.append(shown.get(name, lambda v, n=name: f"{n} {v:.4g}")(value))
+    return ", ".join(line)
+
+
+def describe_all(metrics: dict[str, Any]) -> str:
+    """Below that line, those of every class or output, and why some are not defined."""
+    reasons, below = metrics.get("undefined", {}), []
+    for name, value in metrics.items():
+        if isinstance(value, dict) and name != "undefined":
+            of = [f"{key} {_number(number)}" for key, number in [*value.items()][:_MOST_SHOWN]]
+            left = [f"… and {len(value) - _MOST_SHOWN} more"] * (len(value) > _MOST_SHOWN)
+            below.append(f"  {name}: {', '.join(map(printable, of + left))}")
+    below += [f"  {name} is not defined: {printable(reason)}" for name, reason in reasons.items()]
+    return "\n".join([describe(metrics), *below])
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4g}"

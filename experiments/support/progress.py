@@ -23,6 +23,7 @@ class Progress:
         self._every = -(-(total - seen) // LINES)
         is_terminal = sys.stderr.isatty() and is_first()
         self._bar = tqdm(initial=seen, total=total, unit="epoch", disable=not is_terminal)
+        self._bar.set_postfix_str("compiling")
 
     def __enter__(self) -> "Progress":
         return self

@@ -42,7 +42,7 @@ from jaxnn.data import Preparation, Splits
 from jaxnn.data.npz import read_npz
 from jaxnn.data.preparation import ARRAYS, from_facts
 from jaxnn.data.splitting import Source
-from jaxnn.training import TrainState, create_state
+from jaxnn.training import TrainState, at_evaluation, create_state
 from jaxnn.training.checkpoints import Checkpoints
 
 RUNS = Path("runs")
@@ -420,7 +420,8 @@ def open_trained(
             if best.latest is not None:
                 epoch, train_state = best.restore(like._replace(optimizer_state=()))
                 return Trained(run, config, record, epoch, train_state), splits
-    return Trained(run, config, record, *run.restore(like)), splits
+    epoch, train_state = run.restore(like)
+    return Trained(run, config, record, epoch, at_evaluation(train_state)), splits
 
 
 def restore(run: Run) -> tuple[Config, Splits, int, TrainState]:

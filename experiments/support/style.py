@@ -9,14 +9,18 @@ Figures are made without pyplot, so that no window system is needed and nothing 
 The colours are those of Okabe and Ito (2008), which people with any colour vision can tell apart.
 """
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from cycler import cycler
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from experiments.support.files import write_file
+from experiments.support.files import require_free, write_file
+from jaxnn.core.validation import printable
 
 matplotlib.use("Agg")
 
@@ -26,6 +30,11 @@ COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 """The order in which curves are coloured."""
 SEQUENTIAL, DIVERGING = "cividis", "PuOr"
 """Colour maps: of amounts, and of values on both sides of zero (with symmetric limits)."""
+
+WANTED = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Arabic")
+WANTED = (*WANTED, "Noto Sans Hebrew", "Arial Unicode MS", "PingFang SC", "Microsoft YaHei")
+FONTS = sorted({*WANTED} & {font.name for font in font_manager.fontManager.ttflist})
+"""Those of this machine that have the letters which the first one lacks."""
 
 WIDTH = 8.0
 """The width of a figure in inches, a page's width; text is set for this size."""
@@ -45,6 +54,7 @@ matplotlib.rcParams.update(
         "legend.frameon": False,
         "lines.linewidth": 1.6,
         "savefig.facecolor": "white",
+        "font.family": ["DejaVu Sans", *FONTS],
     }
 )
 
@@ -62,6 +72,32 @@ def figure(rows: int = 1, columns: int = 1, *, height: float = 2.8, **options: A
     return made, made.subplots(rows, columns, **options)
 
 
+def shown(name: str, longest: int = 24) -> str:
+    """A name of somebody's data in a picture, of a bounded length, its dollars no formula's."""
+    name = " ".join(printable(name).split("\n"))
+    name = name if len(name) <= longest else f"{name[: longest - 1]}…"
+    return name.replace("$", r"\$")
+
+
+def draw(path: Path, make: Callable[[], Figure | None], *, overwrite: bool = False) -> Path | None:
+    """Make a picture and write it; None where there is none.
+
+    What goes wrong with a picture is a warning: the numbers are there without it.
+
+    Raises:
+        FileExistsError: ``path`` exists, and ``overwrite`` is not set.
+    """
+    require_free(path, overwrite=overwrite)
+    try:
+        made = make()
+        return None if made is None else save(made, path, overwrite=overwrite)
+    except Exception as error:
+        warnings.warn(
+            f"{path} could not be drawn: {str(error) or type(error).__name__}", stacklevel=2
+        )
+        return None
+
+
 def save(figure: Figure, path: Path, *, overwrite: bool = False) -> Path:
     """Write the figure to ``path``, all at once.
 
@@ -69,4 +105,7 @@ def save(figure: Figure, path: Path, *, overwrite: bool = False) -> Path:
         FileExistsError: ``path`` exists, and ``overwrite`` is not set.
         OSError: the folder cannot be written.
     """
-    return write_file(path, figure.savefig, overwrite=overwrite)
+    with warnings.catch_warnings():
+        # A letter that no font has is drawn as a box.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        return write_file(path, figure.savefig, overwrite=overwrite)

@@ -4,7 +4,8 @@ Inside `jax.jit`, a label outside of the classes counts as a target of zeros, wi
 gradient 0, label smoothing or not; `jaxnn.data` refuses such labels before training starts.
 """
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,9 @@ from jaxnn.losses.targets import (
 class OfDistribution(Reduced, OfLabels):
     """Base of losses of a distribution on the last axis, averaged over positions."""
 
+    probabilities: ClassVar[Callable[[Array], Array]] = staticmethod(jax.nn.softmax)
+    """(predictions) -> the probabilities that they mean."""
+
     def distribution(self, t: Array) -> Array:
         """The probabilities that a target of floating-point numbers means."""
         return t
@@ -46,7 +50,7 @@ class OfDistribution(Reduced, OfLabels):
         return t
 
     def task(self, classes: int):
-        return of_labels(self.name, classes)
+        return of_labels(self.name, classes, self.probabilities)
 
     def read(self, prediction: Any, target: Any):
         require_floating(self.name, "prediction", prediction)
@@ -90,6 +94,8 @@ class categorical_cross_entropy(OfClasses):
 
     delta: Annotated[float, require_non_negative] = 1e-7
 
+    probabilities = staticmethod(lambda y: y)
+
     def terms(self, y: Array, t: Array):
         return -jnp.sum(times_log(t, y + self.delta), -1)
 
@@ -104,6 +110,8 @@ class negative_log_likelihood(OfClasses):
     of the shape of y. Positions are averaged. A class that is not wanted adds nothing where its
     log-probability is −∞. The Hessian by y is 0: for curvature, `softmax_cross_entropy` of logits.
     """
+
+    probabilities = staticmethod(jnp.exp)
 
     def terms(self, y: Array, t: Array):
         return -jnp.sum(times(t, y), -1)
@@ -127,6 +135,8 @@ class kl_divergence(OfDistribution):
 
     def distribution(self, t: Array):
         return jnp.exp(t) if self.log_target else t
+
+    probabilities = staticmethod(jnp.exp)
 
     def terms(self, y: Array, t: Array):
         return jnp.sum(times_log(t, t) - times(t, y), -1)

@@ -5,6 +5,7 @@ example; the mean over the batch is taken by the gradient functions.
 """
 
 import abc
+from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import Annotated, Any, ClassVar
 
@@ -150,10 +151,13 @@ class Binary(Elementwise):
     labels: ClassVar[range] = range(2)
     threshold: ClassVar[float] = 0.0
     """The prediction above which the class is 1."""
+    probability: ClassVar[Callable[[Array], Array] | None] = None
+    """(predictions) -> the probability of class 1 that they mean, if they mean one."""
 
     def task(self, classes: int):
         first, second = map(float, self.labels)
-        return of_two_classes(self.name, classes, self.threshold, (first, second))
+        numbers = first, second
+        return of_two_classes(self.name, classes, self.threshold, numbers, self.probability)
 
 
 class _CrossEntropy(Binary):
@@ -186,6 +190,7 @@ class binary_cross_entropy(_CrossEntropy):
     delta: Annotated[float, require_non_negative] = 1e-7
 
     threshold = 0.5
+    probability = staticmethod(lambda y: y)
 
     def terms(self, y: Array, t: Array):
         of_ones = times_log(self.positive(y, t), y + self.delta)
@@ -209,6 +214,8 @@ class sigmoid_binary_cross_entropy(_CrossEntropy):
     Raises:
         ValueError: a weight is negative, or there are other than one for each output.
     """
+
+    probability = staticmethod(jax.nn.sigmoid)
 
     def terms(self, y: Array, t: Array):
         of_ones = times(self.positive(y, t), jax.nn.softplus(-y))

@@ -48,6 +48,8 @@ class focal(Binary):
     _: KW_ONLY
     alpha: Annotated[float, require_share] | None = None
 
+    probability = staticmethod(jax.nn.sigmoid)
+
     def terms(self, y: Array, t: Array):
         ones, zeros = self._wanted(t)
         return times(ones, self._easing(y)) + times(zeros, self._easing(-y))

@@ -175,7 +175,7 @@ class projected_cross_entropy(OfWeightedLabels):
         return self._of_logits(target).hessian_root(prediction, target, v)
 
     def task(self, classes: int):
-        return of_labels(self.name, classes)
+        return of_labels(self.name, classes, jax.nn.softmax)
 
     def _of_logits(self, target: Any) -> Loss:
         loss = softmax_cross_entropy(

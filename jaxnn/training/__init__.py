@@ -16,11 +16,14 @@ from jaxnn.training.drawing import (
 )
 from jaxnn.training.evaluation import make_predict, metrics_of, task_of
 from jaxnn.training.loop import Epoch, train
-from jaxnn.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
+from jaxnn.training.metrics import METRICS, Outcome, Undefined
+from jaxnn.training.optimizers import OPTIMIZERS, make_optimizer, make_plateau
 from jaxnn.training.placement import place
+from jaxnn.training.schedules import SCHEDULES, make_schedule
 from jaxnn.training.shuffling import shuffle
 from jaxnn.training.steps import (
     TrainState,
+    at_evaluation,
     create_state,
     make_step,
     steps_per_epoch,

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxnn.training.checksums import checksums
 from jaxnn.training.steps import TrainState
@@ -155,9 +156,7 @@ class Checkpoints:
         abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, _plain(like)._asdict())
         arguments = self._ocp.args.StandardRestore(abstract)
         restored = TrainState(**self._read(epoch, train_state=arguments).train_state)
-        restored = restored._replace(
-            key=jax.random.wrap_key_data(restored.key, impl=jax.random.key_impl(like.key))
-        )
+        restored = jax.tree.map(_with_keys, restored, like)
         for name, checksum in _checksums(restored).items():
             if checksum != contents["checksums"].get(name):
                 raise _Damaged(f"the checksum of {name} is not the one that it was saved with")
@@ -179,7 +178,18 @@ class Checkpoints:
 
 
 def _plain(train_state: TrainState) -> TrainState:
-    return train_state._replace(key=jax.random.key_data(train_state.key))
+    """The same with the numbers of its keys, of which an optimiser may have some too."""
+    return jax.tree.map(lambda a: jax.random.key_data(a) if _is_key(a) else a, train_state)
+
+
+def _with_keys(plain: Any, like: Any) -> Any:
+    if not _is_key(like):
+        return plain
+    return jax.random.wrap_key_data(plain, impl=jax.random.key_impl(like))
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _contents(epoch: int, train_state: TrainState) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a loss asks of a data set, predictions over a whole set, and metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jaxnn.core.task import Task
 from jaxnn.core.validation import batch_size as batch_size_of
 from jaxnn.kernels.products import sum_dtype
 from jaxnn.sharding import mesh_of, on_mesh, split_batch, whole
+from jaxnn.training.metrics import Outcome, kind_of, named_metrics, outcome_of, score
 
 
 def task_of(loss: Loss, classes: int) -> Task:
@@ -51,16 +52,47 @@ def make_predict(network: Layer, batch_size: int = 1000) -> Callable:
 
 
 def metrics_of(
-    loss: Loss, task: Task, prediction: Array, target: Any, deviation: Any = 1.0
-) -> dict[str, float]:
-    """The numbers of `measures`."""
-    found = measures(loss, task, prediction, target, deviation)
-    return {name: float(m) for name, m in found.items()}
+    loss: Loss,
+    task: Task,
+    prediction: Array,
+    target: Any,
+    metrics: Iterable[str] | Mapping[str, Callable[[Outcome], Any]] = (),
+) -> dict[str, Any]:
+    """The numbers of `measures`, and those of ``metrics``; NaN where one is not defined.
+
+    Args:
+        loss: The loss.
+        task: From `task_of`.
+        prediction: What the network returned, [n, outputs].
+        target: What the loss takes, from ``task.prepare``.
+        metrics: Names of `jaxnn.training.METRICS`, or functions of an `Outcome` by names of one's
+            own, such as ``{"f2": lambda o: fbeta_score(o.truth, o.answer, beta=2)}``. They return a
+            number, or an array or dict of one for each class or output.
+
+    Raises:
+        ValueError: A name is that of no metric of such a task.
+        TypeError: A function returns no number.
+    """
+    return scores_of(loss, task, prediction, target, metrics)[0]
 
 
-def measures(
-    loss: Loss, task: Task, prediction: Array, target: Any, deviation: Any = 1.0
-) -> dict[str, Array]:
+def scores_of(
+    loss: Loss, task: Task, prediction: Array, target: Any, metrics: Any = ()
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """`metrics_of`, and of each metric that is not defined on these examples why it is not."""
+    functions = named_metrics(metrics, kind_of(task))
+    found = {name: float(m) for name, m in measures(loss, task, prediction, target).items()}
+    reasons = {}
+    if not np.isfinite(found.get("r2", 0.0)):
+        found["r2"] = float("nan")
+        reasons["r2"] = "all examples have the same target, or an error is not finite"
+    if functions:
+        values, others = score(functions, outcome_of(task, prediction, target))
+        found, reasons = found | values, reasons | others
+    return found, reasons
+
+
+def measures(loss: Loss, task: Task, prediction: Array, target: Any) -> dict[str, Array]:
     """The mean ``loss``, and with it ``accuracy`` (classes) or ``r2`` and ``mae`` (regression).
 
     Args:
@@ -68,28 +100,27 @@ def measures(
         task: From `task_of`.
         prediction: What the network returned, [n, outputs].
         target: What the loss takes, from ``task.prepare``.
-        deviation: By what a regression's target was divided when it was standardised, a number or
-            one for each output, [outputs]: ``mae`` is in the units that it had before.
 
     ``r2`` is 1 − Σ (t − y)² / Σ (t − mean t)², the coefficient of determination, and ``mae`` the
-    mean of deviation · |t − y|, both over all examples and outputs.
+    mean of deviation · |t − y|, both over all examples and outputs; the deviation is that of the
+    task, by which a standardised target was divided.
 
     Raises:
-        ValueError: ``deviation`` has another shape.
+        ValueError: The task's deviation has another shape than an output.
     """
     target = jnp.asarray(target)
     found = {"loss": jnp.mean(loss.value(prediction, target))}
     if task.decide is None:
-        if np.shape(deviation) not in ((), prediction.shape[1:]):
+        if np.shape(task.deviation) not in ((), prediction.shape[1:]):
             raise ValueError(
                 f"metrics: expected deviation to be a number or one for each output, shape "
-                f"{prediction.shape[1:]}, got shape {np.shape(deviation)}"
+                f"{prediction.shape[1:]}, got shape {np.shape(task.deviation)}"
             )
         target, prediction = (a.astype(sum_dtype(a.dtype)) for a in (target, prediction))
         error = target - task.numbers(prediction)
         spread = jnp.sum((target - jnp.mean(target, 0)) ** 2)
         found["r2"] = 1 - jnp.sum(error**2) / spread
-        found["mae"] = jnp.mean(deviation * jnp.abs(error))
+        found["mae"] = jnp.mean(task.deviation * jnp.abs(error))
     else:
         is_labels = jnp.issubdtype(target.dtype, jnp.integer)
         labels = target if is_labels else task.decide(target)

@@ -1,8 +1,7 @@
 """The outer loop: epochs of training, evaluated, watched, and stopped when there is a reason to."""
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,8 +30,9 @@ from jaxnn.training.crosschecking import Crosscheck, compared, make_checked_epoc
 from jaxnn.training.divergence import Diverged, explain_divergence, finite_elements
 from jaxnn.training.drawing import Draw, drawn, shuffled
 from jaxnn.training.evaluation import make_predict, metrics_of
+from jaxnn.training.metrics import Outcome, kind_of, named_metrics
 from jaxnn.training.placement import gather_params, keep_layout
-from jaxnn.training.steps import TrainState, make_step
+from jaxnn.training.steps import TrainState, at_evaluation, make_step
 
 
 class Epoch(NamedTuple):
@@ -43,7 +43,7 @@ class Epoch(NamedTuple):
     train_state: TrainState
     losses: np.ndarray
     """The loss of every step, before the step."""
-    validation: dict[str, float]
+    validation: dict[str, Any]
     """Metrics on the validation set; empty without one."""
     seconds: float
     """Wall time of the steps alone; that of the first epoch includes compilation."""
@@ -71,6 +71,7 @@ def train(
     measure: Mapping[str, Quantity] | None = None,
     patience: int | None = None,
     past_validation_losses: Sequence[float] = (),
+    metrics: Iterable[str] | Mapping[str, Callable[[Outcome], Any]] = (),
 ) -> Iterator[Epoch]:
     """Train until ``epochs`` epochs have been seen, yielding after each.
 
@@ -104,6 +105,7 @@ def train(
         patience: Stop after this many epochs in a row without a smaller validation loss.
         past_validation_losses: Those of the epochs that the train state has seen, for ``patience``:
             where it has run out, nothing is trained.
+        metrics: What else to evaluate on the validation set, as of `metrics_of`.
 
     Raises:
         Diverged: The loss or a parameter became NaN or infinite; names the step and the layer.
@@ -146,7 +148,7 @@ def train(
 
     run_epoch = on_mesh(mesh, run_epoch)
     are_finite = jax.jit(lambda params: jnp.array([f.all() for f in finite_elements(params)]).all())
-    score = _make_score(network, loss, validation)
+    score = _make_score(network, loss, validation, metrics)
 
     def explain(before: TrainState) -> str:
         batches, take = drawn(draw, before, examples, batch_size), partial(draw.take, (x, target))
@@ -165,10 +167,10 @@ def train(
             seconds = time.perf_counter() - start
             if not (np.isfinite(losses).all() and are_finite(train_state.params)):
                 raise Diverged(on_mesh(mesh, explain)(before), before)
-            scores, speed = score(train_state), examples / seconds
+            scores, speed = score(at_evaluation(train_state)), examples / seconds
             measures = jax.tree.map(np.asarray, measures)
             yield Epoch(number, train_state, losses, scores, seconds, speed, disagreement, measures)
-            validation_losses.append(scores.get("loss", math.inf))
+            validation_losses.append(float(np.nan_to_num(scores.get("loss", np.inf), nan=np.inf)))
 
     # A generator by itself would check its arguments only when the first epoch is asked for.
     return run(train_state)
@@ -179,15 +181,16 @@ def _waited(validation_losses: list[float]) -> int:
     return len(validation_losses) - 1 - int(np.argmin(validation_losses or [0.0]))
 
 
-def _make_score(network: Layer, loss: Loss, validation: tuple | None) -> Callable:
+def _make_score(network: Layer, loss: Loss, validation: tuple | None, metrics: Any) -> Callable:
     """(train_state) -> the metrics on the validation set."""
     if validation is None:
         return lambda train_state: {}
     x, target = jax.tree.map(jnp.asarray, validation[:2])
     predict, task = make_predict(network), validation[2]
+    named_metrics(metrics, kind_of(task))  # which refuses names that are none
 
-    def score(train_state: TrainState) -> dict[str, float]:
+    def score(train_state: TrainState) -> dict[str, Any]:
         prediction = predict(train_state.params, train_state.state, x)
-        return metrics_of(loss, task, prediction, target)
+        return metrics_of(loss, task, prediction, target, metrics)
 
     return score

@@ -1,8 +1,6 @@
-"""Optimisers and learning-rate schedules of optax by name."""
+"""Optimisers of optax by name."""
 
 import inspect
-import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,39 +8,88 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from jaxnn.core.validation import (
     brief,
     require_boolean,
+    require_integer,
     require_non_negative,
     require_number,
-    require_positive_integer,
     require_rate,
     unknown_name,
 )
 
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adabelief": optax.adabelief,
-    "adadelta": optax.adadelta,
-    "adagrad": optax.adagrad,
-    "adam": optax.adam,
-    "adamax": optax.adamax,
+_REFUSED = {
+    "dpsgd": "train privately with --gradient private, by any optimiser that is not told the loss",
+    "mechanize": "it wraps another optimiser: use prodigy or dadapt_adamw, which find their rate",
+    "sam": "it wraps two others, and takes every second step to where the loss is larger",
+    "schedule_free": "it wraps another: use schedule_free_adamw or schedule_free_sgd",
+}
+"""What takes a learning rate in optax and is no optimiser by a name, and what to do."""
+
+
+def _of_optax() -> dict[str, Callable[..., optax.GradientTransformation]]:
+    """All functions of optax and optax.contrib that make an optimiser of a learning rate."""
+    found = {**vars(optax), **vars(optax.contrib)}
+    return {
+        name: function
+        for name, function in found.items()
+        if (inspect.isfunction(function) or isinstance(function, partial))
+        and not name.startswith(("_", "scale_by_"))
+        and name not in _REFUSED
+        and "learning_rate" in inspect.signature(function).parameters
+    }
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = _of_optax() | {
     "adamw": partial(optax.adamw, weight_decay=0.0),
-    "lamb": optax.lamb,
     "lion": partial(optax.lion, weight_decay=0.0),
     "momentum": partial(optax.sgd, momentum=0.9),
-    "nadam": optax.nadam,
     "nesterov": partial(optax.sgd, momentum=0.9, nesterov=True),
-    "radam": optax.radam,
-    "rmsprop": optax.rmsprop,
-    "sgd": optax.sgd,
+    "noisy_sgd": partial(optax.noisy_sgd, key=0),
+    # Those that take no schedule are made anew in each step, by the rate that it has.
+    **{
+        name: optax.inject_hyperparams(getattr(optax, name))
+        for name in ("optimistic_adam", "rprop", "sm3")
+    },
 }
-_RATES = ("b1", "b2", "rho", "decay", "momentum")
-_NON_NEGATIVE = ("eps", "eps_root", "initial_accumulator_value", "initial_scale", "threshold")
-_DTYPES = ("mu_dtype", "accumulator_dtype")
+"""Of optax and optax.contrib, and momentum and nesterov, which are sgd."""
+TOLD_THE_LOSS = ("lbfgs", "momo", "momo_adam", "sophia")
+"""These are given the loss of the batch beside its gradient, or compute it again elsewhere."""
+_RATES = ("b1", "b2", "b3", "rho", "decay", "momentum", "beta", "betas", "beta3", "adam_b1")
+_RATES = (*_RATES, "adam_b2", "decay_rate")
+_DTYPES = ("mu_dtype", "accumulator_dtype", "dtype_momentum", "state_dtype")
 _FLOATING = (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64)
-# These apply weight decay to the parameters directly, apart from the gradient's statistics.
-_DECOUPLED = ("adamw", "lamb", "lion")
+_WHOLE = ("warmup_steps", "random_seed")
+_NUMBERS = ("optimism", "init_estim_sq_dist", "adam_learning_rate", "consistent_rms")
+_MAY_BE_NONE = (*_DTYPES, *_WHOLE, *_NUMBERS, "momentum", "beta3", "clip_threshold")
+_MAY_BE_NONE = (*_MAY_BE_NONE, "clipping_threshold")
+_CHOICES = {"preconditioning": ("aol", "frobenius", "schatten", "spectral")}
+_GIVEN_ELSEWHERE = ("learning_rate", "weight_decay", "mask", "weight_decay_mask")
+_GIVEN_ELSEWHERE = (*_GIVEN_ELSEWHERE, "weight_decay_rate", "adam_weight_decay")
+_FUNCTIONS = ("base_optimizer", "clip_value_fn", "hessian_diagonal_fn", "linesearch", "seed")
+_FUNCTIONS = (*_FUNCTIONS, "muon_weight_dimension_numbers", "weight_dimension_numbers")
+_FUNCTIONS = (*_FUNCTIONS, "trust_ratio_mask", "verbose", "print_win_rate_every_n_steps")
+"""What is no number: for that, make the optimiser by optax itself."""
+
+
+def _mask_of(name: str) -> str | None:
+    """By which argument an optimiser is told which parameters its own weight decay is of: it
+    applies it to them directly, apart from the gradient's statistics."""
+    parameters = inspect.signature(OPTIMIZERS[name]).parameters
+    if name == "adadelta" or "weight_decay" not in parameters:
+        return None
+    return next((mask for mask in ("mask", "weight_decay_mask") if mask in parameters), None)
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The options of an optimiser, with their defaults."""
+    return {
+        option: parameter.default
+        for option, parameter in inspect.signature(OPTIMIZERS[name]).parameters.items()
+        if option not in (*_GIVEN_ELSEWHERE, *_FUNCTIONS)
+    }
 
 
 def make_optimizer(
@@ -59,24 +106,29 @@ def make_optimizer(
         name: A key of `OPTIMIZERS`.
         learning_rate: A positive number or an optax schedule.
         options: Further arguments of the optax function, such as ``{"b1": 0.95}``.
-        weight_decay: λ in θ ← θ − η λ θ for adamw, lamb and lion (decoupled; Loshchilov and Hutter,
-            2019), elsewhere λ θ is added to the gradient (the L2 penalty λ/2 ‖θ‖²). Only parameters
-            called ``weight`` decay.
+        weight_decay: λ in θ ← θ − η λ θ for adamw, lamb, lion and others of optax that can mask
+            theirs (decoupled; Loshchilov and Hutter, 2019), elsewhere λ θ is added to the gradient
+            (the L2 penalty λ/2 ‖θ‖²). Only parameters called ``weight`` decay; of muon, matrices.
         clip_norm: Gradients whose global norm is larger are scaled to it.
+
+    Those that look for their own step size (prodigy, dadapt_adamw, dog, dowg, cocob, momo) expect a
+    learning rate of about 1. schedule_free's are evaluated at other parameters than they train: see
+    `evaluated`. `TOLD_THE_LOSS` have to be stepped by `jaxnn.training.make_step`, which tells them.
 
     Raises:
         ValueError: An unknown name or option (the message has the nearest valid one), a number
             outside of its range, or options that the optimiser cannot compute with.
     """
+    if name in _REFUSED:
+        way_out = _REFUSED[name]
+        raise ValueError(f"optimizer {name}: expected one that is whole by itself; {way_out}")
     if name not in OPTIMIZERS:
         raise ValueError(unknown_name("optimizer", name, OPTIMIZERS))
     if not callable(learning_rate):
         require_number("optimizer", "learning_rate", learning_rate, minimum=0, open_minimum=True)
     require_number("optimizer", "weight_decay", weight_decay, minimum=0)
     options = dict(options or {})
-    factory = OPTIMIZERS[name]
-    given_elsewhere = {"learning_rate", "weight_decay", "mask", "weight_decay_mask"}
-    valid = [p for p in inspect.signature(factory).parameters if p not in given_elsewhere]
+    valid = options_of(name)
     for option in options:
         if option not in valid:
             raise ValueError(unknown_name(f"option of optimizer {name}", option, valid))
@@ -84,7 +136,7 @@ def make_optimizer(
         require_number("optimizer", "clip_norm", clip_norm, minimum=0, open_minimum=True)
     try:
         for option, value in options.items():
-            _require_option(f"optimizer {name}", option, value)
+            _require_option(f"optimizer {name}", option, value, valid[option])
         optimizer = assemble_optimizer(
             name, learning_rate, options, weight_decay=weight_decay, clip_norm=clip_norm
         )
@@ -109,33 +161,119 @@ def assemble_optimizer(
     parts, options = [], dict(options)
     if clip_norm is not None:
         parts.append(optax.clip_by_global_norm(clip_norm))
-    if name in _DECOUPLED:
-        options |= {"weight_decay": weight_decay, "mask": only_weights}
+    if (mask := _mask_of(name)) is not None:
+        options |= {"weight_decay": weight_decay, mask: only_weights}
     elif isinstance(weight_decay, jax.Array) or weight_decay > 0:
         parts.append(optax.add_decayed_weights(weight_decay, only_weights))
     return optax.chain(*parts, OPTIMIZERS[name](learning_rate=learning_rate, **options))
 
 
-def _require_option(where: str, option: str, value: Any) -> None:
+def _require_option(where: str, option: str, value: Any, default: Any) -> None:
     """Raise unless the value is one with which an optimiser of optax means something."""
-    if value is None and option in ("momentum", *_DTYPES):
+    if value is None and option in _MAY_BE_NONE:
         return
-    if option in _RATES:
-        require_rate(where, option, value)
-    elif option in _NON_NEGATIVE:
-        require_non_negative(where, option, value)
+    if isinstance(default, tuple):
+        if not isinstance(value, tuple | list) or len(value) != len(default):
+            raise ValueError(f"{where}: expected {option} to be such as {default}, got {value!r}")
+        for part, own in zip(value, default, strict=True):
+            if isinstance(own, str):
+                if part != own:
+                    raise ValueError(
+                        f"{where}: expected {option} to be such as {default}, got {value!r}"
+                    )
+            elif option == "ns_coeffs":
+                require_number(where, option, part)
+            else:
+                _require_option(where, option, part, own)
     elif option in _DTYPES:
         names = [jnp.dtype(dtype).name for dtype in _FLOATING]
         if not isinstance(value, str):
             value = jnp.dtype(value).name
         if value not in names:
             raise ValueError(f"{where}: {unknown_name(option, value, names)}")
-    else:
+    elif option in _CHOICES:
+        if value not in _CHOICES[option]:
+            raise ValueError(f"{where}: {unknown_name(option, value, _CHOICES[option])}")
+    elif isinstance(default, bool):
         require_boolean(where, option, value)
+    elif option in _WHOLE or (isinstance(default, int) and option != "momentum"):
+        require_integer(where, option, value, 1 if default else 0)
+    elif option in _RATES and (default is None or default < 1):
+        require_rate(where, option, value)
+    else:
+        require_non_negative(where, option, value)
 
 
 def _step_once(optimizer: optax.GradientTransformation, params: Any) -> Any:
-    return optimizer.update(params, optimizer.init(params), params)
+    def loss(params: Any) -> Any:
+        return jax.tree.reduce(lambda total, leaf: total + jnp.sum(leaf**2), params, 0.0)
+
+    return step_with(optimizer, loss)(params, optimizer.init(params), params, loss(params))
+
+
+def step_with(
+    optimizer: optax.GradientTransformation, loss: Callable[[Any], Any], **others: Any
+) -> Callable[..., Any]:
+    """(gradients, state, params, value) -> (updates, state), of an optimiser that is told all.
+
+    Args:
+        optimizer: Any optax transformation.
+        loss: (params) -> the loss of the batch, for those that compute it again elsewhere.
+        others: More by name, for those that ask for it.
+    """
+    update = optax.with_extra_args_support(optimizer).update
+
+    def loss_again(params: Any, obj_fn: Any = None, arguments: Any = None) -> Any:
+        return loss(params)  # a line search passes on, by name, all that it is told itself
+
+    def step(gradients: Any, state: Any, params: Any, value: Any) -> Any:
+        told = {"value": value, "grad": gradients, "value_fn": loss_again, "obj_fn": loss}
+        return update(gradients, state, params, **told, **others)
+
+    return step
+
+
+def evaluated(optimizer_state: Any, params: Any) -> Any:
+    """The parameters to evaluate and predict with, of those that an optimiser has trained.
+
+    They are the same but for schedule_free's, which trains at y, between its average x and its
+    newest point z, y = (1 − β) z + β x, and is evaluated at the average (Defazio et al., 2024).
+    """
+
+    def is_free(state: Any) -> bool:
+        return isinstance(state, optax.contrib.ScheduleFreeState)
+
+    for state in jax.tree.leaves(optimizer_state, is_leaf=is_free):
+        if is_free(state):
+            return optax.contrib.schedule_free_eval_params(state, params)
+    return params
+
+
+def make_plateau(
+    options: Mapping[str, Any] | None = None, *, accumulation_size: int = 1
+) -> optax.GradientTransformation:
+    """optax.contrib.reduce_on_plateau, to be chained behind an optimiser.
+
+    The updates are multiplied by ``factor`` (0.1) once ``patience`` (10) means of the loss over
+    ``accumulation_size`` steps have not been smaller than the smallest before by ``rtol`` (1e-4,
+    relative) or ``atol`` (0); not below ``min_scale`` (0), and not within ``cooldown`` (0) of the
+    last time. The loss is that of the batches of training.
+
+    Raises:
+        ValueError: An option is unknown or out of its range.
+    """
+    where, options = "schedule reduce_on_plateau", dict(options or {})
+    valid = dict(inspect.signature(optax.contrib.reduce_on_plateau).parameters)
+    del valid["accumulation_size"]
+    for option, value in options.items():
+        if option not in valid:
+            raise ValueError(unknown_name(f"option of {where}", option, valid))
+        if option == "factor":
+            bounds = {"open_minimum": True, "open_maximum": True}
+            require_number(where, option, value, minimum=0, maximum=1, **bounds)
+        else:
+            _require_option(where, option, value, valid[option].default)
+    return optax.contrib.reduce_on_plateau(**options, accumulation_size=accumulation_size)
 
 
 def only_weights(params: Any) -> Any:
@@ -143,83 +281,3 @@ def only_weights(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: getattr(path[-1], "key", None) == "weight", params
     )
-
-
-def _constant(peak: float, steps: int) -> optax.Schedule:
-    return optax.constant_schedule(peak)
-
-
-def _cosine(peak: float, steps: int, final: float = 0.0) -> optax.Schedule:
-    require_number("schedule cosine", "final", final, minimum=0, maximum=1)
-    return optax.cosine_decay_schedule(peak, max(steps, 1), final)
-
-
-def _linear(peak: float, steps: int, final: float = 0.0) -> optax.Schedule:
-    require_number("schedule linear", "final", final, minimum=0, maximum=1)
-    return optax.linear_schedule(peak, peak * final, max(steps, 1))
-
-
-def _exponential(peak: float, steps: int, final: float = 0.01) -> optax.Schedule:
-    require_number("schedule exponential", "final", final, minimum=0, maximum=1, open_minimum=True)
-    return optax.exponential_decay(peak, max(steps, 1), final)
-
-
-def _step(
-    peak: float, steps: int, at: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1
-) -> optax.Schedule:
-    require_number("schedule step", "factor", factor, minimum=0, open_minimum=True)
-    if not isinstance(at, tuple | list):
-        raise TypeError(f"schedule step: expected at to be a tuple of fractions, got {brief(at)}")
-    for fraction in at:
-        require_number("schedule step", "every member of at", fraction, minimum=0, maximum=1)
-    # A short training may have several of the times in one step.
-    places = Counter(math.ceil(fraction * steps) for fraction in at)
-    return optax.piecewise_constant_schedule(peak, {p: factor**n for p, n in places.items()})
-
-
-SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
-    "constant": _constant,
-    "cosine": _cosine,
-    "exponential": _exponential,
-    "linear": _linear,
-    "step": _step,
-}
-
-
-def make_schedule(
-    name: str, peak: float, steps: int, options: Mapping[str, Any] | None = None
-) -> optax.Schedule:
-    """The learning rate over ``steps`` steps, from a ``peak``.
-
-    Times are fractions of the steps after warm-up and rates are fractions of the peak, so a
-    schedule keeps its shape when the number of epochs or the batch size changes.
-
-    Args:
-        name: ``constant``; ``cosine(final=0)``, ``linear(final=0)`` and ``exponential(final=0.01)``
-            end at ``final``; ``step(at=(0.5, 0.75), factor=0.1)`` multiplies by ``factor`` at each
-            time in ``at``.
-        peak: The largest rate.
-        steps: The number of steps of the whole training.
-        options: As above; every schedule also takes ``warmup``, the fraction of ``steps`` in which
-            the rate rises linearly from 0 to ``peak`` (0 unless given).
-
-    Raises:
-        ValueError: An unknown name or option (the message has the nearest valid one), or a number
-            outside of its range.
-    """
-    if name not in SCHEDULES:
-        raise ValueError(unknown_name("schedule", name, SCHEDULES))
-    require_number("schedule", "learning_rate", peak, minimum=0, open_minimum=True)
-    require_positive_integer("schedule", "steps", steps)
-    options = dict(options or {})
-    warmup = options.pop("warmup", 0.0)
-    require_number(f"schedule {name}", "warmup", warmup, minimum=0, maximum=1)
-    valid = [*list(inspect.signature(SCHEDULES[name]).parameters)[2:], "warmup"]
-    for option in options:
-        if option not in valid:
-            raise ValueError(unknown_name(f"option of schedule {name}", option, valid))
-    rising = round(warmup * steps)
-    schedule = SCHEDULES[name](peak, steps - rising, **options)
-    if rising == 0:
-        return schedule
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, rising), schedule], [rising])

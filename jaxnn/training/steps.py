@@ -10,6 +10,8 @@ from jax import Array
 
 from jaxnn.core.contract import Layer
 from jaxnn.sharding import take_examples
+from jaxnn.statistics.quantities import Measured
+from jaxnn.training.optimizers import evaluated, step_with
 
 
 class TrainState(NamedTuple):
@@ -42,20 +44,37 @@ def make_step(
     Args:
         gradient_function: What `jaxnn.backprop`, `jaxnn.autodiff` or `jaxnn.numerical` returns.
         optimizer: Any optax transformation. One that takes extra arguments is given, as
-            ``arguments``, those of the gradient function after the parameters.
+            ``arguments``, those of the gradient function after the parameters; as ``value`` and
+            ``grad`` the loss and its gradient; as ``value_fn`` and ``obj_fn`` (params) -> the loss
+            of the same batch. Where the gradient is to be private, an optimiser must use none.
     """
-    update = optax.with_extra_args_support(optimizer).update
 
     def step(train_state: TrainState, x: Any, target: Any, weights: Array | None = None):
         params, state, optimizer_state, key, count = train_state
         step_key = jax.random.fold_in(key, count)
         arguments = (state, x, target, step_key, weights)
         (value, state), gradients = gradient_function(params, *arguments)
-        updates, optimizer_state = update(gradients, optimizer_state, params, arguments=arguments)
+
+        def loss_at(params: Any) -> Array:
+            return loss_of(gradient_function(params, *arguments)[0][0])
+
+        update = step_with(optimizer, loss_at, arguments=arguments)
+        updates, optimizer_state = update(gradients, optimizer_state, params, loss_of(value))
         params = optax.apply_updates(params, updates)
         return TrainState(params, state, optimizer_state, key, count + 1), value
 
     return step
+
+
+def loss_of(value: Any) -> Array:
+    """The loss in what a gradient function returns as value: with it may be what was measured."""
+    return value.loss if isinstance(value, Measured) else value
+
+
+def at_evaluation(train_state: TrainState) -> TrainState:
+    """The same with the parameters to evaluate and predict with; see `evaluated`."""
+    params = evaluated(train_state.optimizer_state, train_state.params)
+    return train_state._replace(params=params)
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:

@@ -25,7 +25,13 @@ from jaxnn.core.validation import batch_size as batch_size_of
 from jaxnn.core.validation import require_integer, require_positive_integer
 from jaxnn.rewrites.precision import adjust_scale
 from jaxnn.training.drawing import make_epoch
-from jaxnn.training.steps import TrainState, create_state, make_step, require_batch_fits
+from jaxnn.training.steps import (
+    TrainState,
+    at_evaluation,
+    create_state,
+    make_step,
+    require_batch_fits,
+)
 
 TOGETHER, UNROLL = 8, 4
 """How many side by side, and how many steps in the body of a loop: for small networks."""
@@ -92,12 +98,13 @@ def make_sweep(
 
         def epoch(train_state: TrainState, _: None):
             train_state, losses = run_epoch(train_state, x, target)
-            return train_state, (jnp.mean(losses), measure(train_state.params, train_state.state))
+            own = at_evaluation(train_state)
+            return train_state, (jnp.mean(losses), measure(own.params, own.state))
 
         one = jax.tree.map(lambda a: a[:1], x)
         train_state = create_state(network, optimizer, jax.random.key(seed), one)
         train_state, records = jax.lax.scan(epoch, train_state, length=epochs)
-        return Trials(train_state.params, train_state.state, *records)
+        return Trials(at_evaluation(train_state).params, train_state.state, *records)
 
     def train_all(seeds: Array, settings: Mapping[str, Array]) -> Trials:
         side_by_side = max(TOGETHER // _count(settings), 1)

@@ -362,3 +362,35 @@ def test_help_names_options_and_configurations(script, names, capsys):
     assert info.value.code == 0
     out = capsys.readouterr().out
     assert all(name in out for name in names)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "schedule"),
+    [
+        ("schedule_free_adamw", "0.01", "constant"),
+        ("muon(ns_steps=3)", "0.01", "reduce_on_plateau(patience=1, factor=0.5)"),
+        ("noisy_sgd", "0.01", "warmup_cosine_decay_schedule"),
+    ],
+)
+def test_optimizers_of_optax_contrib_train_resume_and_are_evaluated(
+    optimizer, rate, schedule, capsys
+):
+    options = ["--optimizer", optimizer, "--learning-rate", rate, "--schedule", schedule]
+    short = ["--network", "dense(3)", "--data.standardize", "features"]
+    best = ["--best", "last", "--crosscheck-every", "0", "--data.validation-fraction", "0.2"]
+    few = ["--batch-size", "50"]
+    train.main(["wine_mlp", *short, *options, *best, *few, "--epochs", "2", "--output", "run"])
+    capsys.readouterr()
+    evaluate.main(["run", "--weights", "last", "--split", "validation"])
+    *epochs, _ = metrics("run")
+    assert f"loss {epochs[-1]['validation_loss']:.4g}" in capsys.readouterr().out
+    train.main(["--resume", "run", "--epochs", "3"])
+    assert [epoch["epoch"] for epoch in metrics("run")[:-1]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("change", [["--optimizer", "momo"], ["--schedule", "reduce_on_plateau"]])
+def test_a_private_run_refuses_what_is_told_the_loss(change, monkeypatch, capsys):
+    error = error_of(
+        train.main, ["wine_mlp", "--gradient", "private", *change], monkeypatch, capsys
+    )
+    assert "not told the loss where gradient is private" in error

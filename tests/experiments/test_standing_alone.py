@@ -363,9 +363,56 @@ def test_the_metric_of_the_best_can_be_named(monkeypatch, capsys):
     best = max(epochs, key=lambda record: record["validation_accuracy"])["epoch"]
     assert f"the weights of epoch {best}," in capsys.readouterr().out
     error = error_of(train.main, [*options, "--best", "acuracy"], monkeypatch, capsys)
-    assert "unknown best 'acuracy': did you mean 'accuracy'" in error
+    assert "unknown metric of classes 'acuracy': did you mean 'accuracy'" in error
+    error = error_of(train.main, [*options, "--best", "f1_each"], monkeypatch, capsys)
+    assert "expected best to be a metric of one number" in error
     error = error_of(train.main, [*WINE, "--best", "accuracy"], monkeypatch, capsys)
     assert "--data.validation-fraction" in error
+
+
+def test_metrics_are_chosen_kept_and_evaluated_and_any_of_them_tells_the_best(trained, capsys):
+    options = [*WINE, "--data.validation-fraction", "0.3", "--epochs", "3"]
+    train.main([*options, "--metrics", "f1_each", "log_loss", "--best", "roc_auc", "--output", "r"])
+    *epochs, test = metrics("r")
+    assert test["test"]["log_loss"] == pytest.approx(test["test"]["loss"], rel=1e-4)
+    assert set(test["test"]["f1_each"]) == {"class_0", "class_1", "class_2"}
+    best = max(epochs, key=lambda record: record["validation_roc_auc"])["epoch"]
+    assert f"the weights of epoch {best}," in capsys.readouterr().out
+    one_class = pets(Path("t.csv"), rows=[1, 3])
+    names = ["--metrics", "roc_auc", "recall_each"]
+    evaluate.main([str(trained / "run"), "--file", str(one_class), *names])
+    out = capsys.readouterr().out
+    assert "roc_auc –" in out
+    assert "roc_auc is not defined: either none or all of the examples are 'cat'" in out
+    assert "recall_each: cat –, dog 1" in out
+
+
+def test_errors_in_validation_are_in_the_units_of_the_target(capsys):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(80, 2))
+    np.savez("homes.npz", x=x, target=x.sum(1) * 1000)
+    data = ["--data.name", "homes.npz", "--data.standardize-target", "--metrics", "rmse"]
+    split = ["--data.validation-fraction", "0.3", "--learning-rate", "1e-6", "--epochs", "1"]
+    network = ["--network", "dense(1)", "--loss", "half_squared_error()"]
+    train.main(["wine_mlp", *network, *data, *split, "--output", "run"])
+    epoch, _ = metrics("run")
+    found = {name: epoch[f"validation_{name}"] for name in ("mae", "rmse")}
+    evaluate.main(["run", "--split", "validation"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert f"mae {found['mae']:.4g}, rmse {found['rmse']:.4g}" in line
+    assert 100 < found["mae"] < found["rmse"]
+
+
+def test_one_row_of_a_regression_is_evaluated_and_its_r2_is_null(capsys):
+    frame = "a,y\n" + "".join(f"{i / 7},{i * 3.3}\n" for i in range(40))
+    Path("t.csv").write_text(frame)
+    train.main(["--data.name", "t.csv", "--data.target", "y", "--epochs", "1", "--output", "run"])
+    Path("one.csv").write_text("a,y\n1.5,4.4\n")
+    capsys.readouterr()
+    evaluate.main(["run", "--file", "one.csv"])
+    out = capsys.readouterr().out
+    assert "r2 –" in out
+    assert "r2 is not defined: all examples have the same target" in out
 
 
 def test_the_command_that_resumes_is_quoted(tmp_path, monkeypatch, capsys):
@@ -373,3 +420,41 @@ def test_the_command_that_resumes_is_quoted(tmp_path, monkeypatch, capsys):
     train.main([*WINE, "--epochs", "1", "--output", str(folder)])
     error = error_of(train.main, [*WINE, "--output", folder], monkeypatch, capsys)
     assert f"--resume '{folder}'" in error
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy()", "sigmoid_binary_cross_entropy()"])
+def test_balanced_classes_count_the_same_and_the_run_keeps_their_weights(loss, capsys):
+    outputs = "dense(1)" if loss.startswith("sigmoid") else "dense(2)"
+    table = pets(Path("t.csv"), rows=[*range(0, 100, 2), *range(1, 30, 2)])
+    data = ["--data.name", str(table), "--data.target", "kind", "--data.test-fraction", "0.2"]
+    options = ["--network", outputs, "--loss", loss, "--class-weights", "balanced"]
+    train.main(["wine_mlp", *options, *data, "--epochs", "1", "--output", "run"])
+    run = Run(Path("run"))
+    splits = run.read_config().load()
+    cats, dogs = np.bincount(splits.train.target)
+    found = run.read_config().loss_function
+    if outputs == "dense(1)":
+        assert found.pos_weight == pytest.approx(cats / dogs, rel=1e-5)
+    else:
+        n = cats + dogs
+        assert found.class_weights == pytest.approx((n / (2 * cats), n / (2 * dogs)), rel=1e-5)
+    train.main(["--resume", "run", "--epochs", "2"])
+    assert len(metrics("run")) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["balance"], "unknown class_weights 'balance': did you mean 'balanced'"),
+        (["balanced", "--loss", "mean_squared_error()"], "a loss that can weigh"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(change, message, monkeypatch, capsys):
+    assert message in error_of(train.main, [*WINE, "--class-weights", *change], monkeypatch, capsys)
+
+
+def test_a_run_folder_in_place_of_a_configuration_says_how_to_resume(trained, monkeypatch, capsys):
+    error = error_of(train.main, [trained / "run"], monkeypatch, capsys)
+    assert (
+        f"is a run folder; to continue it: python -m experiments.train --resume {trained}" in error
+    )

@@ -172,16 +172,17 @@ def test_the_mae_of_standardised_targets_is_in_their_original_units(one):
     deviation = np.float32(7) if one else np.array([1.0, 10.0, 500.0], np.float32)
     target, error = random.normal(size=(2, 20, 3)).astype(np.float32)
     loss = nn.mean_squared_error()
-    arguments = (loss, task_of(loss, 0), jnp.asarray(target + error), jnp.asarray(target))
-    metrics = metrics_of(*arguments, deviation)
+    scaled = task_of(loss, 0)._replace(deviation=deviation)
+    arguments = jnp.asarray(target + error), jnp.asarray(target)
+    metrics = metrics_of(loss, scaled, *arguments)
     assert metrics["mae"] == pytest.approx(np.mean(deviation * np.abs(error)), rel=1e-5)
-    assert metrics["r2"] == metrics_of(*arguments)["r2"]
+    assert metrics["r2"] == metrics_of(loss, task_of(loss, 0), *arguments)["r2"]
 
 
 def test_a_deviation_of_another_shape_is_refused():
     loss, y = nn.mean_squared_error(), jnp.ones((4, 3))
     with pytest.raises(ValueError, match=r"deviation to be .* shape \(3,\), got shape \(1,\)"):
-        metrics_of(loss, task_of(loss, 0), y, y, np.ones(1))
+        metrics_of(loss, task_of(loss, 0)._replace(deviation=np.ones(1)), y, y)
 
 
 @pytest.mark.parametrize("examples", [0, 1, 3, 4, 6])
