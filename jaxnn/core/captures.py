@@ -193,6 +193,9 @@ class StackedCapture(Capture):
     def map_deltas(self, function: Callable) -> "StackedCapture":
         return StackedCapture(self.capture.map_deltas(jax.vmap(function)))
 
+    def without(self, absent: Array) -> "StackedCapture":
+        return StackedCapture(jax.vmap(lambda capture: capture.without(absent))(self.capture))
+
     def scaled(self, factor: Any) -> "StackedCapture":
         return StackedCapture(self.capture.scaled(factor))
 
