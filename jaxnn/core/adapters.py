@@ -168,6 +168,32 @@ def parameter_free(name: str, forward: Callable, backward: Callable) -> Layer:
     return layer(name, init, train, lambda params, residuals, dy: (backward(residuals, dy), ()))
 
 
+class PointwiseOfFunctions(Pointwise):
+    """See `pointwise`."""
+
+    title: str
+    own_function: Callable
+    slope: Callable
+    by_output: bool
+
+    @property
+    def name(self) -> str:
+        return self.title
+
+    @property
+    def _by_output(self) -> bool:
+        return self.by_output
+
+    def function(self, x: Array) -> Array:
+        return self.own_function(x)
+
+    def slope_from_output(self, y: Array) -> Array:
+        return self.slope(y)
+
+    def slope_from_input(self, x: Array) -> Array:
+        return self.slope(x)
+
+
 def pointwise(
     name: str,
     function: Callable,
@@ -186,10 +212,4 @@ def pointwise(
     slope = slope_from_output or slope_from_input
     if slope is None or (slope_from_output and slope_from_input):
         raise ValueError(f"{name}: expected one of slope_from_output and slope_from_input")
-
-    def forward(x: Array):
-        require_floating(name, "x", x)
-        y = function(x)
-        return y, (y if slope_from_output else x)
-
-    return parameter_free(name, forward, lambda kept, dy: slope(kept) * dy)
+    return PointwiseOfFunctions(name, function, slope, slope_from_output is not None)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.contract import Capture
-from jaxnn.kernels.products import contract_small_rows, rows_of, sum_dtype, sum_rows
+from jaxnn.kernels.products import add_all, contract_small_rows, rows_of, sum_dtype, sum_rows
 
 static = partial(dataclasses.field, metadata={"static": True})
 
@@ -193,6 +193,9 @@ class StackedCapture(Capture):
     def map_deltas(self, function: Callable) -> "StackedCapture":
         return StackedCapture(self.capture.map_deltas(jax.vmap(function)))
 
+    def without(self, absent: Array) -> "StackedCapture":
+        return StackedCapture(jax.vmap(lambda capture: capture.without(absent))(self.capture))
+
     def scaled(self, factor: Any) -> "StackedCapture":
         return StackedCapture(self.capture.scaled(factor))
 
@@ -225,7 +228,7 @@ class ContractedCapture(Capture):
 
     def join(self, *others: "ContractedCapture") -> "ContractedCapture":
         """The sum of the uses."""
-        total = jax.tree.map(lambda *g: sum(g), self.gradients, *(o.gradients for o in others))
+        total = jax.tree.map(add_all, self.gradients, *(o.gradients for o in others))
         return dataclasses.replace(self, gradients=total)
 
     def map_deltas(self, function: Callable) -> "ContractedCapture":

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import keyword
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ from jaxnn.core.validation import (
     require_members,
     require_positive_integer,
 )
+from jaxnn.kernels.products import add_all
 
 
 class Many(Layer, init=False):
@@ -269,7 +270,7 @@ class fork(_SideBySide, init=False):
 
     def join(self, dx: tuple):
         """The sum."""
-        return functools.reduce(_add, dx)
+        return _sum(dx)
 
 
 class parallel(_SideBySide, init=False):
@@ -293,7 +294,7 @@ class add(ParameterFree):
 
     def apply(self, x: Any):
         _require_alike("add", x)
-        return sum(x[1:], start=x[0]), Static(len(x))
+        return add_all(*x), Static(len(x))
 
     def pull_back(self, residuals: Static, dy: Array):
         return (dy,) * residuals.value
@@ -600,13 +601,14 @@ class repeat(One):
         return dx, (stack(captures),)
 
 
-def _add(a: Any, b: Any) -> Any:
-    """The sum of two trees, where None is no gradient, of an array or of a whole subtree."""
-    if a is None or b is None:
-        return b if a is None else a
-    if isinstance(a, tuple):
-        return tuple(map(_add, a, b))
-    return a + b
+def _sum(trees: Sequence[Any]) -> Any:
+    """The sum of trees, where None is no gradient, of an array or of a whole subtree."""
+    there = [tree for tree in trees if tree is not None]
+    if len(there) < 2:
+        return there[0] if there else None
+    if isinstance(there[0], tuple):
+        return tuple(map(_sum, zip(*there, strict=True)))
+    return add_all(*there)
 
 
 def split(key: Array | None, n: int) -> Any:

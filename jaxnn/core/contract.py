@@ -185,6 +185,15 @@ class Capture:
         """With ``function`` of the deltas: the one way to scale, mask, cast or select examples."""
         raise NotImplementedError
 
+    def without(self, absent: Array) -> "Capture":
+        """With zeros in place of all that it holds of the examples in ``absent`` [batch]."""
+
+        def clear(a: Array):
+            over = jax.numpy.expand_dims(absent, range(1, a.ndim))
+            return jax.numpy.where(over, jax.numpy.zeros_like(a), a)
+
+        return jax.tree.map(clear, self)
+
     def scaled(self, factor: Any) -> "Capture":
         """With deltas times one number."""
         return self.map_deltas(lambda deltas: deltas * jax.numpy.asarray(factor, deltas.dtype))

@@ -31,6 +31,12 @@ def sum_rows(a: Array) -> Array:
     return jnp.sum(a, axis=tuple(range(a.ndim - 1)), dtype=sum_dtype(a.dtype))
 
 
+def add_all(*terms: Array) -> Array:
+    """The sum of arrays of one dtype, in that of sums, and in theirs again."""
+    wide = sum_dtype(terms[0].dtype)
+    return functools.reduce(operator.add, (a.astype(wide) for a in terms)).astype(terms[0].dtype)
+
+
 def contract_rows(inputs: Array, deltas: Array) -> Array:
     """Σ inputsᵀ · deltas, [in, out], over all axes of [*, in] and [*, out] but the last.
 

@@ -16,7 +16,7 @@ from jax import Array
 from jaxnn.core.combinators import Wrapper
 from jaxnn.core.contract import Capture, Layer
 from jaxnn.core.validation import brief, require_count, require_key
-from jaxnn.kernels.products import sum_dtype
+from jaxnn.kernels.products import add_all, sum_dtype
 from jaxnn.layers.normalization import norm_along
 
 FIRST_ITERATIONS = 15
@@ -271,7 +271,7 @@ class ReparametrizedCapture(Capture):
 
     def gradient(self) -> dict[str, Array]:
         """The sum over the uses."""
-        return jax.tree.map(lambda *g: sum(g), *map(self._pulled, self.uses))
+        return jax.tree.map(add_all, *map(self._pulled, self.uses))
 
     def join(self, *others: "ReparametrizedCapture") -> "ReparametrizedCapture":
         """Side by side: every use has a weight of its own where state has moved between them."""

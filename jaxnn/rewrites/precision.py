@@ -113,7 +113,8 @@ class with_precision(Wrapper):
         return _cast(self._mixed.predict(params, self.inner_state(state), x), self.policy.output)
 
     def forward(self, params: Any, state: Any, x: Any, key: Array | None):
-        dtypes = Static(tuple(leaf.dtype for leaf in jax.tree.leaves(x)))
+        leaves, treedef = jax.tree.flatten(x)
+        dtypes = Static((treedef, tuple(leaf.dtype for leaf in leaves)))
         x = _cast(x, self.policy.compute)
         y, inner, residuals = self._mixed.forward(params, self.inner_state(state), x, key)
         scale = state.scale if self.policy.scales else None
@@ -125,7 +126,8 @@ class with_precision(Wrapper):
         if scale is not None:
             dy = _times(dy, scale)
         dx, captures = self._mixed.backward(params, inner, _cast(dy, self.policy.compute))
-        dx = _cast_each(dx, dtypes.value)
+        treedef, of_leaves = dtypes.value
+        dx = _cast_each(dx, treedef.unflatten(of_leaves))
         if scale is not None:
             dx = _times(dx, 1 / scale)
             captures = map_captures(lambda capture: capture.scaled(1 / scale), captures)
@@ -279,11 +281,11 @@ def _cast(tree: Any, dtype: str) -> Any:
     return jax.tree.map(cast, tree)
 
 
-def _cast_each(dx: Any, dtypes: tuple) -> Any:
-    """dx in the dtypes of x, leaf by leaf, where None is no gradient."""
-    leaves, treedef = jax.tree.flatten(dx, is_leaf=lambda node: node is None)
-    # A whole member of x without gradient may be one None: then nothing is left to tell apart.
-    if len(leaves) != len(dtypes):
-        return dx
-    pairs = zip(leaves, dtypes, strict=True)
-    return treedef.unflatten([a if a is None else a.astype(dtype) for a, dtype in pairs])
+def _cast_each(dx: Any, dtypes: Any) -> Any:
+    """dx in the dtypes of x; where None is no gradient, of an array or of a whole member."""
+    return jax.tree.map(
+        lambda a, dtype: a if a is None else a.astype(dtype),
+        dx,
+        dtypes,
+        is_leaf=lambda node: node is None,
+    )

@@ -38,6 +38,11 @@ class ColumnsCapture(Capture):
         """``function`` of the deltas of every column."""
         return ColumnsCapture(self.capture.map_deltas(jax.vmap(function)))
 
+    def without(self, absent: Array) -> "ColumnsCapture":
+        axes = _delta_axes(self.capture)
+        clear = jax.vmap(lambda capture: capture.without(absent), (axes,), axes)
+        return ColumnsCapture(clear(self.capture))
+
     def linear(self) -> Capture | None:
         """The linear capture of every column, whose inputs are there once."""
         return _mapped(lambda capture: capture.linear(), _delta_axes(self.capture))(self.capture)

@@ -26,7 +26,7 @@ from jaxnn.statistics import contractions
 from jaxnn.statistics.columns import as_batch, hessian_root_captures
 from jaxnn.statistics.examples import per_example_gradients
 from jaxnn.statistics.quantities import own_captures, quantity
-from jaxnn.statistics.trees import scaled, shares_of
+from jaxnn.statistics.trees import scaled, shares_of, widened
 
 
 @quantity(captures_of=hessian_root_captures)
@@ -41,7 +41,7 @@ def diagonal_ggn(captures: Any, weights: Array | None = None) -> Any:
     Raises:
         ValueError: the loss has no ``hessian_root``; see also `per_example_gradients`.
     """
-    shared = scaled(captures, jnp.sqrt(shares_of(captures, weights)))
+    shared = scaled(widened(captures), jnp.sqrt(shares_of(captures, weights)))
     return map_captures(contractions.sum_of_squares, shared)
 
 

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.captures import contract, map_captures
-from jaxnn.kernels.products import sum_dtype
 from jaxnn.statistics import contractions
 from jaxnn.statistics.examples import per_example_squared_norms
 from jaxnn.statistics.quantities import quantity
-from jaxnn.statistics.trees import scaled, shares_of
+from jaxnn.statistics.trees import scaled, shares_of, widened
 
 
 class GradientNoise(NamedTuple):
@@ -33,7 +32,7 @@ def gradient_second_moment(captures: Any, weights: Array | None = None) -> Any:
 
     The same is the diagonal of the empirical Fisher matrix.
     """
-    shared = scaled(captures, jnp.sqrt(shares_of(captures, weights)))
+    shared = scaled(widened(captures), jnp.sqrt(shares_of(captures, weights)))
     return map_captures(contractions.sum_of_squares, shared)
 
 
@@ -77,8 +76,7 @@ def gradient_noise(captures: Any, weights: Array | None = None) -> GradientNoise
     """
     norms = per_example_squared_norms.of(captures)
     shares = shares_of(captures, weights).astype(norms.dtype)
-    means = jax.tree.leaves(contract(scaled(captures, shares)))
-    of_mean = sum(jnp.sum(mean.astype(sum_dtype(mean.dtype)) ** 2) for mean in means)
+    of_mean = sum(jnp.sum(mean**2) for mean in jax.tree.leaves(_mean(captures, weights)))
     concentration = jnp.sum(shares**2)
     trace = (jnp.sum(shares * norms) - of_mean) / (1 - concentration)
     return GradientNoise(trace, of_mean - trace * concentration)
@@ -99,4 +97,4 @@ def gradient_noise_scale(captures: Any, weights: Array | None = None) -> Array:
 
 def _mean(captures: Any, weights: Array | None) -> Any:
     """E g."""
-    return contract(scaled(captures, shares_of(captures, weights)))
+    return contract(scaled(widened(captures), shares_of(captures, weights)))

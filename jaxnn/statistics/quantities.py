@@ -14,7 +14,7 @@ from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backward_pass, present, require_weights, shares, weighted_mean
 from jaxnn.core.mixing import require_apart, require_loss_apart
 from jaxnn.core.validation import brief, unknown_name
-from jaxnn.statistics.trees import require_examples_apart, scaled
+from jaxnn.statistics.trees import require_examples_apart, scaled, without
 
 
 def own_captures(where: str, network: Layer, loss: Loss) -> Callable:
@@ -58,8 +58,11 @@ class Quantity:
         return f"<quantity {self.__name__}{self._options or ''}>"
 
     def of(self, captures: Any, weights: Array | None = None, **options: Any) -> Any:
-        """What the function says of captures of each example's own loss."""
+        """What the function says of captures of each example's own loss, whatever they hold of an
+        example of weight 0."""
         require_examples_apart(self.__name__, captures)
+        if weights is not None:
+            captures = without(captures, weights == 0)
         return self._function(captures, weights, **_for(self._function, self._options) | options)
 
     def with_options(self, **options: Any) -> "Quantity":

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.captures import StackedCapture, map_captures
+from jaxnn.core.captures import map_captures
 from jaxnn.core.contract import Capture
 from jaxnn.kernels.products import sum_dtype
 
@@ -63,13 +63,7 @@ def batch_of(captures: Any) -> int:
 def without(captures: Any, absent: Array) -> Any:
     """The captures with zeros in place of all that they hold of the examples in ``absent`` [batch]:
     whatever that is, infinite or NaN, nothing of it is left."""
-
-    def clear(capture: Capture):
-        if isinstance(capture, StackedCapture):
-            return StackedCapture(jax.vmap(clear)(capture.capture))
-        return jax.tree.map(lambda a: jnp.where(_over(absent, a), jnp.zeros_like(a), a), capture)
-
-    return map_captures(clear, captures)
+    return map_captures(lambda capture: capture.without(absent), captures)
 
 
 def widened(captures: Any) -> Any:

@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.core.validation import brief, require_positive_integer, require_range
+from jaxnn.learning.accumulation import accumulate
+from jaxnn.learning.privacy import private
 from jaxnn.training.drawing import Batches, Draw, drawn
 from jaxnn.training.steps import TrainState, require_batch_fits
 
 
-def require_gradient(gradient: Any, measure: Any) -> None:
-    """Raise unless these are a gradient function or quantities by name, and not both."""
+def require_gradient(gradient: Any, measure: Any, draw: Draw) -> None:
+    """Raise unless these are a gradient function or quantities by name, not both, and one that is
+    private is given Poisson samples."""
     if gradient is not None and not callable(gradient):
         raise TypeError(
             "train: expected gradient to be a gradient function, such as jaxnn.autodiff(network, "
@@ -28,6 +31,12 @@ def require_gradient(gradient: Any, measure: Any) -> None:
         raise ValueError(
             "train: expected gradient to be None where something is measured, which is done of the "
             f"captures of backprop, got {brief(gradient)}"
+        )
+    inner = gradient.gradient if isinstance(gradient, accumulate) else gradient
+    if isinstance(inner, private) and not draw.is_poisson:
+        raise ValueError(
+            "train: expected draw=poisson with a private gradient, whose promise is that of "
+            f"Poisson samples, got {brief(draw)}; a Draw of your own may say is_poisson = True"
         )
 
 

@@ -56,6 +56,9 @@ class Draw(Value):
     """Whether its indices are known to be those of examples: in a compiled program one that is too
     large would count as the last. `train` looks at those of the first epoch otherwise."""
 
+    is_poisson: ClassVar[bool] = False
+    """Whether every batch is a Poisson sample, of which the promise of a private gradient is."""
+
     @abc.abstractmethod
     def batches(self, key: Array, examples: int, batch_size: int) -> Sequence[Batches]:
         """All steps of an epoch, in their order; ``key`` is the epoch's own. It is compiled."""
@@ -123,6 +126,7 @@ class Poisson(Draw):
     """
 
     in_range = True
+    is_poisson = True
 
     def batches(self, key: Array, examples: int, batch_size: int) -> Sequence[Batches]:
         """As many samples as an epoch of shuffled examples has steps."""

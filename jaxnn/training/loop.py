@@ -117,7 +117,7 @@ def train(
     require_positive_integer("train", "batch_size", batch_size)
     checked("train", "draw", draw, Draw)
     checked("train", "crosscheck", crosscheck, Crosscheck | None)
-    require_gradient(gradient, measure)
+    require_gradient(gradient, measure, draw)
     require_patience(patience, validation)
     examples = batch_size_of("train", x)
     shapes = require_batches(draw, train_state, examples, batch_size)

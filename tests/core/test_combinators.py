@@ -330,3 +330,14 @@ def test_on_refuses_what_is_no_index(index, untyped):
 def test_on_refuses_an_index_beyond_the_members():
     with pytest.raises(ValueError, match="on: expected index to be below 2"):
         nn.on(2, nn.relu()).init(None, (A, B))
+
+
+def test_many_members_of_half_precision_are_added_in_float32():
+    # One by one in bfloat16 the sum would stop at 256, where adding 1 no longer changes it.
+    x = (jnp.ones((1, 1), jnp.bfloat16),) * 300
+    fork = nn.fork(*[nn.identity()] * 300)
+    no_parameters = ((),) * 300
+    residuals = fork.forward(no_parameters, no_parameters, x[0], None)[2]
+    for total in (nn.add().predict((), (), x), fork.backward(no_parameters, residuals, x)[0]):
+        assert total.dtype == jnp.bfloat16
+        assert float(total[0, 0]) == 300

@@ -55,6 +55,7 @@ def test_pointwise_needs_one_slope(slopes):
 def test_slopes_from_input_and_from_output_are_two_forms_of_one_derivative(x64):
     by_output = nn.pointwise("exp", jnp.exp, slope_from_output=lambda y: y)
     by_input = nn.pointwise("exp", jnp.exp, slope_from_input=jnp.exp)
+    assert isinstance(by_output, nn.Pointwise)
     x, dy = normal(0, (3, 2)), normal(1, (3, 2))
     dx = [f.backward((), f.forward((), (), x, None)[2], dy)[0] for f in (by_output, by_input)]
     assert_agree(dx[0], dx[1], 1e-15)

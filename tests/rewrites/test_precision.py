@@ -219,3 +219,14 @@ def test_a_layer_that_cannot_serve_the_policy_is_named():
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(ValueError, match="unknown dtype of compute 'float8': did you mean"):
         with_precision(nn.dense(3), Policy(compute="float8"))
+
+
+def test_dx_has_the_dtypes_of_x_where_a_whole_member_has_no_gradient():
+    x = (normal(0, (2, 3), np.float32), (normal(1, (2, 3), np.float32), jnp.ones((2, 1))))
+    first = nn.parameter_free("first", lambda x: (x[0], ()), lambda kept, dy: (dy, None))
+    network = nn.with_precision(nn.serial(first, nn.dense(2)), nn.POLICIES["bfloat16"])
+    params, state = initialized(network, x)
+    y, _, residuals = network.forward(params, state, x, None)
+    of_first, second = network.backward(params, residuals, y)[0]
+    assert of_first.dtype == jnp.float32
+    assert second is None

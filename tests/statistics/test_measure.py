@@ -178,3 +178,24 @@ def test_an_example_of_weight_0_counts_as_absent_whatever_it_holds(quantity, x64
         assert np.all(np.asarray(found)[:, absent] == 0)
         found = found[:, present]
     assert_agree(found, alone, 1e-9)
+
+
+@pytest.mark.parametrize(
+    "quantity",
+    [
+        statistics.per_example_squared_norms,
+        statistics.gradient_variance,
+        statistics.diagonal_ggn,
+        statistics.kfac_factors.with_options(samples=None),
+    ],
+)
+def test_captures_taken_without_weights_hold_nothing_of_an_example_of_weight_0(quantity, x64):
+    params, state, x, target, _, weights = arguments(WEIGHTS.astype(float))
+    present = np.flatnonzero(np.asarray(WEIGHTS))
+    take = jax.jit(quantity.make_pass("captures", NETWORK, LOSS))
+    poisoned = jnp.asarray(np.where(np.asarray(WEIGHTS)[:, None] == 0, np.nan, x))
+    found = quantity.of(take(params, state, poisoned, target), weights)
+    if quantity is statistics.per_example_squared_norms:
+        found = found[present]
+    of_present = take(params, state, x[present], target[present])
+    assert_agree(found, quantity.of(of_present, weights[present]), 1e-9)

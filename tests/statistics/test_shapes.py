@@ -117,3 +117,15 @@ def test_half_precision_is_squared_and_summed_in_float32():
     np.testing.assert_allclose(norms, 2 + 8 * 300.0**2, rtol=1e-6)
     np.testing.assert_allclose(second["weight"], 300.0**2, rtol=1e-3)
     assert {norms.dtype, second["weight"].dtype} == {jnp.dtype("float32")}
+
+
+def test_examples_that_agree_have_no_variance_in_half_precision():
+    """Shares of 1/3 or a mean that were rounded to half precision would leave about 0.01."""
+    network = nn.dense(2)
+    x = jnp.full((3, 4), 1.1, jnp.bfloat16)
+    params = {"weight": jnp.zeros((4, 2), jnp.bfloat16), "bias": jnp.full(2, 1.3, jnp.bfloat16)}
+    arguments = (params, (), x, jnp.zeros((3, 2), jnp.bfloat16))
+    variance = jax.jit(statistics.gradient_variance(network, LOSS))(*arguments)
+    for leaf in jax.tree.leaves(variance):
+        assert leaf.dtype == jnp.float32
+        np.testing.assert_allclose(leaf, 0, atol=1e-6)

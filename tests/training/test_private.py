@@ -68,6 +68,15 @@ def test_a_gradient_function_that_sums_over_the_examples_is_refused():
         train(*start, epochs=1, batch_size=8, gradient=clipped_sum(*start[:2], 1.0))
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_batches_that_are_no_poisson_samples_are_refused(parts):
+    network, loss, *rest = problems.start(NETWORK)
+    own = gradient(network, loss, 1.0)
+    own = own if parts == 1 else nn.accumulate(own, parts, network=network)
+    with pytest.raises(ValueError, match=r"expected draw=poisson .* got Shuffled\(\)"):
+        train(network, loss, *rest, epochs=1, batch_size=8, gradient=own)
+
+
 def test_a_network_that_mixes_examples_is_refused_before_the_first_epoch():
     network = nn.serial(nn.dense(3), nn.batch_norm(), nn.dense(problems.CLASSES))
     with pytest.raises(ValueError, match="1 batch_norm mixes the examples"):

@@ -27,27 +27,30 @@ def applies(geometry: Geometry, inputs: int) -> bool:
 
 def forward(x: Array, weight: Array, geometry: Geometry) -> Array:
     """y from x [batch, *size, in] and the weight [*kernel, 1, out]."""
-    taps = zip(slices(x, geometry), _by_tap(weight, geometry), strict=True)
+    taps = zip(slices(_wide(x), geometry), _by_tap(weight, geometry), strict=True)
     y = functools.reduce(jnp.add, (a[..., None] * w for a, w in taps))
-    return y.reshape(*y.shape[:-2], weight.shape[-1])
+    return y.reshape(*y.shape[:-2], weight.shape[-1]).astype(x.dtype)
 
 
 def input_gradient(dy: Array, weight: Array, geometry: Geometry) -> Array:
     """dx from the deltas dy [batch, *output_size, out] and the weight."""
-    deltas = to_groups(dy, geometry.groups)
+    deltas = to_groups(_wide(dy), geometry.groups)
     patches = (jnp.sum(deltas * w, axis=-1) for w in _by_tap(weight, geometry))
-    return fold(patches, geometry)
+    return fold(patches, geometry).astype(dy.dtype)
 
 
 def weight_gradient(x: Array, dy: Array, geometry: Geometry) -> Array:
     """∂L/∂weight [*kernel, 1, out] from x and the deltas dy."""
-    deltas = to_groups(dy, geometry.groups)
+    deltas = to_groups(_wide(dy), geometry.groups)
     everywhere = tuple(range(dy.ndim - 1))
-    dtype = sum_dtype(dy.dtype)
-    taps = [jnp.sum(a[..., None] * deltas, everywhere, dtype) for a in slices(x, geometry)]
+    taps = [jnp.sum(a[..., None] * deltas, everywhere) for a in slices(x, geometry)]
     return jnp.stack(taps).astype(dy.dtype).reshape(*geometry.kernel_size, 1, dy.shape[-1])
 
 
 def _by_tap(weight: Array, geometry: Geometry) -> Array:
     """[taps, groups, out of a group]."""
-    return to_groups(weight.reshape(geometry.taps, weight.shape[-1]), geometry.groups)
+    return to_groups(_wide(weight).reshape(geometry.taps, weight.shape[-1]), geometry.groups)
+
+
+def _wide(a: Array) -> Array:
+    return a.astype(sum_dtype(a.dtype))

@@ -28,10 +28,14 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry) -> Array:
     """dx from the deltas dy [batch, *output_size, out] and the weight."""
     groups, inputs = geometry.groups, weight.shape[-2]
     matrices = jnp.swapaxes(_matrices(weight, geometry), -1, -2)
-    patches = jnp.moveaxis(rows(dy[..., None, :], groups) @ matrices, 0, -2)
+    products = jnp.matmul(
+        rows(dy[..., None, :], groups), matrices, preferred_element_type=sum_dtype(dy.dtype)
+    )
+    patches = jnp.moveaxis(products, 0, -2)
     by_tap = (dy.shape[0], *geometry.output_size, groups, geometry.taps, inputs)
     patches = jnp.moveaxis(patches.reshape(by_tap), -2, 0)
-    return fold((p.reshape(*p.shape[:-2], groups * inputs) for p in patches), geometry)
+    dx = fold((p.reshape(*p.shape[:-2], groups * inputs) for p in patches), geometry)
+    return dx.astype(dy.dtype)
 
 
 def weight_gradient(x: Array, dy: Array, geometry: Geometry) -> Array:
@@ -81,7 +85,8 @@ def unfold(x: Array, geometry: Geometry) -> Array:
 
 
 def fold(patches: Iterator[Array], geometry: Geometry) -> Array:
-    """What belongs to each tap added back to where `slices` took it from: [batch, *size, in]."""
+    """What belongs to each tap, in the dtype of sums, added back to where `slices` took it from:
+    [batch, *size, in]."""
     between = tuple(stride - 1 for stride in geometry.strides)
 
     def place(patch: Array, start: tuple[int, ...]) -> Array:

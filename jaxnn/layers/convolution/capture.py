@@ -14,7 +14,7 @@ from jaxnn.kernels.convolution import pooled
 from jaxnn.kernels.convolution.choosing import run
 from jaxnn.kernels.convolution.geometry import Geometry, spread, transposed_kernel
 from jaxnn.kernels.convolution.patches import rows, unfold
-from jaxnn.kernels.products import sum_rows
+from jaxnn.kernels.products import add_all, sum_rows
 
 
 class _OneUse(Capture):
@@ -112,7 +112,7 @@ class JoinedConvCapture(Capture):
 
     def gradient(self) -> dict[str, Array]:
         """The sum over the uses."""
-        return jax.tree.map(lambda *g: sum(g), *(use.gradient() for use in self.uses))
+        return jax.tree.map(add_all, *(use.gradient() for use in self.uses))
 
     def map_deltas(self, function: Callable) -> "JoinedConvCapture":
         return JoinedConvCapture(tuple(use.map_deltas(function) for use in self.uses))

@@ -107,13 +107,17 @@ class sign_concordant(Feedback):
         layer: A layer or a network.
         magnitude: "uniform": M is one number for each array, the root mean square of its initial
             weights. "fixed": M = |B₀|, drawn once as the layer's own weights are. "batch": the
-            same, drawn anew in every training step, which then needs a key.
+            same, drawn anew in every training step, which then needs a key; in inference mode,
+            where nothing is drawn, the gradient is the true one.
 
     Raises:
         ValueError: ``magnitude`` is unknown; as `Feedback`.
     """
 
     magnitude: Literal["uniform", "fixed", "batch"] = "uniform"
+
+    def at_rest(self) -> Layer:
+        return self.plain() if self.magnitude == "batch" else self
 
     def start(self, weights: Any, draw: Callable, key: Array) -> Any:
         match self.magnitude:

@@ -147,3 +147,15 @@ def test_weight_gradients_of_half_precision_are_summed_in_float32(algorithm):
     gradient = jax.jit(lambda x, dy: algorithm.weight_gradient(x, dy, geometry))(x, dy)
     assert gradient.dtype == jnp.bfloat16
     assert float(gradient[1, 1, 0, 0]) == 2048
+
+
+@pytest.mark.parametrize("algorithm", [direct, patches, elementwise])
+def test_the_taps_of_half_precision_are_added_in_float32(algorithm):
+    # The first tap is 256; of the following ones each is too small to change it in bfloat16.
+    geometry = three_by_three((6, 6), ((1, 1), (1, 1)))
+    weight = jnp.ones((3, 3, 1, 1), jnp.bfloat16).at[0, 0].set(256)
+    one = jnp.ones((1, 6, 6, 1), jnp.bfloat16)
+    for sums in (algorithm.forward, algorithm.input_gradient):
+        y = jax.jit(lambda a, w, sums=sums: sums(a, w, geometry))(one, weight)
+        assert y.dtype == jnp.bfloat16
+        assert float(y[0, 2, 2, 0]) == 264

@@ -225,6 +225,15 @@ def test_redrawn_magnitudes_need_a_key():
         layer.forward(params, state, x, None)
 
 
+def test_redrawn_magnitudes_at_rest_need_no_key_and_have_the_true_gradient():
+    network, x = nn.serial(nn.dense(4), nn.tanh(), nn.dense(2)), normal(0, (3, 5), np.float32)
+    rule = nn.sign_concordant(network, "batch")
+    params, state = initialized(rule, x)
+    dy = normal(1, (3, 2), np.float32)
+    at_rest = passes(nn.in_inference_mode(rule), params, state, x, dy)
+    assert_agree(at_rest, passes(nn.plain(rule), params, state, x, dy), 1e-7)
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("layer", [nn.relu(), nn.serial(nn.layer_norm(), nn.tanh())])
 def test_a_layer_without_weights_is_refused(rule, layer):
