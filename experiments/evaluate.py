@@ -8,11 +8,12 @@ python -m experiments.evaluate runs/mnist --file mnist.npz --inputs x_test --tar
 
 import dataclasses
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from experiments.support.command_line import parse_options, run_script, take_folder
+from experiments.support.config import ReadingConfig
 from experiments.support.held_out import describe_all, evaluate_on, save_mistakes
 from experiments.support.runs import Trained, load_data, open_trained
 from jaxnn.core.validation import printable
@@ -42,6 +43,8 @@ class Options:
     """Those of the best epoch in validation, if there was any, or of the last epoch."""
     allow_changes: bool = False
     """Warn, in place of refusing, where the configuration or the data of the run have changed."""
+    data: ReadingConfig = field(default_factory=ReadingConfig)
+    """How the file is read, if it is a table."""
 
 
 def main(arguments: list[str]) -> None:
@@ -55,7 +58,13 @@ def main(arguments: list[str]) -> None:
     if options.file is not None:
         inputs = options.inputs or (None if trained.preparation.feature_names else data.inputs)
         target = options.target or data.target
-        examples = examples_like(trained.preparation, options.file.expanduser(), target, inputs)
+        examples = examples_like(
+            trained.preparation,
+            options.file.expanduser(),
+            target,
+            inputs,
+            data.reading(options.data),
+        )
         dataset, name = trained.preparation.apply(str(options.file), examples), str(options.file)
     else:
         dataset = _split(trained, splits, options.split, options.allow_changes)

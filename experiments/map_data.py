@@ -16,7 +16,7 @@ class Options:
     """Write the data of a configuration, split and standardised, as a folder of .npy files.
 
     They are what the configuration's data.* options make of them; of the folder these are then to
-    be left out.
+    be left out. Where data are named and no configuration, the options follow from the data.
     """
 
     config: Configured
@@ -26,7 +26,7 @@ class Options:
 
 def main(arguments: list[str]) -> None:
     """Load, and write."""
-    _, config, arguments = take_config(arguments)
+    _, config, arguments = take_config(arguments, auto=True)
     options = parse_options(
         Options, "map_data [CONFIG]", arguments, config=config, output=Path("data")
     )

@@ -7,7 +7,7 @@ python -m experiments.predict runs/digits_mlp images.npz --output predictions.cs
 import csv
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from experiments.support.command_line import parse_options, run_script, take_folder
-from experiments.support.config import Config, task_on
+from experiments.support.config import Config, ReadingConfig, task_on
 from experiments.support.files import write_file
 from experiments.support.runs import open_trained
 from jaxnn.core.task import Task
@@ -41,6 +41,8 @@ class Options:
     """Those of the best epoch in validation, if there was any, or of the last epoch."""
     allow_changes: bool = False
     """Warn, in place of refusing, where the configuration of the run has changed."""
+    data: ReadingConfig = field(default_factory=ReadingConfig)
+    """How the file is read, if it is a table."""
 
 
 def main(arguments: list[str]) -> None:
@@ -50,7 +52,8 @@ def main(arguments: list[str]) -> None:
     trained, _ = open_trained(folder, allow_changes=options.allow_changes, weights=options.weights)
     config, preparation, train_state = trained.config, trained.preparation, trained.train_state
     inputs = options.inputs or (None if preparation.feature_names else config.data.inputs)
-    x = inputs_like(preparation, options.file.expanduser(), inputs)
+    reading = config.data.reading(options.data)
+    x = inputs_like(preparation, options.file.expanduser(), inputs, reading)
     x = jnp.asarray(preparation.inputs(str(options.file), x))
     prediction = make_predict(config.layers)(train_state.params, train_state.state, x)
     head, rows = _table(config, preparation, prediction)

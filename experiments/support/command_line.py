@@ -1,6 +1,7 @@
 """The command line that all experiment scripts share: a configuration, and options over it."""
 
 import argparse
+import dataclasses
 import logging
 import sys
 import threading
@@ -48,7 +49,11 @@ def take_config(arguments: list[str], *, auto: bool = False) -> tuple[str, Confi
     """
     named = bool(arguments) and not arguments[0].startswith("-")
     if not named and auto and (data := option_of("--data.name", arguments)) not in (None, "digits"):
-        return Path(str(data)).stem, FOLLOWING, arguments
+        following = FOLLOWING
+        if DataConfig(name=str(data)).is_mapped:  # whose splits are drawn
+            known = dataclasses.replace(FOLLOWING.data, validation_fraction=0.0)
+            following = dataclasses.replace(FOLLOWING, data=known)
+        return Path(str(data)).stem, following, arguments
     path = find_config(arguments[0] if named else "digits_mlp")
     return path.stem, read_config(path), arguments[1:] if named else arguments
 

@@ -102,6 +102,11 @@ class DataConfig:
             options.pop("name"), reading=reading, prefer_numbers=prefer_numbers, **options
         )
 
+    def reading(self, said: "ReadingConfig") -> Reading:
+        """How another table of such data is read: as it is said, and otherwise as this one is."""
+        names = [field.name for field in dataclasses.fields(said)]
+        return Reading(**{name: getattr(said, name) or getattr(self, name) for name in names})
+
     @property
     def is_named(self) -> bool:
         """Whether these are data that jaxnn finds by their name, in place of somebody's files."""
@@ -128,6 +133,22 @@ class DataConfig:
         )
         folder, test = others
         return dataclasses.replace(self, name=name, folder=folder, test=test)
+
+
+@dataclass(frozen=True)
+class ReadingConfig:
+    """How a table of other examples is read, where that is not as it was in training."""
+
+    separator: str = ""
+    """Between cells."""
+    decimal: str = ""
+    """The point or the comma."""
+    encoding: str = ""
+    """Of the text."""
+    header: str = ""
+    """yes or no, whether the first row names the columns."""
+    missing_target: str = ""
+    """What becomes of rows without a target: refuse, drop, or class (where NA is one)."""
 
 
 @dataclass(frozen=True)
@@ -439,7 +460,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """What a TOML file holds; raises ValueError where it is none."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"config: expected {path} to be TOML: {error}") from None
 
 

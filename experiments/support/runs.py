@@ -39,6 +39,7 @@ from experiments.support.files import as_json, leftovers, sync, write_file, writ
 from experiments.support.processes import is_first, text_of_first, versions
 from experiments.support.tracking import Events
 from jaxnn.data import Preparation, Splits
+from jaxnn.data.facts import BAD_FACTS, parse_facts
 from jaxnn.data.npz import read_npz
 from jaxnn.data.preparation import ARRAYS, from_facts
 from jaxnn.data.splitting import Source
@@ -128,8 +129,8 @@ class Run:
             ValueError: It has been edited since, unless that is allowed: then it is a warning.
         """
         table = read_toml(self._config)
-        known = table.pop(RUN, {})
-        if self.has_record and known.get("sha256") != _digest(table):
+        known = self._facts()
+        if self.has_record and known.pop("sha256", None) != _digest({**table, RUN: known}):
             complain(
                 f"{self._config}: the configuration is not the one that the run was trained with, "
                 "it has been edited",
@@ -137,16 +138,23 @@ class Run:
             )
         return read_config(self._config)
 
+    def _facts(self) -> dict[str, Any]:
+        """What config.toml says beside the configuration."""
+        facts = read_toml(self._config).get(RUN, {})
+        return facts if isinstance(facts, dict) else {}
+
     @property
     def tuned_after(self) -> int:
         """The epoch after which the last fine-tuning began; 0 without any."""
-        return read_toml(self._config).get(RUN, {}).get("tuned_after", 0)
+        return self._facts().get("tuned_after", 0)
 
     @_by_the_first
     def write_config(self, config: Config, tuned_after: int = 0) -> None:
         """Write the resolved configuration: the folder then is that of a run."""
         table = to_table(config)
-        table[RUN] = {"sha256": _digest(table), "tuned_after": tuned_after}
+        kept = (self._record, self._arrays)
+        table[RUN] = {"tuned_after": tuned_after, **{p.name: _sha256(p) for p in kept}}
+        table[RUN]["sha256"] = _digest(table)
         text = tomli_w.dumps(table, multiline_strings=False)
         write_file(self._config, lambda p: p.write_text(text, encoding="utf-8"), overwrite=True)
 
@@ -182,20 +190,28 @@ class Run:
         text = as_json(record, indent=1, ensure_ascii=False) + "\n"
         write_file(self._record, lambda p: p.write_text(text, encoding="utf-8"), overwrite=True)
 
-    def read_record(self) -> Record:
+    def read_record(self, *, allow_changes: bool = False) -> Record:
         """What `write_record` kept.
 
         Raises:
-            ValueError: It cannot be read.
+            ValueError: It cannot be read, or has been changed since, unless that is allowed.
         """
+        known = self._facts()
+        for path in (self._record, self._arrays):
+            if known.get(path.name) != _sha256(path):
+                complain(
+                    f"{path}: the record of the data is not the one of the training, it has been "
+                    "changed",
+                    allow_changes,
+                )
+        record = parse_facts(self._record, self._record.read_bytes())
         try:
-            record = json.loads(self._record.read_text(encoding="utf-8"))
             if record["format"] != FORMAT:
                 raise ValueError(f"format {record['format']}")
             source = Source(**record["data"])
             examples = {name: int(record["examples"][name]) for name in ("train", *KEPT)}
             facts, network = record["preparation"], str(record["network"])
-        except (ValueError, KeyError, TypeError) as error:
+        except BAD_FACTS as error:
             raise ValueError(
                 f"{self._record}: expected a record of format {FORMAT}, as this version of jaxnn "
                 f"writes it, got {error}"
@@ -257,12 +273,11 @@ class Run:
         records = []
         for number, line in enumerate(lines, 1):
             try:
-                records.append(_with_infinities(json.loads(line)))
-            except json.JSONDecodeError:
+                where = f"{self._metrics}, line {number}"
+                records.append(_with_infinities(parse_facts(where, line)))
+            except ValueError:
                 if number < len(lines):
-                    raise ValueError(
-                        f"expected line {number} of {self._metrics} to be JSON, got {line[:60]!r}"
-                    ) from None
+                    raise
         return records
 
     @_by_the_first
@@ -398,7 +413,7 @@ def open_trained(
     config = run.read_config(allow_changes=allow_changes)
     splits = None
     if run.has_record:
-        record = run.read_record()
+        record = run.read_record(allow_changes=allow_changes)
         if repr(config.layers) != record.network:
             complain(
                 f"{folder}: the network of the configuration is not the one that was trained, "
@@ -501,6 +516,10 @@ def _counts(examples: dict[str, int]) -> str:
 
 def _digest(table: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _with_infinities(value: Any) -> Any:

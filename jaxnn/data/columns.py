@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ TRUE, FALSE = frozenset(("true", "yes", "t", "y")), frozenset(("false", "no", "f
 DATE_FORMATS = ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d")
 TIMES = ("", " %H:%M", " %H:%M:%S")
 _LONGEST_CATEGORY = 200
+_LARGEST_EXACT = 2**53
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?")
 
@@ -41,6 +43,16 @@ class BadCell(ValueError):
     def __init__(self, row: int, expected: str, hint: str = ""):
         super().__init__(f"expected {expected}{hint}")
         self.row, self.expected, self.hint = row, expected, hint
+
+
+def warn_rounded(name: str, numbers: Any) -> None:
+    """Warn of whole numbers that float64 cannot tell apart."""
+    if len(numbers) and max(abs(int(numbers.min())), abs(int(numbers.max()))) > _LARGEST_EXACT:
+        warnings.warn(
+            f"column {name!r} has whole numbers of more than 15 digits, of which the last are "
+            f"lost; --data.kinds {shlex.quote(f'{name}=drop')} leaves it out",
+            stacklevel=4,
+        )
 
 
 def read_column(name: str, cells: Any, decimal: str, known: Column | None, kind: str) -> tuple:
@@ -80,6 +92,7 @@ def read_column(name: str, cells: Any, decimal: str, known: Column | None, kind:
         bad = ~np.isfinite(numbers)
         if kind == "number" or (not bad.all() and bad.mean() < 0.5):
             _refuse_first(given, bad, "a finite number", kind)
+            warn_rounded(name, numbers[np.asarray(given.str.fullmatch(r"[+-]?\d{16,}"), bool)])
             return Column(name, "number"), _scatter(numbers, gaps)
     if kind in ("", "boolean"):
         words = given.str.lower()
@@ -153,6 +166,8 @@ def _typed(name: str, cells: Any) -> tuple[Column, np.ndarray]:
         return Column(name, "date"), np.asarray(seconds, np.float64)
     if kind in "cm":
         raise ValueError(f"column {name!r}: expected numbers, words or dates, got {cells.dtype}")
+    if kind in "iu":
+        warn_rounded(name, cells.dropna())
     numbers = cells.to_numpy(np.float64, na_value=np.nan)
     bad = np.isinf(numbers)
     if bad.any():

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnn.core.validation import listed
 from jaxnn.data.columns import Column
 
 MISSING = ("fill", "frequent", "refuse")
@@ -43,6 +44,11 @@ class Encoder(NamedTuple):
             ends = [f"{cycle} {wave}" for cycle in self._cycles for wave in ("sine", "cosine")]
             return [f"{name} days", *(f"{name} {end}" for end in ends), *gaps]
         return [name, *gaps]
+
+    @property
+    def fills(self) -> bool:
+        """Whether a gap gets a value that other cells have."""
+        return bool(np.isfinite(self.fill))
 
     @property
     def _cycles(self) -> Mapping[str, float]:
@@ -110,6 +116,17 @@ def encode(where: str, x: np.ndarray, encoders: tuple[Encoder, ...]) -> np.ndarr
     """The features of examples whose columns are as the encoders'; float64 [examples, features]."""
     if is_plain(encoders) and np.isfinite(x).all():
         return x
+    gaps = [
+        encoder.column.name
+        for place, encoder in enumerate(encoders)
+        if not encoder.says_gaps and encoder.fills and np.isnan(x[:, place]).any()
+    ]
+    if gaps:
+        warnings.warn(
+            f"{where}: there are empty cells in {listed(gaps)}, which get what is typical in "
+            "training, and no feature says so",
+            stacklevel=2,
+        )
     features = np.empty((len(x), sum(len(encoder.names) for encoder in encoders)))
     start = 0
     for place, encoder in enumerate(encoders):

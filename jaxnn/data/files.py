@@ -13,7 +13,17 @@ from jaxnn.data.columns import Column
 from jaxnn.data.dataset import Dataset, as_features, make_dataset, validate_labels
 from jaxnn.data.npy import read_strings
 from jaxnn.data.preparation import Preparation
-from jaxnn.data.table import BINARIES, FOUND, TASKS, TEXTS, Reading, Table, is_table, suffix_of
+from jaxnn.data.table import (
+    BINARIES,
+    FOUND,
+    INTEGER,
+    TASKS,
+    TEXTS,
+    Reading,
+    Table,
+    is_table,
+    suffix_of,
+)
 
 SUFFIXES = (*TEXTS, *BINARIES, ".npz")
 
@@ -62,8 +72,15 @@ def read_file(
     if labels.dtype.kind == "b":
         classes = classes or ("False", "True")
     labels = _labels(labels)
-    # Without names the labels say how many classes there are: 0 … classes − 1, each occurring.
-    classes = classes or tuple(map(str, range(len(np.unique(labels)))))
+    if not classes:
+        # Without names the labels say how many classes there are: 0 … classes − 1, each occurring.
+        classes = tuple(map(str, range(len(np.unique(labels)))))
+        try:
+            validate_labels(labels, len(classes), str(path))
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; an array class_names beside them names all classes from 0 on"
+            ) from None
     return make_dataset(str(path), arrays[x_name], labels, features, classes)
 
 
@@ -78,7 +95,7 @@ def _decode(
 ) -> dict[str, np.ndarray]:
     others = (*(targets or ()), *([groups] if groups else []))
     said = [t.rpartition("=")[0] for t in reading.kinds if t.endswith("=category")]
-    read = Table(path, reading, (*others, *said))
+    read = Table(path, reading, (*others, *said), (*others, *(inputs or ())))
     if not targets:
         shown = ", ".join(read.names[:30]) + ", …" * (len(read.names) > 30)
         raise ValueError(
@@ -89,7 +106,9 @@ def _decode(
     if both := [name for name in others if name in (inputs or ())]:
         raise ValueError(f"{path}: expected inputs without the target column {both[0]!r}")
     names = list(inputs) if inputs is not None else [n for n in read.names if n not in {*others}]
-    if not names or len(set(names)) < len(names):
+    if not names:
+        raise ValueError(f"{path}: expected columns beside {listed(others)}, got none")
+    if len(set(names)) < len(names):
         raise ValueError(f"{path}: expected distinct feature columns, got {names}")
     target, kept = read.target(targets, task, prefer_numbers=prefer_numbers)
     columns, x = read.columns(names)
@@ -131,7 +150,7 @@ def read_inputs(path: Path, feature_names: Columns, inputs: Columns) -> np.ndarr
     feature_names = _names(feature_names) or ()
     if is_table(path):
         columns = (feature_names or None) if inputs is None else _names(inputs)
-        read = Table(path, FOUND)
+        read = Table(path, FOUND, (), columns or ())
         known = [Column(name, "number") for name in columns or read.names]
         x = read.columns([column.name for column in known], known)[1]
         return as_features(str(path), x, feature_names)
@@ -139,7 +158,7 @@ def read_inputs(path: Path, feature_names: Columns, inputs: Columns) -> np.ndarr
     return as_features(str(path), npz.read_npz(path, (x_name,))[x_name], feature_names)
 
 
-def inputs_like(known: Known, path: Path, inputs: Columns) -> np.ndarray:
+def inputs_like(known: Known, path: Path, inputs: Columns, reading: Reading = FOUND) -> np.ndarray:
     """x of a file in the form of the data that ``known`` is about.
 
     Columns are found by name: those of a table, and those of an array that has feature_names
@@ -147,8 +166,10 @@ def inputs_like(known: Known, path: Path, inputs: Columns) -> np.ndarray:
     """
     _require_file(path)
     if is_table(path):
-        return _columns_like(known, Table(path, FOUND, _categories(known)), (), inputs)
-    names = tuple(column.name for column in known.columns) or known.feature_names
+        wanted = _names(inputs) or _columns_of(known)
+        read = Table(path, reading._replace(kinds=()), _categories(known), wanted)
+        return _columns_like(known, read, (), inputs)
+    names = _columns_of(known)
     x_name = _array_name(path, inputs)
     arrays = npz.read_npz(path, (x_name,), ("feature_names",))
     given = _strings(path, "feature_names", arrays.get("feature_names"))
@@ -176,6 +197,11 @@ def _columns_like(known: Known, read: Table, targets: Sequence[str], inputs: Col
     return read.columns(names, columns)[1]
 
 
+def _columns_of(known: Known) -> tuple[str, ...]:
+    """The names of the columns of x, as a file has them."""
+    return tuple(column.name for column in known.columns) or known.feature_names
+
+
 def _categories(known: Known) -> tuple[str, ...]:
     return tuple(column.name for column in known.columns if column.kind == "category")
 
@@ -195,7 +221,8 @@ def examples_like(
     task = "classification" if classes else known.task or "regression"
     if is_table(path):
         targets = targets or known.target_names
-        read = Table(path, reading._replace(kinds=()), (*targets, *_categories(known)))
+        wanted = (*targets, *(_names(inputs) or _columns_of(known)))
+        read = Table(path, reading._replace(kinds=()), (*targets, *_categories(known)), wanted)
         if not targets:
             raise ValueError(f"{path}: expected target to name a column: say --target")
         for name in targets:
@@ -208,7 +235,12 @@ def examples_like(
         name = targets[0] if targets else "target"
         arrays = npz.read_npz(path, (name,), ("class_names",))
         given = _labels(arrays[name]) if classes else arrays[name]
-        names = _strings(path, "class_names", arrays.get("class_names")) or classes
+        names = _strings(path, "class_names", arrays.get("class_names"))
+        if classes and not names and all(map(INTEGER.fullmatch, classes)):
+            # Labels without names are names of themselves.
+            values, given = np.unique(given, return_inverse=True)
+            names = tuple(map(str, values))
+        names = names or classes
     if classes:
         validate_labels(given, len(names), str(path))
         unknown = [names[label] for label in np.unique(given) if names[label] not in classes]
@@ -228,8 +260,9 @@ def examples_like(
 
 
 def _labels(labels: np.ndarray) -> np.ndarray:
-    """Labels without the axis of length 1 that some libraries give them."""
-    if labels.dtype.kind == "b":
+    """Labels as integers, without the axis of length 1 that some libraries give them."""
+    is_whole = labels.dtype.kind == "f" and bool(np.all(labels == np.rint(labels)))
+    if labels.dtype.kind == "b" or (is_whole and bool(np.all(np.abs(labels) < 2**31))):
         labels = labels.astype(np.int32)
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 

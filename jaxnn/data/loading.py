@@ -22,6 +22,12 @@ from jaxnn.data.table import FOUND, Reading
 
 AUTO = "auto"
 NAMES = (*BUNDLED, *GENERATED, *MNIST)
+_WITHOUT = {
+    "validation_fraction": "validation-fraction 0",
+    "standardize": "standardize none",
+    "standardize_target": "no-standardize-target",
+}
+"""How options are left out that a configuration may have."""
 
 
 def load(
@@ -236,7 +242,10 @@ def _is_mapped(name: str | os.PathLike[str]) -> bool:
 def _refuse(name, **options) -> None:
     for option, value in options.items():
         if value is not None:
-            raise ValueError(f"load: {option} has no meaning for {str(name)!r}, got {value!r}")
+            way_out = f": say --data.{_WITHOUT[option]}" if option in _WITHOUT else ""
+            raise ValueError(
+                f"load: {option} has no meaning for {str(name)!r}, got {value!r}{way_out}"
+            )
 
 
 def _require_path(where: str, argument: str, value: Any) -> None:

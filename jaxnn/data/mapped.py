@@ -8,6 +8,7 @@ import numpy as np
 from jaxnn.core.validation import listed
 from jaxnn.data.dataset import Dataset, make_dataset, validate_labels
 from jaxnn.data.digests import digest
+from jaxnn.data.facts import parse_facts
 from jaxnn.data.npy import map_array, read_strings
 from jaxnn.data.npz import read_npz
 from jaxnn.data.preparation import ARRAYS, Preparation, from_facts
@@ -96,11 +97,7 @@ def _preparation(folder: Path, shape: tuple[int, ...], names: tuple[str, ...]) -
     facts, arrays = (folder / name for name in PREPARATION)
     if not facts.exists():
         return Preparation(shape, class_names=names)
-    try:
-        found = json.loads(facts.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{facts}: expected JSON, got {error}") from None
-    found = from_facts(str(facts), found, read_npz(arrays, ARRAYS))
+    found = from_facts(str(facts), parse_facts(facts, facts.read_bytes()), read_npz(arrays, ARRAYS))
     given = found.network_shape
     if given != shape or found.class_names != names:
         raise ValueError(

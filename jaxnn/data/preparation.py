@@ -11,6 +11,7 @@ from jaxnn.data import encoding
 from jaxnn.data.columns import Column
 from jaxnn.data.dataset import Dataset, as_features
 from jaxnn.data.encoding import Encoder, encode, fit_encoders, to_facts
+from jaxnn.data.facts import BAD_FACTS
 
 VERSION = 1
 """Of what `Preparation.facts` returns."""
@@ -67,8 +68,12 @@ def _fit(x: np.ndarray, axis: int | None) -> Standardization:
     mean = np.asarray(np.mean(x, axis, dtype=np.float64))
     deviation = np.asarray(np.std(x, axis, dtype=np.float64))
     # Rounding leaves a constant feature a tiny deviation, so it is recognised by its range.
-    constant = (np.max(x, axis) == np.min(x, axis)) | (deviation == 0)
-    return Standardization(mean, np.where(constant, 1.0, deviation))
+    low = np.min(x, axis)
+    constant = (np.max(x, axis) == low) | (deviation == 0)
+    # So has its mean: of 1e30 everywhere it would leave 1e14.
+    return Standardization(
+        np.where(constant, low, mean).astype(np.float64), np.where(constant, 1.0, deviation)
+    )
 
 
 STANDARDIZATIONS: dict[str, Callable[[np.ndarray], Standardization]] = {
@@ -239,7 +244,7 @@ def from_facts(where: str, facts: Mapping[str, Any], arrays: Mapping[str, Any]) 
             Standardization(*of_target),
             bool(facts["flatten"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except BAD_FACTS as error:
         raise ValueError(
             f"{where}: expected a preparation of version {VERSION}, as this version of jaxnn "
             f"writes it, got {error}"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnn.core.validation import brief, unknown_name
+from jaxnn.core.validation import brief, listed, unknown_name
 from jaxnn.data.columns import (
     KINDS,
     MISSING,
@@ -21,10 +21,11 @@ from jaxnn.data.columns import (
     find_decimal,
     is_text,
     read_column,
+    warn_rounded,
 )
 from jaxnn.data.optional import require_library
 
-VERSION = 2  # changes when the same file would be decoded to something else
+VERSION = 3  # changes when the same file would be decoded to something else
 
 TEXTS = {".csv": "", ".tsv": "\t", ".tab": "\t", ".txt": ""}
 """Suffixes of tables in text, and the separator that they say."""
@@ -40,7 +41,7 @@ SEPARATORS = (",", ";", "\t", "|")
 TASKS = ("classification", "regression", "labels")
 MISSING_TARGETS = ("refuse", "drop", "class")
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LONGEST_CLASS = 1000
 _MOST_CLASSES = 20
@@ -131,18 +132,25 @@ class Table:
         path: The file.
         reading: How.
         as_text: Columns whose cells are kept as they are written.
+        wanted: Columns that are to be found, by which a header of numbers is recognised.
 
     Raises:
         ValueError: naming the file, and the line of the first row that cannot be read.
     """
 
-    def __init__(self, path: Path, reading: Reading, as_text: Sequence[str] = ()):
+    def __init__(
+        self,
+        path: Path,
+        reading: Reading,
+        as_text: Sequence[str] = (),
+        wanted: Sequence[str] = (),
+    ):
         self._pandas = require_library("pandas", f"reading the table {path}")
         self.path, self.reading = path, reading
         reading.require_valid()
         self.is_text = suffix_of(path) in TEXTS
         if self.is_text:
-            self._frame = self._read_text(as_text)
+            self._frame = self._read_text(as_text, {*wanted, *as_text})
         else:
             self._frame = self._read_binary()
         for name in (text.rpartition("=")[0] for text in reading.kinds):
@@ -159,7 +167,11 @@ class Table:
         """Raise ValueError unless there is a column of this name."""
         if name not in self._frame.columns:
             near = self.names if len(self.names) <= 30 else [*self.names[:30], "…"]
-            raise ValueError(f"{self.path}: {unknown_name('column', name, near)}")
+            is_data = self.is_text and not self._header_rows and not self.reading.header
+            hint = (
+                "; its first row holds numbers and is data, if not with --data.header yes" * is_data
+            )
+            raise ValueError(f"{self.path}: {unknown_name('column', name, near)}{hint}")
 
     def columns(
         self, names: Sequence[str], known: Sequence[Column] = ()
@@ -279,13 +291,13 @@ class Table:
             raise ValueError(f"{self.path}: expected several targets for the task labels, got one")
         codes, unique = self._pandas.factorize(cells)
         unique = [str(value) for value in unique]
-        all_integers = all(map(_INTEGER.fullmatch, unique))
+        all_integers = all(map(INTEGER.fullmatch, unique))
         if task is None:
             numbers = as_numbers(self._pandas.Series(unique, dtype="str"), decimal)
             is_number = ~np.isnan(numbers)
             # One number with a fraction makes it a regression: a word among such is a mistake.
             fractions = any(
-                fits and not _INTEGER.fullmatch(text)
+                fits and not INTEGER.fullmatch(text)
                 for fits, text in zip(is_number, unique, strict=True)
             )
             many = len(unique) > _MOST_CLASSES and len(codes) < 10 * len(unique)
@@ -333,6 +345,9 @@ class Table:
         frame = self._frame[list(names)] if list(names) != self.names else self._frame
         if not all(dtype.kind in "iuf" for dtype in set(frame.dtypes)):
             return None
+        for name in names:
+            if frame[name].dtype.kind in "iu":
+                warn_rounded(name, frame[name].dropna())
         # Row by row: splits take rows.
         numbers = np.ascontiguousarray(frame.to_numpy(np.float64, na_value=np.nan))
         return None if np.isinf(numbers).any() else numbers
@@ -353,7 +368,7 @@ class Table:
     def _decimal(self, names: Sequence[str]) -> str:
         if self.reading.decimal or not self.is_text:
             return self.reading.decimal or "."
-        texts = [self._frame[name] for name in names if is_text(self._frame[name])]
+        texts = [self._cells(name) for name in names if is_text(self._frame[name])]
         found = find_decimal([cells.dropna() for cells in texts], self._separator)
         if found == "?":
             raise ValueError(
@@ -380,14 +395,14 @@ class Table:
         frame.columns = self._pandas.Index(names, dtype=object)
         return frame.reset_index(drop=True)
 
-    def _read_text(self, as_text: Sequence[str]) -> Any:
+    def _read_text(self, as_text: Sequence[str], wanted: set[str]) -> Any:
         self._opens = gzip.open if self.path.suffix.lower() == ".gz" else open
         self._encoding = self.reading.encoding or self._find_encoding()
         self._separator = self._find_separator()
         first = next(self._rows(), (0, []))[1]
         if not first:
             raise ValueError(f"{self.path}: expected a header row, got an empty file")
-        has_header = self._has_header(first, as_text)
+        has_header = self._has_header(first, wanted)
         index = [0] if has_header and first[0] == "" and len(first) > 1 else []
         names = (
             [cell or f"column {place}" for place, cell in enumerate(first)]
@@ -405,8 +420,7 @@ class Table:
                     file,
                     sep=self._separator,
                     encoding=self._encoding,
-                    header=None,
-                    skiprows=self._lines_before_data() if has_header else 0,
+                    header=0 if has_header else None,
                     names=names,
                     index_col=False,
                     keep_default_na=False,
@@ -433,10 +447,6 @@ class Table:
             frame = frame.drop(columns=names[place])
         return frame
 
-    def _lines_before_data(self) -> int:
-        """How many lines the header ends at."""
-        return next(self._rows())[0]
-
     def _require_rows(self) -> None:
         """Raise ValueError for the first row whose cells are not as many as the columns."""
         for line, row in self._rows():
@@ -451,20 +461,28 @@ class Table:
         for name in names:
             if name in seen:
                 raise ValueError(
-                    f"{self.path}: expected distinct column names, got {brief(name)} twice"
+                    f"{self.path}: expected distinct column names, got {brief(name)} twice: "
+                    "rename one"
                 )
             seen.add(name)
 
-    def _has_header(self, first: list[str], targets: Sequence[str]) -> bool:
+    def _has_header(self, first: list[str], wanted: set[str]) -> bool:
         if self.reading.header:
             return self.reading.header == "yes"
-        numbers = [cell for cell in first if _NUMBER.fullmatch(cell)]
-        if not numbers or (targets and set(targets) <= set(first)):
+        if not any(map(_NUMBER.fullmatch, first)):
             return True
-        # The numbers with which pandas names columns are names.
-        return [c for c in first if c] == [
-            str(place) for place in range(len([c for c in first if c]))
-        ]
+        given = [cell for cell in first if cell]
+        if given == [str(place) for place in range(len(given))]:
+            return True  # so pandas names columns
+        if len(set(first)) < len(first) or not wanted or not wanted <= set(first):
+            return False
+        if wanted <= {str(place) for place in range(len(first))}:
+            raise ValueError(
+                f"{self.path}: expected a first row that is either names or data, got "
+                f"{listed(first[:10])}, where {listed(sorted(wanted))} could be a name or the "
+                "number of a column: say --data.header yes or no"
+            )
+        return True
 
     def _find_encoding(self) -> str:
         with self._opens(self.path, "rb") as file:

@@ -8,6 +8,7 @@ import pytest
 from jaxnn.data import load, read_features
 from jaxnn.data.columns import Column
 from jaxnn.data.files import examples_like, inputs_like, read_file
+from jaxnn.data.preparation import STANDARDIZATIONS
 from jaxnn.data.table import Reading
 
 
@@ -88,7 +89,7 @@ def test_the_first_bad_cell_is_named_by_column_and_line(tmp_path, cell):
         ("a,y\n1,0.5\n2,cheap\n3,0.7", "line 3, column 'y': expected a finite number, got 'cheap'"),
         ("a,y\n1,0.5\n2,1e999\n", "line 3, column 'y': expected a finite number"),
         ("a,Y\n1,2\n", "unknown column 'y': did you mean 'Y'"),
-        ("y\n1\n", "expected distinct feature columns"),
+        ("y\n1\n", "expected columns beside y, got none"),
         ("a\0,y\n1,2\n", "expected a table in text, got binary data"),
         ('a,y\n"1,2\n', "unexpected end of data"),
     ],
@@ -106,7 +107,7 @@ def test_the_target_must_be_named_and_is_no_input(tmp_path):
         read_examples(path, "y", ("a", "y"), None)
     with pytest.raises(ValueError, match="expected distinct feature columns"):
         read_examples(path, "y", ("a", "a"), None)
-    with pytest.raises(ValueError, match="expected distinct feature columns"):
+    with pytest.raises(ValueError, match="expected columns beside y, got none"):
         read_examples(path, "y", (), None)
     with pytest.raises(ValueError, match="unknown column 'z'"):
         read_examples(path, "y", ("z",), None)
@@ -435,3 +436,46 @@ def test_one_example_of_a_known_table_is_enough(tmp_path):
     (tmp_path / "one.tsv").write_text("kind\ta\ny\t7\n")
     found = examples_like(known, tmp_path / "one.tsv", "kind", None)
     assert (found.x.tolist(), found.target.tolist()) == ([[7]], [1])
+
+
+def test_the_first_row_of_a_table_of_numbers_is_not_lost_as_a_header(tmp_path):
+    path = write(tmp_path, "0,103,-6\n1,99,4\n0,87,2\n")
+    with pytest.raises(ValueError, match="expected a first row that is either names or data"):
+        read_file(path, "0", None, None)
+    found = read_file(path, "0", None, None, Reading(header="no"))
+    assert found.feature_names == ("1", "2")
+    np.testing.assert_array_equal(found.x, [[103, -6], [99, 4], [87, 2]])
+    # What is twice in the first row names nothing; what is not the number of a column does.
+    assert len(read_file(write(tmp_path, "0,0,5\n1,2,3\n"), "0", None, None).x) == 2
+    known = read_file(write(tmp_path, "0,1,y\n5,6,a\n7,8,b\n"), "y", None, None)
+    new = write(tmp_path, "5,1,0\n3,2,1\n")
+    with pytest.raises(ValueError, match="say --data.header yes or no"):
+        inputs_like(known, new, None)
+    np.testing.assert_array_equal(inputs_like(known, new, None, Reading(header="yes")), [[1, 2]])
+
+
+def test_a_header_of_several_lines_costs_no_rows(tmp_path):
+    path = write(tmp_path, '\na,"b\n\nb",y\n1,2,3.5\n4,5,6.5\n')
+    found = read_file(path, "y", None, None)
+    np.testing.assert_array_equal(found.x, [[1, 2], [4, 5]])
+    assert found.feature_names == ("a", "b\n\nb")
+
+
+def test_whole_numbers_that_float64_cannot_hold_are_warned_of(tmp_path):
+    path = write(tmp_path, f"a,b,c,y\n1,{10**18 + 1},{10**30},0.5\n2,{10**18 + 2},{10**30},1.5\n")
+    with pytest.warns(UserWarning, match="digits") as warned:
+        read_file(path, "y", None, None)
+    assert {str(w.message).split()[1] for w in warned} == {"'b'", "'c'"}
+
+
+def test_a_constant_feature_of_any_size_becomes_zero():
+    x = np.full((7, 2), [1e30, 0.1])
+    np.testing.assert_array_equal(STANDARDIZATIONS["features"](x).apply(x), 0)
+
+
+def test_gaps_that_no_training_example_had_are_warned_of(tmp_path):
+    path = write(tmp_path, "a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
+    splits = load(path, target="y")
+    new = inputs_like(splits.preparation, write(tmp_path, 'a\n3\n""\n'), None)
+    with pytest.warns(UserWarning, match="there are empty cells in a"):
+        splits.preparation.inputs("new", new)
