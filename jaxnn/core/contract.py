@@ -1,5 +1,4 @@
-"""The whole contract: a layer is a value with four pure methods, a loss one with two, and a capture
-is a gradient not yet contracted. Everything else in jaxnn is made of these.
+"""The whole contract: a layer has four pure methods, a loss two, a capture is a gradient to be.
 
 Arrays have the batch first. ``x`` and ``y`` are arrays or tuples of them (masks and lengths travel
 as members), ``params`` is a dict of arrays for a layer that has some and ``()`` for one that has
@@ -9,6 +8,7 @@ none, ``state`` is what training changes without a gradient (running statistics)
 
 import abc
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -109,10 +109,7 @@ class Layer(Value):
 
 
 class Loss(Value):
-    """A loss for each example of a batch, and its gradient written by hand.
-
-    The gradient functions of `jaxnn.core.gradients` reduce it: the weighted mean over the batch.
-    """
+    """A loss for each example of a batch; gradient functions take its weighted mean over it."""
 
     mixes: ClassVar[bool] = False
     """Whether examples' losses depend on each other; ``gradient`` is that of their sum then."""
@@ -140,22 +137,20 @@ class Loss(Value):
         return False
 
     def hessian_root(self, prediction: Any, target: Any, v: Any) -> Any:
-        """S v, of the shape of the prediction, for a root S of the Hessian of each example's own
-        loss by its prediction: S Sᵀ = ∂²l/∂y². For curvature."""
+        """S v for a root S of the Hessian of each example's loss: S Sᵀ = ∂²l/∂y²."""
         raise ValueError(f"{self.name}: expected a loss whose hessian_root is known")
 
     def task(self, classes: int) -> Task:
         """How it is used on data with this many classes, 0 for numbers."""
         raise ValueError(
-            f"{self.name}: expected a loss of one label or number for each example, but this one "
-            "takes targets of its own form; train with it from Python"
+            f"{self.name}: expected a loss of one label or number for each example, which this one "
+            "is not; train with it from Python"
         )
 
 
 class Capture:
-    """What entered the parameters and the delta (the cotangent) at their output, not yet
-    contracted. A subclass is a dataclass registered by JAX, without checks in its constructor: JAX
-    rebuilds it with placeholders.
+    """What entered the parameters and the delta (the cotangent) at their output, not contracted: a
+    dataclass registered by JAX, which rebuilds it with placeholders, so that it checks nothing.
 
     A captures tree mirrors the params tree, one capture for each dict of parameters. The inputs of
     a capture do not depend on dy; its deltas are linear in it. All its arrays have the batch first:
@@ -187,12 +182,8 @@ class Capture:
 
     def without(self, absent: Array) -> "Capture":
         """With zeros in place of all that it holds of the examples in ``absent`` [batch]."""
-
-        def clear(a: Array):
-            over = jax.numpy.expand_dims(absent, range(1, a.ndim))
-            return jax.numpy.where(over, jax.numpy.zeros_like(a), a)
-
-        return jax.tree.map(clear, self)
+        where = jax.vmap(lambda out, a: jax.numpy.where(out, jax.numpy.zeros_like(a), a))
+        return jax.tree.map(partial(where, absent), self)
 
     def scaled(self, factor: Any) -> "Capture":
         """With deltas times one number."""
