@@ -391,12 +391,12 @@ class log_softmax(OverAxis):
 
     def apply(self, x: Array):
         self.require(x)
-        y = jax.nn.log_softmax(_wide(x), self.axis).astype(x.dtype)
-        return y, y
+        # Of y in half precision, whose error grows with |y|, e^y would have few digits left.
+        return jax.nn.log_softmax(_wide(x), self.axis).astype(x.dtype), x
 
     def pull_back(self, residuals: Array, dy: Array):
-        y, d = _wide(residuals), _wide(dy)
-        return (d - jnp.exp(y) * jnp.sum(d, self.axis, keepdims=True)).astype(dy.dtype)
+        exp_y, d = jax.nn.softmax(_wide(residuals), self.axis), _wide(dy)
+        return (d - exp_y * jnp.sum(d, self.axis, keepdims=True)).astype(dy.dtype)
 
 
 def _wide(x: Array) -> Array:

@@ -27,11 +27,18 @@ class sequence_loss(Loss):
 
     Raises:
         TypeError: the target is no such tuple, or lengths are not integers.
-        ValueError: a shape does not fit, a length is negative or larger than time, or a label of a
-            real position is no class.
+        ValueError: the loss compares examples with each other, a shape does not fit, a length is
+            negative or larger than time, or a label of a real position is no class.
     """
 
     loss: Loss
+
+    def validate(self) -> None:
+        if self.loss.mixes:
+            raise ValueError(
+                f"sequence_loss: expected a loss that takes every position by itself, but "
+                f"{self.loss.name} compares them with each other"
+            )
 
     @property
     def name(self) -> str:

@@ -39,6 +39,7 @@ class ColumnsCapture(Capture):
         return ColumnsCapture(self.capture.map_deltas(jax.vmap(function)))
 
     def without(self, absent: Array) -> "ColumnsCapture":
+        """Every column without these examples; the inputs are there once."""
         axes = _delta_axes(self.capture)
         clear = jax.vmap(lambda capture: capture.without(absent), (axes,), axes)
         return ColumnsCapture(clear(self.capture))

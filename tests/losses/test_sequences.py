@@ -119,3 +119,9 @@ def test_it_is_a_value_named_after_its_loss():
     assert repr(loss) == "sequence_loss(softmax_cross_entropy(ignore_index=0))"
     assert loss == pickle.loads(pickle.dumps(loss)) != nn.sequence_loss(nn.softmax_cross_entropy())
     assert loss.name == "sequence_loss of softmax_cross_entropy"
+
+
+def test_a_loss_that_compares_examples_is_refused():
+    # Positions would be compared with those of other examples, and nobody would be told.
+    with pytest.raises(ValueError, match="contrastive compares them with each other"):
+        nn.sequence_loss(nn.contrastive())
