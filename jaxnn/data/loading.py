@@ -150,14 +150,14 @@ def load(
 
     require_two_classes(f"load: {name}", examples)
     indices = _split(examples, own_test, test_fraction, validation_fraction, seed, stratify)
+    whole = (*examples, *(() if own_test is None else own_test))
+    source = Source(digest(*whole), digest(*indices))
     parts = [take(examples, index) for index in indices]
+    del examples, whole  # the parts are copies, and standardising makes others
     parts += [] if own_test is None else [own_test]
     preparation = fit(parts[0], standardize, standardize_target, flatten, missing)
     train, validation, held_out = (preparation.apply(str(name), part) for part in parts)
-    whole = (*examples, *(() if own_test is None else own_test))
-    return Splits(
-        train, validation, held_out, preparation, Source(digest(*whole), digest(*indices))
-    )
+    return Splits(train, validation, held_out, preparation, source)
 
 
 def _split(

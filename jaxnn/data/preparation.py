@@ -66,7 +66,7 @@ IDENTITY = Standardization(np.zeros(()), np.ones(()))
 
 def _fit(x: np.ndarray, axis: int | None) -> Standardization:
     mean = np.asarray(np.mean(x, axis, dtype=np.float64))
-    deviation = np.asarray(np.std(x, axis, dtype=np.float64))
+    deviation = _deviation(x, axis, mean)
     # Rounding leaves a constant feature a tiny deviation, so it is recognised by its range.
     low = np.min(x, axis)
     constant = (np.max(x, axis) == low) | (deviation == 0)
@@ -74,6 +74,14 @@ def _fit(x: np.ndarray, axis: int | None) -> Standardization:
     return Standardization(
         np.where(constant, low, mean).astype(np.float64), np.where(constant, 1.0, deviation)
     )
+
+
+def _deviation(x: np.ndarray, axis: int | None, mean: np.ndarray) -> np.ndarray:
+    """As `numpy.std`, without another array of the size of x."""
+    rows = max(_CHUNK // max(int(np.prod(x.shape[1:])), 1), 1)
+    parts = (np.asarray(x[i : i + rows], np.float64) for i in range(0, len(x), rows))
+    squares = sum(np.sum(np.square(part - mean), axis) for part in parts)
+    return np.asarray(np.sqrt(squares / (x.size if axis is None else len(x))))
 
 
 STANDARDIZATIONS: dict[str, Callable[[np.ndarray], Standardization]] = {

@@ -49,6 +49,8 @@ _MOST_CLASSES = 20
 _LONGEST_CELL = 2**31 - 1
 _LARGEST_EXACT = 2**53
 _CHUNK = 1 << 20
+_ROWS = 1 << 16
+"""How many are read at once of a table of numbers."""
 
 
 class Reading(NamedTuple):
@@ -148,6 +150,7 @@ class Table:
         self._pandas = require_library("pandas", f"reading the table {path}")
         self.path, self.reading = path, reading
         reading.require_valid()
+        self._matrix: tuple[list[str], np.ndarray] | None = None
         self.is_text = suffix_of(path) in TEXTS
         if self.is_text:
             self._frame = self._read_text(as_text, {*wanted, *as_text})
@@ -161,7 +164,7 @@ class Table:
     @property
     def names(self) -> list[str]:
         """Of the columns."""
-        return list(self._frame.columns)
+        return list(self._order)
 
     def require_column(self, name: str) -> None:
         """Raise ValueError unless there is a column of this name."""
@@ -342,6 +345,9 @@ class Table:
 
     def _plain(self, names: Sequence[str]) -> np.ndarray | None:
         """The numbers of columns that hold nothing else, all at once."""
+        if self._matrix is not None and self._matrix[0] == list(names):
+            numbers = self._matrix[1]
+            return None if np.isinf(numbers).any() else numbers
         frame = self._frame[list(names)] if list(names) != self.names else self._frame
         if not all(dtype.kind in "iuf" for dtype in set(frame.dtypes)):
             return None
@@ -392,6 +398,7 @@ class Table:
                 raise ValueError(
                     f"{self.path}: column {name!r}: expected single values, got {dtype}"
                 )
+        self._order = names
         frame.columns = self._pandas.Index(names, dtype=object)
         return frame.reset_index(drop=True)
 
@@ -416,19 +423,22 @@ class Table:
         try:
             with warnings.catch_warnings(), self._opens(self.path, "rb") as file:
                 warnings.simplefilter("error", self._pandas.errors.ParserWarning)
-                frame = self._pandas.read_csv(
-                    file,
-                    sep=self._separator,
-                    encoding=self._encoding,
-                    header=0 if has_header else None,
-                    names=names,
-                    index_col=False,
-                    keep_default_na=False,
-                    na_values=[""],
-                    skipinitialspace=True,
-                    low_memory=False,
+                options = {
+                    "sep": self._separator,
+                    "encoding": self._encoding,
+                    "header": 0 if has_header else None,
+                    "names": names,
+                    "index_col": False,
+                    "keep_default_na": False,
+                    "na_values": [""],
+                    "skipinitialspace": True,
+                    "low_memory": False,
                     **quietly,
-                )
+                }
+                frame = self._read_numbers(file, options)
+                if frame is None:
+                    file.seek(0)
+                    frame = self._pandas.read_csv(file, **options)
         except (
             self._pandas.errors.ParserError,
             self._pandas.errors.ParserWarning,
@@ -441,10 +451,33 @@ class Table:
         except self._pandas.errors.EmptyDataError:
             raise ValueError(f"{self.path}: expected rows below the header, got none") from None
         # Where cells are missing at the end of a row, pandas has none of the last column.
-        if len(names) > 1 and frame.iloc[:, -1].isna().any():
+        if len(names) > 1 and frame[names[-1]].isna().any():
             self._require_rows()
         for place in index:
             frame = frame.drop(columns=names[place])
+        self._order = [name for place, name in enumerate(names) if place not in index]
+        return frame
+
+    def _read_numbers(self, file: Any, options: dict[str, Any]) -> Any:
+        """The table in pieces, of which no more than one is there as text at a time; None where a
+        column but those that are kept as they are written is no numbers that float64 holds."""
+        texts, pieces, matrices = list(options.get("dtype", ())), [], []
+        with self._pandas.read_csv(file, chunksize=_ROWS, **options) as reader:
+            for piece in reader:
+                pieces.append(piece[texts])
+                numbers = piece.drop(columns=texts)
+                whole = numbers.select_dtypes("int64")
+                if not {dtype.kind for dtype in numbers.dtypes} <= {"i", "f"} or (
+                    whole.size and whole.abs().to_numpy().max() > _LARGEST_EXACT
+                ):
+                    return None
+                matrices.append(np.ascontiguousarray(numbers.to_numpy(np.float64)))
+        if not matrices or matrices[0].shape[1] == 0:
+            return None
+        self._matrix = list(numbers.columns), np.concatenate(matrices)
+        frame = self._pandas.DataFrame(self._matrix[1], columns=numbers.columns, copy=False)
+        if texts:
+            frame[texts] = self._pandas.concat(pieces, ignore_index=True)
         return frame
 
     def _require_rows(self) -> None:

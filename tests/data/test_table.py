@@ -449,7 +449,7 @@ def test_the_first_row_of_a_table_of_numbers_is_not_lost_as_a_header(tmp_path):
     assert len(read_file(write(tmp_path, "0,0,5\n1,2,3\n"), "0", None, None).x) == 2
     known = read_file(write(tmp_path, "0,1,y\n5,6,a\n7,8,b\n"), "y", None, None)
     new = write(tmp_path, "5,1,0\n3,2,1\n")
-    with pytest.raises(ValueError, match="say --data.header yes or no"):
+    with pytest.raises(ValueError, match=r"say --data\.header yes or no"):
         inputs_like(known, new, None)
     np.testing.assert_array_equal(inputs_like(known, new, None, Reading(header="yes")), [[1, 2]])
 
@@ -479,3 +479,18 @@ def test_gaps_that_no_training_example_had_are_warned_of(tmp_path):
     new = inputs_like(splits.preparation, write(tmp_path, 'a\n3\n""\n'), None)
     with pytest.warns(UserWarning, match="there are empty cells in a"):
         splits.preparation.inputs("new", new)
+
+
+def test_a_table_read_in_pieces_is_as_one_read_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxnn.data.table._ROWS", 2)
+    path = write(tmp_path, "y,a,b\nu,1,2\nv,2,\nu,3.5,4\nv,4,5\nu,5,6\n")
+    found = read_file(path, "y", None, None)
+    assert found.feature_names == ("a", "b")
+    np.testing.assert_array_equal(found.x, [[1, 2], [2, np.nan], [3.5, 4], [4, 5], [5, 6]])
+    np.testing.assert_array_equal(found.target, [0, 1, 0, 1, 0])
+    # Cells of words are as they are written, whatever came before them.
+    rows = "".join(f"{cell},0{n % 2}\n" for n, cell in enumerate(("01", "01", "x", "x", "y")))
+    found = read_file(write(tmp_path, f"word,y\n{rows}"), "y", None, None)
+    assert found.columns[0].values == ("01", "x", "y")
+    with pytest.raises(ValueError, match="line 6: expected 2 cells as in the header, got 1"):
+        read_file(write(tmp_path, "a,y\n1,2\n1,2\n1,2\n1,2\n1\n"), "y", None, None)

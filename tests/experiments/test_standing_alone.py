@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 
 from experiments import evaluate, map_data, predict, train
-from experiments.support.command_line import run_script
-from experiments.support.config import to_table
+from experiments.support.command_line import run_script, take_config
+from experiments.support.config import DataConfig, ReadingConfig, to_table
 from experiments.support.runs import Run, open_trained
+from jaxnn.data.table import Reading
 
 WINE = ["wine_mlp", "--network", "dense(3)", "--data.standardize", "features"]
 
@@ -163,12 +165,13 @@ def test_an_edited_configuration_is_noticed(copy, monkeypatch, capsys, recwarn):
     assert "it has been edited" in error
 
 
+@pytest.mark.filterwarnings("ignore:.*it has been changed")
 def test_a_record_that_cannot_be_read_is_named(copy, monkeypatch, capsys):
     new = pets(Path("new.csv"), rows=[0, 1])
-    for text in ("{", "[]", '{"format": 3}'):
+    for text in ("{", "[]", '{"format": 3}', "5", "[" * 100_000, '{"format": 1e999}'):
         (copy / "run.json").write_text(text)
-        error = error_of(predict.main, [copy, new], monkeypatch, capsys)
-        assert "run.json: expected a record of format 2" in error
+        error = error_of(predict.main, [copy, new, "--allow-changes"], monkeypatch, capsys)
+        assert re.search(r"run\.json: expected (JSON|a JSON object|a record of format 2)", error)
 
 
 def as_of_version_0_1(folder):
@@ -458,3 +461,43 @@ def test_a_run_folder_in_place_of_a_configuration_says_how_to_resume(trained, mo
     assert (
         f"is a run folder; to continue it: python -m experiments.train --resume {trained}" in error
     )
+
+
+@pytest.mark.parametrize("name", ["run.json", "arrays.npz"])
+def test_an_edited_record_is_refused_and_with_a_flag_warned_of(copy, name, monkeypatch, capsys):
+    path = copy / name
+    if name == "run.json":
+        path.write_text(path.read_text().replace('"cat"', '"tac"'))
+    else:
+        with np.load(path) as arrays:
+            np.savez(path, **{**arrays, "mean": arrays["mean"] + 1})
+    error = error_of(evaluate.main, [copy], monkeypatch, capsys)
+    assert f"{name}: the record of the data is not the one of the training" in error
+    with pytest.warns(UserWarning, match="it has been changed"):
+        open_trained(copy, allow_changes=True)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "5"])
+def test_a_line_of_the_metrics_that_is_none_is_named(copy, text):
+    path = copy / "metrics.jsonl"
+    path.write_text(f"{text}\n{path.read_text()}")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1: expected"):
+        Run(copy).epochs()
+
+
+def test_a_config_nested_too_deep_is_refused(tmp_path):
+    (tmp_path / "config.toml").write_text("network = " + "[" * 10_000)
+    with pytest.raises(ValueError, match="to be TOML"):
+        Run(tmp_path).read_config()
+
+
+def test_another_table_is_read_as_that_of_training_unless_said():
+    data = DataConfig(decimal=",", header="no", kinds=("a=drop",))
+    assert data.reading(ReadingConfig(header="yes")) == Reading(decimal=",", header="yes")
+
+
+def test_a_folder_of_arrays_needs_no_configuration(tmp_path):
+    _, config, _ = take_config(["--data.name", str(tmp_path)], auto=True)
+    assert config.data.validation_fraction == 0
+    _, config, _ = take_config(["--data.name", "pets.csv"], auto=True)
+    assert config.data.validation_fraction > 0
