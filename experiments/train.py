@@ -9,7 +9,6 @@ SIGTERM and Ctrl-C let the epoch end, and save it; how to go on is printed, and 
 """
 
 import dataclasses
-import math
 import shlex
 import signal
 import sys
@@ -27,6 +26,7 @@ import tyro
 from optax import GradientTransformation
 
 from experiments.support import figures, style
+from experiments.support.best import Best, require_best
 from experiments.support.command_line import (
     Configured,
     option_of,
@@ -53,16 +53,14 @@ from experiments.support.stopping import Stopping
 from jaxnn import summarize
 from jaxnn.core.validation import printable, require_number
 from jaxnn.data import Splits
-from jaxnn.data.digests import digest
 from jaxnn.learning.feedback import alignment_angles
 from jaxnn.learning.privacy import epsilon_spent, require_accounting
 from jaxnn.rewrites.precision import skipped_steps
-from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, at_evaluation, train
+from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, train
 from jaxnn.training.checkpoints import Checkpoints
-from jaxnn.training.metrics import kind_of, metric_called, named_metrics
 
 PROBED = 1000
-"""Of how many examples the angles are, and the digest of data on disk."""
+"""Of how many examples the angles are."""
 MAY_CHANGE = (
     "epochs",
     "gradient",
@@ -147,7 +145,7 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
     if resumed and resumed.has_record:
         require_same_data(resumed, resumed.read_record(), splits)
     require_compatible(config, splits)
-    _require_best(config, splits)
+    require_best(config, splits)
     past: list[dict] = []
     has_checkpoint = resumed is not None and resumed.has_checkpoint
     if resumed and has_checkpoint:
@@ -192,7 +190,7 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
                 f"schedule {config.schedule} now spans {config.epochs - tuned_after} epochs: the "
                 f"numbers are not those of a run that was to have {config.epochs} from the start"
             )
-    with Checkpoints(run.checkpoints) as checkpoints, _Best(run, config, splits, past) as best:
+    with Checkpoints(run.checkpoints) as checkpoints, Best(run, config, splits, past) as best:
         checkpoints.discard_after(len(past))
         observe = _observer(options, splits)
         train_state = _follow(
@@ -228,77 +226,6 @@ def _optimizer(config: Config, splits: Splits, tuned_after: int) -> GradientTran
     return spanned.make_optimizer(len(splits.train.x))
 
 
-def _require_best(config: Config, splits: Splits) -> None:
-    kind = kind_of(config.task(splits))
-    if config.best != "last" and metric_called(config.best, kind).several:
-        raise ValueError(
-            f"train: expected best to be a metric of one number, got {config.best}, which has one "
-            f"for each of several: say {config.best.removesuffix('_each')}"
-        )
-    named_metrics(config.metrics, kind)
-    if config.best not in ("last", "loss") and not len(splits.validation.x):
-        raise ValueError(
-            f"train: expected validation data where best is {config.best}: say "
-            "--data.validation-fraction 0.1, for example"
-        )
-
-
-class _Best:
-    """The parameters of the epoch that was the best in validation; a context manager.
-
-    They are written before the checkpoint of the same time, and some older ones are kept until the
-    end, so that a run which has to go back to an older checkpoint finds the best until then.
-    """
-
-    def __init__(self, run: Run, config: Config, splits: Splits, past: Sequence[dict]):
-        self._metric = f"validation_{config.best}"
-        self._pending: tuple[int, TrainState] | None = None
-        self._epoch, self._value = 0, math.inf
-        self._kept = None
-        if config.best != "last" and len(splits.validation.x):
-            falls = metric_called(config.best, kind_of(config.task(splits))).falls
-            self._sign = 1 if falls else -1
-            self._kept = Checkpoints(run.best, keep=4)
-            self._kept.discard_after(len(past))
-            if (latest := self._kept.latest) is not None:
-                self._epoch, self._value = latest, self._value_of(past[latest - 1])
-
-    def __enter__(self) -> "_Best":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._kept is not None:
-            self._kept.__exit__(*exception)
-
-    def see(self, number: int, record: dict, train_state: TrainState) -> None:
-        """Look at an epoch."""
-        if self._kept is None:
-            return
-        value = self._value_of(record)
-        if value < self._value or not self._epoch:
-            self._epoch, self._value = number, value
-            self._pending = number, at_evaluation(train_state)._replace(optimizer_state=())
-
-    def save(self) -> None:
-        """Write the best until now, if that is a new one."""
-        if self._kept is not None and self._pending is not None:
-            self._kept.save(*self._pending)
-            self._kept.wait()
-            self._pending = None
-
-    def parameters(self, last: TrainState) -> tuple[TrainState, str]:
-        """The best, and what they are called; the ``last`` where there are none of validation."""
-        if self._kept is None or not self._epoch:
-            return at_evaluation(last), ""
-        self.save()
-        epoch, train_state = self._kept.restore(last._replace(optimizer_state=()))
-        return train_state, f" with the weights of epoch {epoch}, the best in validation"
-
-    def _value_of(self, record: dict) -> float:
-        value = self._sign * record.get(self._metric, math.nan)
-        return math.inf if math.isnan(value) else value
-
-
 def _resolve(config: Config, splits: Splits) -> Config:
     """The configuration in which nothing follows from the data any more; prints what did."""
     if described := splits.preparation.describe():
@@ -326,20 +253,9 @@ def _agreed(options: Options, splits: Splits) -> dict[str, str]:
     facts["resume"] = repr(options.resume is not None)
     for name in ("config", "output", "data.name", "data.folder", "data.test"):
         del facts[name]
-    for name, part in (("training", splits.train), ("validation", splits.validation)):
-        facts |= {
-            f"the shape of {name} x": repr(part.x.shape),
-            f"the classes of {name}": repr(part.class_names),
-            f"the digest of {name} examples": digest(*map(_sampled, part[:2])),
-        }
+    facts["the digest of the data"] = splits.source.data
+    facts["the digest of the split"] = splits.source.split
     return facts
-
-
-def _sampled(array: np.ndarray) -> np.ndarray:
-    """The array itself in memory; of one on disk some rows, evenly apart."""
-    if not isinstance(array, np.memmap):
-        return array
-    return array[np.linspace(0, len(array) - 1, min(len(array), PROBED)).astype(int)]
 
 
 def _start(
@@ -404,7 +320,7 @@ def _follow(
     train_state: TrainState,
     run: Run,
     checkpoints: Checkpoints,
-    best: _Best,
+    best: Best,
     options: Options,
     observe: Callable[[TrainState], dict[str, Any]],
 ) -> TrainState:

@@ -98,7 +98,7 @@ def test_processes_must_agree_on_options_and_data_but_not_on_paths():
     for other, name in [
         (("--epochs", "3"), "epochs"),
         (("--save-seconds", "1"), "save_seconds"),
-        (("--data.seed", "1"), "the digest of training examples"),
+        (("--data.seed", "1"), "the digest of the split"),
     ]:
         different = facts(*other)
         assert {key for key, value in facts().items() if different[key] != value} >= {name}
