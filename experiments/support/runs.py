@@ -152,7 +152,7 @@ class Run:
     def write_config(self, config: Config, tuned_after: int = 0) -> None:
         """Write the resolved configuration: the folder then is that of a run."""
         table = to_table(config)
-        kept = (self._record, self._arrays)
+        kept = [path for path in (self._record, self._arrays) if path.is_file()]
         table[RUN] = {"tuned_after": tuned_after, **{p.name: _sha256(p) for p in kept}}
         table[RUN]["sha256"] = _digest(table)
         text = tomli_w.dumps(table, multiline_strings=False)
