@@ -19,11 +19,7 @@ def scaled(captures: Any, factors: Array) -> Any:
     """
 
     def scale(deltas: Array):
-        if factors.shape != deltas.shape[:1]:
-            raise ValueError(
-                f"captures: expected one factor for each of {deltas.shape[0]} examples, "
-                f"got shape {factors.shape}"
-            )
+        _require_one_each(factors, deltas)
         return deltas * _over(factors, deltas).astype(deltas.dtype)
 
     return map_captures(lambda capture: capture.map_deltas(scale), captures)
@@ -63,7 +59,21 @@ def batch_of(captures: Any) -> int:
 def without(captures: Any, absent: Array) -> Any:
     """The captures with zeros in place of all that they hold of the examples in ``absent`` [batch]:
     whatever that is, infinite or NaN, nothing of it is left."""
-    return map_captures(lambda capture: capture.without(absent), captures)
+
+    def clear(capture: Capture):
+        capture.map_deltas(lambda deltas: _require_one_each(absent, deltas))
+        return capture.without(absent)
+
+    return map_captures(clear, captures)
+
+
+def _require_one_each(factors: Array, deltas: Array) -> Array:
+    if factors.shape != deltas.shape[:1]:
+        raise ValueError(
+            f"captures: expected one factor for each of {deltas.shape[0]} examples, "
+            f"got shape {factors.shape}"
+        )
+    return deltas
 
 
 def widened(captures: Any) -> Any:
