@@ -111,8 +111,8 @@ class Layer(Value):
 class Loss(Value):
     """A loss for each example of a batch; gradient functions take its weighted mean over it."""
 
-    mixes: ClassVar[bool] = False
-    """Whether examples' losses depend on each other; ``gradient`` is that of their sum then."""
+    mixes: ClassVar[bool | None] = None
+    """Whether examples' losses depend on each other, as a layer's; ``gradient`` is of their sum."""
 
     @abc.abstractmethod
     def value(self, prediction: Any, target: Any) -> Array:

@@ -1,4 +1,4 @@
-"""Which layers make the examples of a batch depend on each other.
+"""Which layers, and which losses, make the examples of a batch depend on each other.
 
 A quantity of single examples has no meaning behind such a layer, and a bound on what one example
 may do does not hold. A layer says by ``mixes`` what it is; of one that says nothing it is found
@@ -42,9 +42,16 @@ def require_apart(
         )
 
 
-def require_loss_apart(where: str, loss: Loss) -> None:
-    """Raise ValueError where an example's loss depends on the others of its batch."""
-    if loss.mixes:
+def require_loss_apart(where: str, loss: Loss, *passed: Any) -> None:
+    """Raise ValueError where an example's loss depends on the others of its batch.
+
+    Args:
+        where: What wants it, for the error.
+        loss: The loss. One that does not say what it is, is tried where ``passed`` is given.
+        passed: The network, params, state, x, target and key of its use, of which the shapes alone
+            are looked at.
+    """
+    if loss.mixes or (loss.mixes is None and passed and _loss_is_found_to_mix(loss, *passed)):
         raise ValueError(
             f"{where}: expected every example to have a loss of its own, but {loss.name} compares "
             "the examples of a batch with each other"
@@ -87,44 +94,113 @@ class _Probe(Around):
     record: Callable
 
     def forward(self, params: Any, state: Any, x: Any, key: Array | None):
-        leaves, treedef = jax.tree.flatten(_shapes((params, state, x)))
-        self.record((treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)))
+        self.record(_known((params, state, x)))
         return self.layer.forward(params, state, x, key)
 
 
-@functools.lru_cache(maxsize=256)
-def _is_found_to_mix(layer: Layer, shapes: tuple) -> bool:
-    treedef, leaves = shapes
-    params, state, x = treedef.unflatten([jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
-    noise = np.random.default_rng(0)
+def _known(shapes: Any) -> tuple:
+    """A tree of shapes as something that can be hashed."""
+    leaves, treedef = jax.tree.flatten(_shapes(shapes))
+    return treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
-    def draw(one: Any, integer: int, shape: tuple):
+
+def _tree_of(known: tuple) -> Any:
+    treedef, leaves = known
+    return treedef.unflatten([jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+
+
+def _draw(noise: np.random.Generator, tree: Any, integer: int, examples: int | None = None) -> Any:
+    """Arrays like those of the tree, of so many examples, with numbers in [0.5, 1.5)."""
+
+    def draw(one: Any):
+        shape = one.shape if examples is None else (examples, *one.shape[1:])
         if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
             return jax.random.split(jax.random.key(0), shape)
         if jnp.issubdtype(one.dtype, jnp.floating):
             return noise.uniform(0.5, 1.5, shape).astype(one.dtype)
         return np.full(shape, integer, one.dtype)
 
-    def batch(integer: int):
-        return jax.tree.map(lambda one: draw(one, integer, (EXAMPLES, *one.shape[1:])), x)
+    return jax.tree.map(draw, tree)
 
-    is_floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(x)]
+
+def _tried(name: str, kind: str, influences: Callable) -> bool:
+    """Whether one of the influences is larger than rounding; raises ValueError where there is no
+    telling."""
     with jax.ensure_compile_time_eval():
-        params, state = jax.tree.map(lambda one: draw(one, 0, one.shape), (params, state))
         try:
-            # Integers of an example go from 0 to 1 and from 1 to 0, which ids and lengths may be.
-            return any(
-                largest_influence(
-                    layer, params, state, batch(integer), batch(1 - integer), jax.random.key(0)
-                )
-                > TOLERANCE
-                for integer in ((0,) if all(is_floating) else (0, 1))
-            )
-        except Exception as error:  # whatever a layer raises of such inputs
+            return any(influence > TOLERANCE for influence in influences())
+        except Exception as error:  # whatever a layer or a loss raises of such inputs
             raise ValueError(
-                f"{layer.name}: expected a layer of which it can be found out whether it mixes the "
+                f"{name}: expected a {kind} of which it can be found out whether it mixes the "
                 f"examples of a batch, or one that says so by mixes = True or False: {error}"
             ) from error
+
+
+def _integers_of(tree: Any) -> tuple[int, ...]:
+    """Integers of an example go from 0 to 1 and from 1 to 0, which ids and lengths may be."""
+    leaves = jax.tree.leaves(tree)
+    return (0,) if all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves) else (0, 1)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_found_to_mix(layer: Layer, shapes: tuple) -> bool:
+    params, state, x = _tree_of(shapes)
+    noise = np.random.default_rng(0)
+
+    def influences():
+        own_params, own_state = _draw(noise, (params, state), 0)
+        for integer in _integers_of(x):
+            here, there = (_draw(noise, x, i, EXAMPLES) for i in (integer, 1 - integer))
+            yield largest_influence(layer, own_params, own_state, here, there, jax.random.key(0))
+
+    return _tried(layer.name, "layer", influences)
+
+
+def _loss_is_found_to_mix(
+    loss: Loss, network: Layer, params: Any, state: Any, x: Any, target: Any, key: Array | None
+) -> bool:
+    prediction = jax.eval_shape(network.forward, params, state, x, key)[0]
+    return _given_is_found_to_mix(loss, _known((prediction, target)))
+
+
+@functools.lru_cache(maxsize=256)
+def _given_is_found_to_mix(loss: Loss, shapes: tuple) -> bool:
+    given = _tree_of(shapes)
+    noise = np.random.default_rng(0)
+
+    @jax.jit
+    def both(prediction: Any, target: Any):
+        return jax.tree.leaves((loss.value(prediction, target), loss.gradient(prediction, target)))
+
+    def influences():
+        for integer in _integers_of(given):
+            here, there = (_draw(noise, given, i, EXAMPLES) for i in (integer, 1 - integer))
+            before = both(*here)
+            for example, others in CHANGES:
+                after = both(*jax.tree.map(lambda a, b, e=example: _put(a, b, e), here, there))
+                yield _largest_move([a[others] for a in before], [a[others] for a in after])
+
+    return _tried(loss.name, "loss", influences)
+
+
+def _put(a: np.ndarray, other: np.ndarray, example: int) -> np.ndarray:
+    """The array with this example of the other."""
+    a = np.array(a)
+    a[example] = other[example]
+    return a
+
+
+def _largest_move(before: list, after: list) -> float:
+    """How far arrays have moved, relative to what they were."""
+    worst = 0.0
+    for a, b in zip(before, after, strict=True):
+        a, b = (np.asarray(array, np.float64) for array in (a, b))
+        scale = np.max(np.abs(a), initial=0, where=np.isfinite(a)) or 1.0
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        with np.errstate(invalid="ignore"):
+            moved = np.where(same, 0, np.nan_to_num(np.abs(a - b), nan=np.inf)) / scale
+        worst = max(worst, float(np.max(moved, initial=0)))
+    return worst
 
 
 def largest_influence(
@@ -169,17 +245,13 @@ def largest_influence(
         y,
     )
     before = passes(params, state, x, dy)
-    worst = 0.0
-    for index, (example, _) in enumerate(CHANGES):
-        after = passes(params, state, changed(x, example, others), changed(dy, example, dy))
-        for a, b in zip(before[index], after[index], strict=True):
-            a, b = (np.asarray(array, np.float64) for array in (a, b))
-            scale = np.max(np.abs(a), initial=0, where=np.isfinite(a)) or 1.0
-            same = (a == b) | (np.isnan(a) & np.isnan(b))
-            with np.errstate(invalid="ignore"):
-                moved = np.where(same, 0, np.nan_to_num(np.abs(a - b), nan=np.inf)) / scale
-            worst = max(worst, float(np.max(moved, initial=0)))
-    return worst
+    return max(
+        _largest_move(
+            before[index],
+            passes(params, state, changed(x, example, others), changed(dy, example, dy))[index],
+        )
+        for index, (example, _) in enumerate(CHANGES)
+    )
 
 
 def _gradients_of(captures: list[Capture], others: slice) -> Any:

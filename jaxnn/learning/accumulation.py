@@ -70,9 +70,12 @@ class accumulate(Value):
     network: Layer
 
     def validate(self) -> None:
+        self._require_loss_apart()
+
+    def _require_loss_apart(self, *passed: Any) -> None:
         match self.gradient:
             case backprop(loss=loss) | autodiff(loss=loss) | numerical(loss=loss):
-                require_loss_apart(self.name, loss)
+                require_loss_apart(self.name, loss, *passed)
 
     def __call__(self, params, state, x, target, key=None, weights=None):
         gradient, micro_batches = self.gradient, self.micro_batches
@@ -99,6 +102,8 @@ class accumulate(Value):
         _require_examples_apart(
             self.network, params, state, jax.tree.map(lambda a: a[:, 0], cut[0]), key
         )
+
+        self._require_loss_apart(self.network, params, state, x, target, key)
 
         def part(index: Any, key: Array | None) -> tuple:
             xs, targets, own = jax.tree.map(

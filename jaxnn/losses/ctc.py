@@ -57,6 +57,8 @@ class ctc(Loss):
         ValueError: a shape does not fit, a label is no class, or a target is too long.
     """
 
+    mixes = False
+
     blank: Annotated[int, require_count] = 0
 
     def value(self, prediction: Any, target: Any):

@@ -151,6 +151,8 @@ class gaussian_nll(Loss):
             is not positive.
     """
 
+    mixes = False
+
     full: bool = False
     _: KW_ONLY
     delta: Annotated[float, require_positive] = 1e-6

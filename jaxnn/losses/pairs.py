@@ -18,6 +18,8 @@ from jaxnn.losses.targets import like, like_prediction, require_alike, wide
 class OfVectors(Loss):
     """Base of losses whose prediction is a tuple of vectors."""
 
+    mixes = False
+
     def task(self, classes: int):
         raise ValueError(
             f"{self.name}: expected a loss of one prediction for each example, but this one takes "

@@ -41,6 +41,10 @@ class sequence_loss(Loss):
             )
 
     @property
+    def mixes(self) -> bool | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.loss.mixes
+
+    @property
     def name(self) -> str:
         inner = self.loss
         return f"sequence_loss of {inner.name}" if isinstance(inner, Loss) else "sequence_loss"

@@ -195,6 +195,8 @@ class OfLabels(Loss):
             counts all the same; there, give it the weight 0. Of labels alone, not of distributions.
     """
 
+    mixes = False
+
     _: KW_ONLY
     ignore_index: Annotated[int, _require_label] | None = None
 
@@ -236,6 +238,8 @@ class OfWeightedLabels(OfLabels):
 
 class Reduced(Loss):
     """Base of losses that are a sum or a mean of terms, over the outputs or positions."""
+
+    mixes = False
 
     @abc.abstractmethod
     def read(self, prediction: Any, target: Any) -> tuple[Array, Array, Any]:

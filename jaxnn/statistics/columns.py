@@ -16,7 +16,7 @@ from jax import Array
 from jaxnn.core.captures import StackedCapture, map_captures
 from jaxnn.core.contract import Capture, Layer, Loss
 from jaxnn.core.gradients import present, require_weights
-from jaxnn.core.mixing import require_apart
+from jaxnn.core.mixing import require_apart, require_loss_apart
 from jaxnn.core.networks import plain
 from jaxnn.core.validation import require_key, require_positive_integer
 from jaxnn.kernels.sums import add_up
@@ -128,6 +128,7 @@ def hessian_root_captures(
         if samples is not None:
             key, sign_key = jax.random.split(require_key(where, key))
         require_apart(where, network, params, state, x, key)
+        require_loss_apart(where, loss, network, params, state, x, target, key)
         x, target = present(weights, (x, target))
         prediction, _, residuals = network.forward(params, state, x, key)
         require_weights(weights, jax.eval_shape(loss.value, prediction, target))

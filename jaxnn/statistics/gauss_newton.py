@@ -55,6 +55,7 @@ def ggn_vector_product(network: Layer, loss: Loss) -> Callable[..., Any]:
     network = plain(network)
 
     def product(vector, params, state, x, target, key=None, weights=None):
+        require_loss_apart("ggn_vector_product", loss, network, params, state, x, target, key)
         x, target = present(weights, (x, target))
 
         def forward(params: Any):

@@ -28,6 +28,7 @@ def own_captures(where: str, network: Layer, loss: Loss) -> Callable:
 
     def captures(params, state, x, target, key=None, weights=None):
         require_apart(where, network, params, state, x, key)
+        require_loss_apart(where, loss, network, params, state, x, target, key)
         result = run(params, state, *present(weights, (x, target)), key)
         require_weights(weights, result.values)
         return result.captures
@@ -157,6 +158,7 @@ def measuring(network: Layer, loss: Loss, /, **quantities: Quantity) -> Callable
 
     def gradient(params, state, x, target, key=None, weights=None):
         require_apart("measuring", network, params, state, x, key)
+        require_loss_apart("measuring", loss, network, params, state, x, target, key)
         arguments = (params, state, x, target, key, weights)
         prediction = jax.eval_shape(network.forward, params, state, x, key)[0]
         values = jax.eval_shape(loss.value, prediction, target)

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 from helpers import masked, normal
-from samples import LAYERS, NETWORKS
+from samples import LAYERS, LOSSES, NETWORKS
 
 import jaxnn as nn
+from jaxnn import statistics
 from jaxnn.core.combinators import One
 from jaxnn.core.mixing import TOLERANCE, largest_influence, mixing_layers
+from jaxnn.learning import privacy
 
 X = normal(0, (4, 3))
 CENTER = nn.parameter_free("center", lambda x: (x - x.mean(0), ()), lambda r, dy: dy - dy.mean(0))
@@ -184,3 +186,61 @@ def test_a_layer_that_refuses_the_examples_it_is_tried_on_is_named():
     layer = nn.parameter_free("fives", only_of_five, lambda r, dy: dy)
     with pytest.raises(ValueError, match="fives: expected a layer of which it can be found out"):
         found(nn.serial(nn.dense(3), layer), normal(0, (5, 3)))
+
+
+class centred(nn.Loss):
+    """½ Σ (y − ȳ − t)² of the mean ȳ over the batch, which nothing but its formula says."""
+
+    def value(self, prediction, target):
+        return jnp.sum((prediction - prediction.mean(0) - target) ** 2, -1) / 2
+
+    def gradient(self, prediction, target):
+        error = prediction - prediction.mean(0) - target
+        return error - error.mean(0)
+
+
+class weighted_by_batch(nn.Loss):
+    """A loss whose targets, integers, weigh each other."""
+
+    def value(self, prediction, target):
+        return prediction.sum(-1) * target / target.sum()
+
+    def gradient(self, prediction, target):
+        return jnp.ones_like(prediction) * (target / target.sum())[:, None]
+
+
+class own_cross_entropy(nn.softmax_cross_entropy):
+    """A loss of one's own that takes examples apart, and does not say so."""
+
+    def value(self, prediction, target):
+        return 2 * super().value(prediction, target)
+
+    def gradient(self, prediction, target):
+        return 2 * super().gradient(prediction, target)
+
+
+ROWS, NUMBERS, INTEGERS = normal(0, (6, 3)), normal(1, (6, 2)), jnp.arange(6) % 2
+NET = nn.dense(2)
+OF_SINGLE_EXAMPLES = {
+    "clipped sum": lambda loss: privacy.clipped_sum(NET, loss, 1.0),
+    "norms": lambda loss: statistics.per_example_squared_norms(NET, loss),
+    "measure": lambda loss: statistics.measure(NET, loss, v=statistics.gradient_variance),
+    "accumulate": lambda loss: nn.accumulate(nn.backprop(NET, loss), 2, network=NET),
+}
+
+
+@pytest.mark.parametrize("name", OF_SINGLE_EXAMPLES)
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_loss_of_ones_own_that_mixes_is_found_out(name, jit):
+    params, state = NET.init(jax.random.key(0), ROWS)
+    for loss, target in ((centred(), NUMBERS), (weighted_by_batch(), INTEGERS)):
+        run = OF_SINGLE_EXAMPLES[name](loss)
+        with pytest.raises(ValueError, match=rf"{loss.name} compares the examples of a batch"):
+            (jax.jit(run) if jit else run)(params, state, ROWS, target)
+    OF_SINGLE_EXAMPLES[name](own_cross_entropy())(params, state, ROWS, INTEGERS)
+
+
+def test_every_public_loss_says_what_it_is():
+    assert {name for name, (loss, *_) in LOSSES.items() if loss.mixes is not False} == {
+        "contrastive"
+    }

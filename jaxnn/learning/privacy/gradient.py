@@ -92,6 +92,7 @@ class clipped_sum(Value, SummedGradient):
     def sums(self, params, state, x, target, key=None, weights=None):
         """((values, state), the sum of clipped gradients), in at least float32."""
         require_apart(self.name, self.network, params, state, x, key)
+        require_loss_apart(self.name, self.loss, self.network, params, state, x, target, key)
         run = backward_pass(self.network, self.loss)
         values, _, state, captures, _ = run(params, state, x, target, key, weights)
         captures = widened(captures)
