@@ -2,28 +2,25 @@
 
 import dataclasses
 import math
-from dataclasses import KW_ONLY
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.captures import LinearCapture, flat_positions, static
-from jaxnn.core.contract import Capture, Layer
-from jaxnn.core.initializers import Initializer, initializer
+from jaxnn.core.contract import Capture
 from jaxnn.core.validation import (
     require_features,
     require_floating,
-    require_key,
     require_members,
-    require_positive_integer,
     require_rank,
 )
 from jaxnn.kernels.products import sum_dtype
+from jaxnn.layers.dense import Affine
 
 
-class bilinear(Layer):
+class bilinear(Affine):
     """y_k = Σ_ij a_i W_ijk b_j + b_k, of the two members (a, b) of x.
 
     With S_ij = Σ_k W_ijk dy_k at every position, da = S b and db = Sᵀ a; and ∂L/∂W = Σ (a bᵀ) ⊗ dy:
@@ -37,22 +34,9 @@ class bilinear(Layer):
             weight was made for.
     """
 
-    features: Annotated[int, require_positive_integer]
-    _: KW_ONLY
-    use_bias: bool = True
-    weight_init: Initializer = "lecun"
-    bias_init: Initializer = "zeros"
-
-    mixes = False
-
     def init(self, key: Array | None, x: Any):
         a, b = self._members(x)
-        weight_key, bias_key = jax.random.split(require_key("bilinear", key))
-        shape = (a.shape[-1], b.shape[-1], self.features)
-        params = {"weight": initializer(self.weight_init)(weight_key, shape, a.dtype)}
-        if self.use_bias:
-            params["bias"] = initializer(self.bias_init)(bias_key, (self.features,), a.dtype)
-        return params, ()
+        return self.make_params(key, (a.shape[-1], b.shape[-1]), a.dtype), ()
 
     def forward(self, params: dict, state: Any, x: Any, key: Array | None):
         weight = params["weight"]

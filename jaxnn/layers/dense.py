@@ -19,7 +19,29 @@ from jaxnn.core.validation import (
 )
 
 
-class dense(Layer):
+class Affine(Layer):
+    """Base of layers whose parameters are those of a linear map, and a number added to each of its
+    features."""
+
+    features: Annotated[int, require_positive_integer]
+    _: KW_ONLY
+    use_bias: bool = True
+    weight_init: Initializer = "lecun"
+    bias_init: Initializer = "zeros"
+
+    mixes = False
+
+    def make_params(self, key: Array | None, inputs: tuple[int, ...], dtype: Any) -> dict:
+        """{"weight": [*inputs, features], "bias": [features]}, as the initialisers draw them."""
+        weight_key, bias_key = jax.random.split(require_key(self.name, key))
+        shape = (*inputs, self.features)
+        params = {"weight": initializer(self.weight_init)(weight_key, shape, dtype)}
+        if self.use_bias:
+            params["bias"] = initializer(self.bias_init)(bias_key, (self.features,), dtype)
+        return params
+
+
+class dense(Affine):
     """y = x W + b on the last axis; backward dx = dy Wᵀ, ∂L/∂W = xᵀ dy, ∂L/∂b = Σ dy.
 
     x is [batch, *positions, in], y is [batch, *positions, features]; the parameters are
@@ -31,24 +53,11 @@ class dense(Layer):
         ValueError: the last axis of x is not the one that the weight was made for.
     """
 
-    features: Annotated[int, require_positive_integer]
-    _: KW_ONLY
-    use_bias: bool = True
-    weight_init: Initializer = "lecun"
-    bias_init: Initializer = "zeros"
-
-    mixes = False
-
     def init(self, key: Array | None, x: Any):
         """{"weight", "bias"}."""
         require_floating("dense", "x", x)
         require_rank("dense", "x", x, 2)
-        weight_key, bias_key = jax.random.split(require_key("dense", key))
-        shape = (x.shape[-1], self.features)
-        params = {"weight": initializer(self.weight_init)(weight_key, shape, x.dtype)}
-        if self.use_bias:
-            params["bias"] = initializer(self.bias_init)(bias_key, (self.features,), x.dtype)
-        return params, ()
+        return self.make_params(key, x.shape[-1:], x.dtype), ()
 
     def forward(self, params: dict, state: Any, x: Array, key: Array | None):
         weight = params["weight"]

@@ -13,7 +13,6 @@ gives a gradient that is contracted already.
 """
 
 import dataclasses
-from dataclasses import KW_ONLY
 from typing import Annotated, Any
 
 import jax
@@ -22,12 +21,11 @@ from jax import Array
 
 from jaxnn.core.captures import ContractedCapture
 from jaxnn.core.contract import Layer, Loss
-from jaxnn.core.initializers import Initializer
 from jaxnn.core.task import of_labels
 from jaxnn.core.validation import require_array, require_positive_integer
 from jaxnn.kernels.parts import map_parts, on_each_part
 from jaxnn.kernels.products import sum_dtype
-from jaxnn.layers.dense import dense
+from jaxnn.layers.dense import Affine, dense
 from jaxnn.losses.classification import softmax_cross_entropy
 from jaxnn.losses.sequences import read_target, sequence_loss, shares_of
 from jaxnn.losses.targets import OfWeightedLabels, is_integer, over, row_of, size
@@ -44,21 +42,13 @@ class Factors:
     """{"weight": [features, classes], "bias": [classes]} as a dense layer has them."""
 
 
-class projection(Layer):
+class projection(Affine):
     """A `dense` layer, y = x W + b, for `projected_cross_entropy`; its arguments are those of it.
 
     Inference returns y. Training returns the `Factors` x, W and b, so that the loss need not hold
     y, and its capture is contracted: quantities of single examples refuse it, but can be had of
     ``in_inference_mode(network)``, where this is the dense layer.
     """
-
-    features: Annotated[int, require_positive_integer]
-    _: KW_ONLY
-    use_bias: bool = True
-    weight_init: Initializer = "lecun"
-    bias_init: Initializer = "zeros"
-
-    mixes = False
 
     def at_rest(self) -> Layer:
         return projection_at_rest(

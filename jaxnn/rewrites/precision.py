@@ -24,7 +24,7 @@ from jax import Array
 
 from jaxnn.core.adapters import Around
 from jaxnn.core.captures import map_captures
-from jaxnn.core.combinators import Compound, Wrapper
+from jaxnn.core.combinators import Wrapper
 from jaxnn.core.contract import Layer
 from jaxnn.core.networks import below, label, rewrite
 from jaxnn.core.residuals import Static
@@ -118,7 +118,7 @@ class with_precision(Wrapper):
         x = _cast(x, self.policy.compute)
         y, inner, residuals = self._mixed.forward(params, self.inner_state(state), x, key)
         scale = state.scale if self.policy.scales else None
-        state = state._replace(inner=inner) if self.policy.scales else inner
+        state = _with_inner(state, inner)
         return _cast(y, self.policy.output), state, (residuals, scale, dtypes)
 
     def backward(self, params: Any, residuals: Any, dy: Any):
@@ -136,7 +136,7 @@ class with_precision(Wrapper):
 
 def at_full_precision(network: Layer) -> Layer:
     """The network without its policies: its arithmetic has the dtypes of params and x. Both, and
-    the state, are those of the network itself; a scale is not renewed."""
+    the state, are those of the network itself, whose scale stays as it is."""
 
     def widened(path: str, layer: Layer) -> Layer:
         return _Unscaled(layer.layer) if isinstance(layer, with_precision) else layer
@@ -144,21 +144,32 @@ def at_full_precision(network: Layer) -> Layer:
     return rewrite(network, widened)
 
 
-class _Unscaled(Compound):
+class _Unscaled(Wrapper):
+    """What was under a policy, with the state that it had there."""
+
     layer: Layer
 
-    @property
-    def made(self) -> Layer:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.layer
+    mixes = False
 
     def inner_state(self, tree: Any) -> Any:
         return tree.inner if isinstance(tree, ScaledState) else tree
+
+    def init(self, key: Array | None, x: Any):
+        return self.layer.init(key, x)
 
     def predict(self, params: Any, state: Any, x: Any):
         return self.layer.predict(params, self.inner_state(state), x)
 
     def forward(self, params: Any, state: Any, x: Any, key: Array | None):
-        return self.layer.forward(params, self.inner_state(state), x, key)
+        y, inner, residuals = self.layer.forward(params, self.inner_state(state), x, key)
+        return y, _with_inner(state, inner), residuals
+
+    def backward(self, params: Any, residuals: Any, dy: Any):
+        return self.layer.backward(params, residuals, dy)
+
+
+def _with_inner(state: Any, inner: Any) -> Any:
+    return state._replace(inner=inner) if isinstance(state, ScaledState) else inner
 
 
 def adjust_scale(gradient: Callable) -> Callable:

@@ -14,11 +14,12 @@ from jaxnn.rewrites.precision import (
     Policy,
     ScaledState,
     adjust_scale,
+    at_full_precision,
     skip_overflow,
     skipped_steps,
     with_precision,
 )
-from jaxnn.training import create_state, make_step
+from jaxnn.training import create_state, make_step, train
 
 LOSS = nn.softmax_cross_entropy()
 X, LABELS = normal(0, (6, 4), np.float32), jnp.arange(6) % 3
@@ -161,6 +162,37 @@ def test_walk_and_inference_mode_look_through_the_policy(half):
     assert y.dtype == jnp.float32
     assert_agree(y, jax.jit(mixed.predict)(params, state, X), 1e-6)
     assert f"0 dense       {half}[6, 4]" in str(nn.summarize(mixed, X))
+
+
+FLOAT16 = POLICIES["float16"]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda network: with_precision(network, FLOAT16),
+        lambda network: nn.feedback_alignment(with_precision(network, FLOAT16)),
+        lambda network: with_precision(nn.feedback_alignment(network), FLOAT16),
+        lambda network: nn.repeat(with_precision(network, FLOAT16), 2),
+    ],
+    ids=["alone", "inside of a rule", "around a rule", "repeated"],
+)
+def test_state_seen_without_its_policy_keeps_the_scale(wrap):
+    network = wrap(nn.serial(nn.dense(4), nn.tanh()))
+    params, state = initialized(network, X)
+    without = jax.jit(at_full_precision(network).forward)(params, state, X, None)[1]
+    assert jax.tree.structure(without) == jax.tree.structure(state)
+    assert_agree(without, state, 0)
+
+
+def test_float16_is_accumulated_under_the_default_crosscheck():
+    network = with_precision(nn.serial(nn.dense(3)), FLOAT16)
+    optimizer = skip_overflow(optax.sgd(0.1))
+    state = create_state(network, optimizer, jax.random.key(0), X)
+    gradient = adjust_scale(nn.accumulate(nn.backprop(network, LOSS), 3, network=network))
+    options = {"epochs": 1, "batch_size": 6, "gradient": gradient}
+    (epoch,) = train(network, LOSS, optimizer, state, X, LABELS, **options)
+    assert epoch.disagreement is not None
 
 
 def trained(scale, steps, x=X):

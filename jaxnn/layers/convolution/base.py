@@ -4,20 +4,17 @@ import abc
 from dataclasses import KW_ONLY
 from typing import Annotated, Any
 
-import jax
 from jax import Array
 
-from jaxnn.core.contract import Layer
-from jaxnn.core.initializers import Initializer, initializer
 from jaxnn.core.validation import (
     brief,
     require_features,
-    require_key,
     require_positive_integer,
     unknown_name,
 )
 from jaxnn.kernels.convolution.choosing import ALGORITHMS, PASSES, algorithm_of, applies
 from jaxnn.kernels.convolution.geometry import Geometry
+from jaxnn.layers.dense import Affine
 from jaxnn.layers.windows import (
     CircularPadding,
     Pairs,
@@ -42,7 +39,7 @@ def require_algorithm(where: str, name: str, value: Any) -> Any:
     )
 
 
-class Convolution(Layer):
+class Convolution(Affine):
     """Base of `conv` and `conv_transpose`, in 1 to 3 spatial dimensions.
 
     x is [batch, *size, in], y is [batch, *output_size, features].
@@ -72,19 +69,13 @@ class Convolution(Layer):
             x; padding or algorithm is unknown; ``algorithm`` cannot compute this convolution.
     """
 
-    features: Annotated[int, require_positive_integer]
     kernel_size: Sizes
     _: KW_ONLY
     strides: Sizes = 1
     padding: CircularPadding = "SAME"
     dilation: Sizes = 1
     groups: Annotated[int, require_positive_integer] = 1
-    use_bias: bool = True
-    weight_init: Initializer = "lecun"
-    bias_init: Initializer = "zeros"
     algorithm: Annotated[Any, require_algorithm] = None
-
-    mixes = False
 
     def validate(self) -> None:
         self._require_divisible("features", self.features)
@@ -101,12 +92,8 @@ class Convolution(Layer):
 
     def init(self, key: Array | None, x: Any):
         _, geometry = self.plan(x)
-        weight_key, bias_key = jax.random.split(require_key(self.name, key))
-        shape = (*geometry.kernel_size, x.shape[-1] // self.groups, self.features)
-        params = {"weight": initializer(self.weight_init)(weight_key, shape, x.dtype)}
-        if self.use_bias:
-            params["bias"] = initializer(self.bias_init)(bias_key, (self.features,), x.dtype)
-        return params, ()
+        inputs = (*geometry.kernel_size, x.shape[-1] // self.groups)
+        return self.make_params(key, inputs, x.dtype), ()
 
     def per_dimension(self, x: Any) -> tuple[tuple[int, ...], ...]:
         """The spatial sizes of x, and kernel size, strides and dilation in each dimension."""
