@@ -9,13 +9,14 @@ capture can do, and the laws that it keeps, stand in `jaxnn.core.contract`.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.contract import Capture
+from jaxnn.core.moves import Moves, move, move_back
 from jaxnn.kernels.products import add_all, contract_small_rows, rows_of, sum_dtype, sum_rows
 
 static = partial(dataclasses.field, metadata={"static": True})
@@ -23,7 +24,7 @@ static = partial(dataclasses.field, metadata={"static": True})
 
 def contract(captures: Any) -> Any:
     """Sum every capture over batch and positions: the gradients, in the tree of the parameters."""
-    return map_captures(lambda capture: capture.gradient(), captures)
+    return in_params(map_captures(lambda capture: capture.gradient(), captures), leading=0)
 
 
 def contract_for(params: Any, captures: Any) -> Any:
@@ -48,11 +49,21 @@ def join(*captures: Any) -> Any:
 
 def stack(captures: Any) -> Any:
     """Declare that every capture carries one extra leading axis, as its parameters do."""
-    return map_captures(StackedCapture, captures)
+
+    def deeper(node: Any) -> Any:
+        is_placed = isinstance(node, PlacedCaptures)
+        return dataclasses.replace(node, depth=node.depth + 1) if is_placed else node
+
+    stacked = map_captures(StackedCapture, captures)
+    return jax.tree.map(
+        deeper, stacked, is_leaf=lambda node: isinstance(node, PlacedCaptures | Capture)
+    )
 
 
 def map_captures(function: Callable, *captures: Any) -> Any:
     """``function`` of every capture of a tree (and of its fellows in further trees)."""
+
+    others = tuple(split_like(captures[0], tree) for tree in captures[1:])
 
     def checked(capture, *others):
         if not isinstance(capture, Capture):
@@ -62,7 +73,98 @@ def map_captures(function: Callable, *captures: Any) -> Any:
             )
         return function(capture, *others)
 
-    return jax.tree.map(checked, *captures, is_leaf=lambda node: isinstance(node, Capture))
+    return jax.tree.map(
+        checked, captures[0], *others, is_leaf=lambda node: isinstance(node, Capture)
+    )
+
+
+class Place(NamedTuple):
+    """Where an array of the parameters of a capture lies among all."""
+
+    name: str
+    """What the capture calls it."""
+    leaf: int
+    """Its number among the leaves of params."""
+    moves: Moves
+    """What brings the leaf into the capture's shape; see `jaxnn.core.moves`."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PlacedCaptures:
+    """Captures of parameters that do not lie in the tree of params as captures have them: under
+    other names and in other shapes, as other libraries write them.
+
+    `map_captures` gives the same with what its function says of each in their place, and
+    `in_params` brings that into the tree of params.
+    """
+
+    captures: tuple
+    tree: Any = dataclasses.field(metadata={"static": True})
+    """The treedef of params."""
+    places: tuple[tuple[Place, ...], ...] = static()
+    """Of the parameters of each capture."""
+    shapes: tuple[tuple[int, ...], ...] = static()
+    """Of the leaves of params, without the axes of stacked layers."""
+    depth: int = static(default=0)
+    """How many of these axes there are, before those of each leaf."""
+
+    def in_params(self, leading: int | None) -> Any:
+        """The tree of params, filled from dicts in place of the captures; see `in_params`."""
+        leaves: list = [None] * len(self.shapes)
+        for found, places in zip(self.captures, self.places, strict=True):
+            for name, leaf, moves in places:
+                value = found[name]
+                if leading is not None:
+                    value = move_back(value, moves, self.shapes[leaf], leading + self.depth)
+                leaves[leaf] = value if leaves[leaf] is None else leaves[leaf] + value
+        return self.tree.unflatten(leaves)
+
+    def split(self, params: Any) -> "PlacedCaptures":
+        """With the arrays of a tree of params in place of the captures, as those have them."""
+        leaves = self.tree.flatten_up_to(params)
+
+        def moved(leaf: Array, moves: Moves) -> Array:
+            function = partial(move, moves=moves)
+            for _ in range(self.depth):
+                function = jax.vmap(function)
+            return function(leaf)
+
+        return dataclasses.replace(
+            self,
+            captures=tuple(
+                {name: moved(leaves[leaf], moves) for name, leaf, moves in places}
+                for places in self.places
+            ),
+        )
+
+
+def in_params(tree: Any, leading: int | None) -> Any:
+    """What a function said of each capture, in the tree of params.
+
+    Args:
+        tree: Of `map_captures`, whose function returned a dict for the parameters of a capture.
+        leading: How many axes stand before those of a parameter; None where what was said of a
+            parameter does not have its axes, and of its parts adds up.
+    """
+    return jax.tree.map(
+        lambda node: node.in_params(leading) if isinstance(node, PlacedCaptures) else node,
+        tree,
+        is_leaf=lambda node: isinstance(node, PlacedCaptures),
+    )
+
+
+def split_like(captures: Any, params: Any) -> Any:
+    """A tree of params, or one that has the structure of the captures already, with the arrays of
+    each capture's parameters in its place."""
+
+    def split(node: Any, own: Any) -> Any:
+        is_params = isinstance(node, PlacedCaptures) and not isinstance(own, PlacedCaptures)
+        return node.split(own) if is_params else own
+
+    return jax.tree.map(
+        split, captures, params, is_leaf=lambda node: isinstance(node, PlacedCaptures | Capture)
+    )
 
 
 @jax.tree_util.register_dataclass

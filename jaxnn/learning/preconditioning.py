@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnn.core.captures import StackedCapture, map_captures
+from jaxnn.core.captures import StackedCapture, in_params, map_captures
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backward_pass
 from jaxnn.core.networks import plain
@@ -113,7 +113,7 @@ def kfac(
 
         factors = jax.lax.cond(count % factors_every == 0, averaged, lambda: factors)
         inverses = jax.lax.cond(count % inverse_every == 0, inverted, lambda: inverses)
-        result = map_captures(_precondition, captures, inverses, updates)
+        result = in_params(map_captures(_precondition, captures, inverses, updates), leading=0)
         if norm_constraint is not None:
             model = optax.tree.vdot(*(_wide(tree) for tree in (updates, result)))
             scale = jnp.minimum(1, jnp.sqrt(norm_constraint / model))

@@ -17,6 +17,7 @@ import jax
 
 from jaxnn.core.captures import EmbeddingCapture, flat_positions
 from jaxnn.core.contract import Capture
+from jaxnn.core.tied import TiedCapture
 
 
 def gram_for_norms(capture: Capture) -> bool:
@@ -66,6 +67,12 @@ def _sizes(capture: Any) -> _Sizes | None:
         # A linear map of one-hot vectors, which are compared by their ids.
         batch, positions, features = jax.eval_shape(flat_positions, capture.deltas).shape
         return _Sizes(batch, positions, 1 + features, capture.vocabulary * features)
+    if isinstance(capture, TiedCapture):
+        every = [_sizes(use) for use in capture.uses] if capture.all_meet else []
+        known = [sizes for sizes in every if sizes is not None]
+        if not known or len(known) < len(every):
+            return None
+        return known[0]._replace(positions=sum(sizes.positions for sizes in known))
     linear = jax.eval_shape(lambda c: c.linear(), capture)
     if linear is None:
         return None

@@ -21,9 +21,10 @@ from jaxnn.core.captures import (
     StackedCapture,
     flat_positions,
 )
+from jaxnn.core.tied import TiedCapture
 from jaxnn.core.validation import widened
 from jaxnn.kernels.parts import sum_parts
-from jaxnn.kernels.products import sum_dtype
+from jaxnn.kernels.products import add_all, sum_dtype
 from jaxnn.kernels.sums import add_up, map_examples
 from jaxnn.statistics.choosing import (
     gradient_bytes,
@@ -87,7 +88,7 @@ def sum_of_squares(capture: Any) -> dict[str, Array]:
             return _squared(one, add_up(lambda deltas: deltas, _wide(one.deltas) ** 2)).gradient()
         case _ if _is_product(capture, leading=1):
             return _squared(capture, _wide(capture.deltas) ** 2).gradient()
-        case _ if positions_of(capture) == 1:
+        case _ if not isinstance(capture, TiedCapture) and positions_of(capture) == 1:
             return capture.fold(sum_of_squares(capture.linear()))
         case ColumnsCapture():
             return add_up_columns(sum_of_squares, capture)
@@ -126,6 +127,8 @@ def _gradient_of_one(example: Any) -> dict[str, Array]:
 
 def _factors(capture: Any) -> Any:
     """The capture with its positions on one axis, as something that `_product` can multiply."""
+    if isinstance(capture, TiedCapture):
+        return dataclasses.replace(capture, uses=tuple(map(_factors, capture.uses)))
     if not isinstance(capture, EmbeddingCapture):
         return capture.linear()
     ids = flat_positions(widened(capture.ids)[..., None])[..., 0]
@@ -134,14 +137,22 @@ def _factors(capture: Any) -> Any:
 
 def _product(a: Any, b: Any) -> Array:
     """Σ_tu (a_t · a_u) (d_t · d_u) of the captures of two examples."""
+    if isinstance(a, TiedCapture):
+        return add_all(*(_product(*pair) for pair in a.meetings(b)))
     return jnp.sum(_meetings(a, b) * _rows_products(a.deltas, b.deltas))
 
 
 def _meetings(a: Any, b: Any) -> Array:
     """[positions of a, positions of b], the dot products of what entered the parameters."""
-    if not isinstance(a, EmbeddingCapture):
-        return _rows_products(a.inputs, b.inputs)
+    match a, b:
+        case LinearCapture(), LinearCapture():
+            return _rows_products(a.inputs, b.inputs)
+        case LinearCapture(), EmbeddingCapture():
+            return _meetings(b, a).T
     known = (a.ids >= 0) & (a.ids < a.vocabulary)
+    if isinstance(b, LinearCapture):
+        entered = jnp.take(_wide(b.inputs), jnp.where(known, a.ids, 0), -1).T
+        return jnp.where(known[:, None], entered, 0)
     return (known[:, None] & (a.ids[:, None] == b.ids)).astype(sum_dtype(a.deltas.dtype))
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.captures import contract, map_captures
+from jaxnn.core.captures import contract, in_params, map_captures
 from jaxnn.statistics import contractions
 from jaxnn.statistics.quantities import quantity
 from jaxnn.statistics.trees import batch_of, require_examples_apart, scaled, weighted
@@ -20,7 +20,8 @@ from jaxnn.statistics.trees import batch_of, require_examples_apart, scaled, wei
 def per_example_gradients(captures: Any, weights: Array | None = None) -> Any:
     """The tree of params, [batch, *parameter]: the gradient of each example's own loss, not divided
     by the batch."""
-    return map_captures(contractions.per_example, weighted(captures, weights))
+    gradients = map_captures(contractions.per_example, weighted(captures, weights))
+    return in_params(gradients, leading=1)
 
 
 @quantity
@@ -38,6 +39,7 @@ def per_example_squared_norms(
         per_parameter: Give the tree of params, with [batch] for each array, in place of their sum.
     """
     norms = map_captures(contractions.squared_norms, weighted(captures, weights))
+    norms = in_params(norms, leading=None)
     return norms if per_parameter else _total("per_example_squared_norms", norms)
 
 
@@ -63,6 +65,7 @@ def dot_products(
     captures = weighted(captures, weights)
     others = captures if others is None else require_examples_apart("dot_products", others)
     products = map_captures(contractions.dot_products, captures, others)
+    products = in_params(products, leading=None)
     return products if per_parameter else _total("dot_products", products)
 
 

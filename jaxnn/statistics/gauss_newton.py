@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxnn.core.captures import contract, map_captures
+from jaxnn.core.captures import contract, in_params, map_captures
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import present, require_weights, shares
 from jaxnn.core.mixing import require_loss_apart
@@ -42,7 +42,7 @@ def diagonal_ggn(captures: Any, weights: Array | None = None) -> Any:
         ValueError: the loss has no ``hessian_root``; see also `per_example_gradients`.
     """
     shared = scaled(widened(captures), jnp.sqrt(shares_of(captures, weights)))
-    return map_captures(contractions.sum_of_squares, shared)
+    return in_params(map_captures(contractions.sum_of_squares, shared), leading=0)
 
 
 def ggn_vector_product(network: Layer, loss: Loss) -> Callable[..., Any]:

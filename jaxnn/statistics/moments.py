@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.captures import contract, map_captures
+from jaxnn.core.captures import contract, in_params, map_captures
 from jaxnn.statistics import contractions
 from jaxnn.statistics.examples import per_example_squared_norms
 from jaxnn.statistics.quantities import quantity
@@ -33,7 +33,7 @@ def gradient_second_moment(captures: Any, weights: Array | None = None) -> Any:
     The same is the diagonal of the empirical Fisher matrix.
     """
     shared = scaled(widened(captures), jnp.sqrt(shares_of(captures, weights)))
-    return map_captures(contractions.sum_of_squares, shared)
+    return in_params(map_captures(contractions.sum_of_squares, shared), leading=0)
 
 
 @quantity

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.adapters import Around
+from jaxnn.core.captures import PlacedCaptures
 from jaxnn.core.combinators import Wrapper
 from jaxnn.core.contract import Capture, Layer
 from jaxnn.core.networks import rewrite
@@ -228,6 +229,12 @@ class Fed(Around):
             return layer.backward(params, residuals, dy)[1]
 
         found = jax.eval_shape(captures, params, state, x, key)
+        if isinstance(found, PlacedCaptures):
+            raise ValueError(
+                f"{self.rule.name}: expected layers that propagate over the weights which backward "
+                f"is given, but {layer.name} is a function whose pass is JAX's own, over the "
+                "weights that it was called with"
+            )
         for capture in jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, Capture)):
             if capture.summed_by is not None:
                 raise ValueError(
