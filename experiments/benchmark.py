@@ -23,6 +23,7 @@ SUITES = (
     "cnn",
     "convolution",
     "dense",
+    "functions",
     "pooling",
     "recurrent",
     "scaling",
@@ -36,9 +37,9 @@ class Options:
     """Measure suites of workloads and print a table for each workload.
 
     Times are for one step or one epoch. The ratio is to the first contender: how many times as long
-    the minimum is. The suites are attention, cnn, convolution, dense, pooling, recurrent, scaling,
-    statistics and sweeps (for which as many devices as the processor has cores are worth having:
-    --devices).
+    the minimum is. The suites are attention, cnn, convolution, dense, functions, pooling,
+    recurrent, scaling, statistics and sweeps (for which as many devices as the processor has cores
+    are worth having: --devices).
     """
 
     suites: tyro.conf.Positional[tuple[str, ...]] = ("dense",)

@@ -1,4 +1,4 @@
-"""What the README says is true of the code."""
+"""What the README and the pages of docs say is true of the code."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,13 @@ import jaxnn
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAMS = [p for p in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "import" in p]
+PAGES = [README, *(p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob("*.md")))]
+PROGRAMS = [
+    program
+    for page in PAGES
+    for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    if "import" in program
+]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.strip().splitlines()[-1][:30])

@@ -109,6 +109,16 @@ class PlacedCaptures:
     depth: int = static(default=0)
     """How many of these axes there are, before those of each leaf."""
 
+    def by_path(self) -> dict[str, Any]:
+        """What there is for each capture, by the paths of its parameters: "kernel, bias"."""
+        numbers = self.tree.unflatten(range(len(self.shapes)))
+        paths = [
+            jax.tree_util.keystr(path, simple=True, separator=".")
+            for path, _ in jax.tree_util.tree_leaves_with_path(numbers)
+        ]
+        names = (", ".join(paths[place.leaf] for place in places) for places in self.places)
+        return dict(zip(names, self.captures, strict=True))
+
     def in_params(self, leading: int | None) -> Any:
         """The tree of params, filled from dicts in place of the captures; see `in_params`."""
         leaves: list = [None] * len(self.shapes)

@@ -357,6 +357,13 @@ def test_curvature_is_that_of_the_same_layers():
     assert_agree(jnp.linalg.eigvalsh(kernel[1]), jnp.linalg.eigvalsh(kernel[0]), 1e-4)
 
 
+def test_factors_are_named_by_the_paths_of_their_parameters():
+    _, _, _, layer, theirs, x = dense_layers()
+    factors = jax.jit(statistics.kfac_factors(layer, LOSS, samples=None))(theirs, (), x, LABELS)
+    found = {path: pair["inputs"].shape for path, pair in factors.by_path().items()}
+    assert found == {"0.0, 0.1": (5, 5), "1.0, 1.1": (6, 6)}
+
+
 def test_kfac_preconditions_it_as_it_does_the_same_layers():
     own, params, state, layer, theirs, x = dense_layers()
     found = []
