@@ -78,7 +78,10 @@ class layer(Layer):
         one = functools.partial(self._one, params, state)
         if not self.draws:
             return jax.vmap(lambda x: one(x, None))(x)
-        raise ValueError(f"layer: {self.name} draws random numbers, and has no inference mode")
+        raise ValueError(
+            f"layer: {self.name} draws random numbers, and has no inference mode; make another "
+            "layer of it that draws none, with the same params"
+        )
 
     def forward(self, params: Any, state: Any, x: Any, key: Array | None):
         closed, analysis = self._analysed(params, state, x)

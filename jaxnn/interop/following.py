@@ -128,7 +128,7 @@ class Findings:
 
 
 class _Explicit(Exception):
-    """A leaf that cannot be followed: begin again without it."""
+    """Leaves that cannot be followed through an equation: look at it again without them."""
 
     def __init__(self, tag: Iterable[Followed], reason: str):
         self.leaves, self.reason = {f.leaf for f in tag}, reason
@@ -147,23 +147,17 @@ def follow(
         ValueError: a parameter is used in a loop whose number of steps depends on data, through
             which no derivative can be had; ``path_of`` a leaf is what the error calls it.
     """
-    explicit = dict(explicit)
-    while True:
-        follower = _Follower(path_of)
-        invars = closed.jaxpr.invars
-        tags: list[Tag] = [
-            (Followed(i, aval(v).shape, ()),) if i < parameters and i not in explicit else ()
-            for i, v in enumerate(invars)
-        ]
-        try:
-            plan, outputs, _ = follower.follow(closed.jaxpr, tags, ())
-            for tag in outputs:
-                if tag:
-                    raise _Explicit(tag, "is part of the result itself")
-        except _Explicit as found:
-            explicit |= dict.fromkeys(found.leaves, found.reason)
-            continue
-        return Findings(plan, follower.uses, explicit)
+    follower = _Follower(path_of, dict(explicit))
+    tags: list[Tag] = [
+        (Followed(i, aval(v).shape, ()),) if i < parameters else ()
+        for i, v in enumerate(closed.jaxpr.invars)
+    ]
+    plan, outputs, _ = follower.follow(closed.jaxpr, tags, ())
+    for tag in outputs:
+        follower.give_up(tag, "is part of the result itself")
+    for use in follower.uses:
+        use.tag = follower.still(use.tag)
+    return Findings(plan, follower.uses, follower.explicit)
 
 
 Source = tuple[int, tuple[int | None, ...]]
@@ -171,10 +165,20 @@ Source = tuple[int, tuple[int | None, ...]]
 
 
 class _Follower:
-    def __init__(self, path_of: Callable[[int], str]):
+    def __init__(self, path_of: Callable[[int], str], explicit: dict[int, str]):
         self.uses: list[Use] = []
         self.scans = 0
         self.path_of = path_of
+        self.explicit = explicit
+
+    def give_up(self, leaves: Iterable[Followed | int], reason: str) -> None:
+        """Make leaves explicit: what they have entered before is data."""
+        numbers = (f.leaf if isinstance(f, Followed) else f for f in leaves)
+        self.explicit |= {n: reason for n in numbers if n not in self.explicit}
+
+    def still(self, tag: Tag) -> Tag:
+        """What is followed of a tag."""
+        return tuple(f for f in tag if f.leaf not in self.explicit)
 
     def follow(
         self,
@@ -185,31 +189,41 @@ class _Follower:
     ) -> tuple[Plan, list[Tag], list[Source | None]]:
         """(plan, the tags of the results, where they come from)."""
         plan = Plan(jaxpr)
-        env = _Environment(jaxpr, tags, known or {})
+        env = _Environment(jaxpr, tags, known or {}, self.still)
         for index, equation in enumerate(jaxpr.eqns):
-            name = equation.primitive.name
-            if not any(map(env.tag, equation.invars)):
-                if name in CALLS and _has_substitute(equation):
-                    self._call(plan, index, equation, env, scans)
-                env.follow_data(equation)
-                continue
-            if name in CALLS:
-                self._call(plan, index, equation, env, scans)
-            elif name == "scan":
-                self._scan(plan, index, equation, env, scans)
-            elif name == "cond":
-                self._branches(plan, index, equation, env, scans)
-            elif name == "while":
-                paths = sorted({self.path_of(f.leaf) for v in equation.invars for f in env.tag(v)})
-                raise ValueError(
-                    f"captures: expected parameters outside of loops whose number of steps depends "
-                    f"on data, but {', '.join(paths)} is used in a while loop, through which JAX "
-                    "has no gradient; give the loop a fixed number of steps (jax.lax.scan, or "
-                    "jax.lax.fori_loop with numbers known when it is traced)"
-                )
-            elif not self._move(equation, env):
-                self._use(plan, index, equation, env, scans)
+            uses = len(self.uses)
+            while True:
+                try:
+                    self._equation(plan, index, equation, env, scans)
+                    break
+                except _Explicit as found:
+                    del self.uses[uses:]
+                    self.give_up(found.leaves, found.reason)
         return plan, [env.tag(v) for v in jaxpr.outvars], [env.source(v) for v in jaxpr.outvars]
+
+    def _equation(self, plan: Plan, index: int, equation: JaxprEqn, env: Any, scans: tuple) -> None:
+        name = equation.primitive.name
+        plan.inner.pop(index, None)
+        if not any(map(env.tag, equation.invars)):
+            if name in CALLS and _has_substitute(equation):
+                self._call(plan, index, equation, env, scans)
+            env.follow_data(equation)
+        elif name in CALLS:
+            self._call(plan, index, equation, env, scans)
+        elif name == "scan":
+            self._scan(plan, index, equation, env, scans)
+        elif name == "cond":
+            self._branches(plan, index, equation, env, scans)
+        elif name == "while":
+            paths = sorted({self.path_of(f.leaf) for v in equation.invars for f in env.tag(v)})
+            raise ValueError(
+                "captures: expected parameters outside of loops whose number of steps depends on "
+                f"data, but {', '.join(paths)} is used in a while loop, through which JAX has no "
+                "gradient; give the loop a fixed number of steps (jax.lax.scan, or "
+                "jax.lax.fori_loop with numbers known when it is traced)"
+            )
+        elif not self._move(equation, env):
+            self._use(plan, index, equation, env, scans)
 
     # Jaxprs inside of equations.
 
@@ -348,7 +362,14 @@ class _Follower:
 class _Environment:
     """What is known of the variables of one jaxpr."""
 
-    def __init__(self, jaxpr: Jaxpr, tags: list[Tag], known: dict[int, Any]):
+    def __init__(
+        self,
+        jaxpr: Jaxpr,
+        tags: list[Tag],
+        known: dict[int, Any],
+        still: Callable[[Tag], Tag],
+    ):
+        self.still = still
         self.tags = {v: t for v, t in zip(jaxpr.invars, tags, strict=True) if t}
         self.sources: dict[Any, Source] = {}
         self.known = {jaxpr.invars[i]: value for i, value in known.items()}
@@ -358,7 +379,7 @@ class _Environment:
                 self.readers[atom] = self.readers.get(atom, 0) + 1
 
     def tag(self, atom: Any) -> Tag:
-        return () if isinstance(atom, Literal) else self.tags.get(atom, ())
+        return () if isinstance(atom, Literal) else self.still(self.tags.get(atom, ()))
 
     def source(self, atom: Any) -> Source | None:
         """The use that it comes from, where nothing else reads that."""

@@ -52,8 +52,14 @@ class Arrangement:
         """Of the data at each use, the deltas there, and those of explicit leaves; batch first."""
 
         def of_group(group: Group, with_bias: bool) -> Capture:
+            # A parameter that is cast to half precision has a gradient in its own dtype.
+            dtype = self.dtypes[group[0].leaf]
             first, *others = (
-                part.capture(met.get(part.use), self._deltas_of(part.use, deltas), with_bias)
+                part.capture(
+                    met.get(part.use),
+                    self._deltas_of(part.use, deltas).astype(dtype),
+                    with_bias,
+                )
                 for part in group
             )
             return first.join(*others) if others else first

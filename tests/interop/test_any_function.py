@@ -134,6 +134,35 @@ def convolutions(p, x):
     return lax.reduce_window(y, -jnp.inf, lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID")
 
 
+def scanned_convolutions(p, x):
+    frames = jnp.sin(jnp.outer(jnp.arange(30.0), x[:2])).reshape(3, 1, 5, 2, 2)
+
+    def step(h, frame):
+        h = lax.conv_general_dilated(
+            frame + h, p["k"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jnp.tanh(h + p["b"]), None
+
+    last, _ = lax.scan(step, jnp.zeros((1, 5, 2, 2)), frames)
+    return lax.reduce_window(last, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 1, 1, 1), "VALID")
+
+
+def stacked_convolutions(p, x):
+    images = jnp.sin(jnp.outer(jnp.arange(10.0), x[:2])).reshape(1, 5, 2, 2)
+
+    def block(h, own):
+        y = lax.conv_general_dilated(
+            h, own["k"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return h + jnp.tanh(y + own["b"]), None
+
+    return lax.scan(block, images, p)[0]
+
+
+def penalised(p, x):
+    return jnp.tanh(x @ p["w"]) @ p["v"] + 0.1 * jnp.sum(p["w"] ** 2)
+
+
 def nonlinear(p, x):
     norm = jnp.linalg.norm(p["v"])
     low_rank = p["a"] @ p["b"]
@@ -207,6 +236,9 @@ SHAPES = {
         "grouped": (4, 2, 3, 3),
         "transposed": (2, 4, 3, 3),
     },
+    scanned_convolutions: {"k": (3, 3, 2, 2), "b": (2,)},
+    stacked_convolutions: {"k": (2, 3, 3, 2, 2), "b": (2, 2)},
+    penalised: {"w": (4, 3), "v": (3, 2)},
     nonlinear: {"v": (4, 3), "a": (4, 2), "b": (2, 3), "s": (3,)},
     beside_data: {"token": (4,), "w": (4, 2), "unused": (3, 2)},
     multiplied_by_a_number_of_the_data: {"w": (3, 4), "v": (3,)},
@@ -287,6 +319,9 @@ def test_an_explanation_names_what_each_parameter_is():
     assert ways(several_uses) == {"w": "linear × 2", "b": "bias"}
     assert ways(stacked)["blocks.b"] == "bias"
     assert ways(convolutions)["k"] == "convolution"
+    assert ways(stacked_convolutions) == {"b": "bias", "k": "convolution"}
+    assert ways(scanned_convolutions)["k"] == "operation"
+    assert ways(penalised) == {"v": "linear", "w": "explicit: it goes through `integer_pow`"}
     found = ways(beside_data)
     assert found["token"] == "explicit: it is concatenated with data"
     assert found["unused"] == "not used"
@@ -460,6 +495,8 @@ def test_parameters_that_are_cast_have_gradients_in_their_own_dtype():
     params, batch = jax.tree.map(lambda a: a.astype("float32"), (params, batch_of(cast)))
     _, captures = jax.jit(interop.captures(loss))(params, batch)
     reference = jax.vmap(jax.grad(loss), (None, 0))(params, batch)
+    gradient = nn.contract(captures)
+    assert_agree(gradient, jax.tree.map(lambda g: g.sum(0), reference), 0.02)
     assert_agree(
         statistics.per_example_squared_norms.of(captures), jnp.sum(flat(reference) ** 2, 1), 0.02
     )
