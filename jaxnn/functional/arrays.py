@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from jaxnn.core.combinators import Compound
 from jaxnn.core.contract import Layer
 from jaxnn.core.validation import (
     LARGEST_RANK,
@@ -32,6 +33,8 @@ def run(layer: Layer, params: Any, x: Any, key: Array | None = None) -> Any:
 
 def array(where: str, name: str, value: Any) -> Array:
     """The value as an array; raises TypeError unless it is one, or a number."""
+    if isinstance(value, Array):
+        return value
     is_number = isinstance(value, bool | int | float | complex)
     if not is_number and not hasattr(value, "__jax_array__"):
         require_array(where, name, value)
@@ -96,4 +99,6 @@ def given(**params: Any) -> Any:
 
 def empty_params(layer: Layer) -> tuple:
     """The params of a layer whose parts have none."""
+    if isinstance(layer, Compound):
+        return empty_params(layer.made)
     return tuple(map(empty_params, layer.parts))

@@ -144,7 +144,8 @@ def _of_labels(loss: Loss, prediction: Any, target: Any) -> Given:
 
 
 def _of_sequences(loss: Loss, prediction: Any, target: Any) -> Given:
-    """
+    """The first axes of ``prediction`` are the batch and time.
+
     Args:
         prediction: [batch, time, ...].
         target: The tuple (target, lengths or mask).
@@ -178,7 +179,8 @@ def _of_two(loss: Loss, first: Any, second: Any, target: Any) -> Given:
 
 
 def _of_pairs(loss: Loss, first: Any, second: Any, target: Any = None) -> Given:
-    """
+    """The first axis is the batch, whose examples are told from each other.
+
     Args:
         first: a, [batch, features].
         second: b, [batch, features].

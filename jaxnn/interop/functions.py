@@ -8,6 +8,7 @@
 A custom derivative is for reverse mode: `jax.jvp` and `jax.jacfwd` refuse these functions.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -132,29 +133,21 @@ def over_batches(where: str, function: Callable, **arguments: tuple[Any, int]) -
                 f"{where}: expected {name} to have the batch of {first}, {batch}, before its last "
                 f"{axes} axes, got shape {a.shape}"
             )
-        return a.reshape(count, *a.shape[len(batch) :])
+        return a if len(batch) == 1 else a.reshape(count, *a.shape[len(batch) :])
 
     flat = (
         jax.tree.map(partial(flatten, name, axes), tree) for name, (tree, axes) in arguments.items()
     )
+    if len(batch) == 1:
+        return function(*flat)
     return jax.tree.map(lambda y: y.reshape(*batch, *y.shape[1:]), function(*flat))
 
 
 def _no_state(layer: Layer, params: Any, x: Any) -> Any:
     """The empty state of a network without state, its parameters compared with ``params``."""
-    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
-    expected, state = jax.eval_shape(layer.init, jax.random.key(0), x)
-    for path, part, of_part in walk(layer, state):
-        if jax.tree.leaves(of_part):
-            raise ValueError(
-                f"differentiable: expected layers without state, but {label(path, part)} has "
-                f"{jax.tree.map(lambda a: a.shape, of_part)}, which a function cannot update"
-            )
-    if jax.tree.leaves(state):
-        raise ValueError(
-            f"differentiable: expected layers without state, but {layer.name} has some of its own, "
-            "which a function cannot update"
-        )
+    leaves, treedef = jax.tree.flatten(x)
+    shapes = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves)
+    expected, state = _made_for(layer, treedef, shapes, jax.dtypes.canonicalize_dtype(float))
     (wanted, structure), (given, other) = (
         jax.tree.flatten_with_path(tree) for tree in (expected, params)
     )
@@ -170,6 +163,28 @@ def _no_state(layer: Layer, params: Any, x: Any) -> Any:
                 f"{_shapes(one)}, as fits x, got {_shapes(own)}"
             )
     return state
+
+
+@functools.lru_cache(maxsize=128)
+def _made_for(layer: Layer, treedef: Any, shapes: tuple, default: Any) -> tuple[Any, Any]:
+    """The shapes of params and state that a layer makes, found out once for equal calls.
+
+    Raises where it has state. Calls are told apart by JAX's ``default`` dtype, which a layer may
+    take for its parameters.
+    """
+    expected, state = jax.eval_shape(layer.init, jax.random.key(0), treedef.unflatten(shapes))
+    for path, part, of_part in walk(layer, state):
+        if jax.tree.leaves(of_part):
+            raise ValueError(
+                f"differentiable: expected layers without state, but {label(path, part)} has "
+                f"{jax.tree.map(lambda a: a.shape, of_part)}, which a function cannot update"
+            )
+    if jax.tree.leaves(state):
+        raise ValueError(
+            f"differentiable: expected layers without state, but {layer.name} has some of its own, "
+            "which a function cannot update"
+        )
+    return expected, state
 
 
 def _shapes(tree: Any) -> Any:
