@@ -37,11 +37,11 @@ from jaxnn.functional.activations import (
     swiglu,
     tanh,
 )
-from jaxnn.functional.attention import (
+from jaxnn.functional.dot_products import (
     attention,
     rotary,
 )
-from jaxnn.functional.linear import (
+from jaxnn.functional.linear_maps import (
     bilinear,
     dense,
     embedding,
@@ -75,14 +75,14 @@ from jaxnn.functional.losses import (
     sum_squared_error,
     triplet_margin,
 )
+from jaxnn.functional.noise import (
+    dropout,
+)
 from jaxnn.functional.normalization import (
     group_norm,
     instance_norm,
     layer_norm,
     rms_norm,
-)
-from jaxnn.functional.random import (
-    dropout,
 )
 from jaxnn.functional.recurrent import (
     gru,

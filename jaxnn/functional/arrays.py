@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
 
 from jaxnn.core.combinators import Compound
 from jaxnn.core.contract import Layer
@@ -22,13 +21,11 @@ _compiled = jax.jit(output, static_argnums=0, inline=True)
 
 
 def run(layer: Layer, params: Any, x: Any, key: Array | None = None) -> Any:
-    """y, differentiated by the layer's backward pass; equal layers share one compiled program."""
-    # The values of integers, ids and lengths, are looked at where they are known: not compiled.
-    known = any(
-        jnp.issubdtype(a.dtype, jnp.integer) and not isinstance(a, Tracer)
-        for a in jax.tree.leaves(x)
-    )
-    return (output if known else _compiled)(layer, params, x, key)
+    """y, differentiated by the layer's backward pass; equal layers share one compiled program.
+
+    Where the values of ids or lengths are to be looked at, that is done before.
+    """
+    return _compiled(layer, params, x, key)
 
 
 def array(where: str, name: str, value: Any) -> Array:

@@ -46,7 +46,7 @@ def function_of(
 
     function.__name__ = function.__qualname__ = name
     function.__module__ = "jaxnn.functional"
-    function.__doc__ = _documentation(name, text or kind, kind, call, [p.name for p in parameters])
+    function.__doc__ = _documentation(text or kind, kind, call, list(signature.parameters))
     function.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     return function
 
@@ -76,9 +76,7 @@ def _place(parameter: Parameter) -> tuple[int, bool, bool]:
     return parameter.kind, parameter.default is not Parameter.empty, is_last
 
 
-def _documentation(
-    name: str, described: Any, kind: type[Value], call: Callable, names: list[str]
-) -> str:
+def _documentation(described: Any, kind: type[Value], call: Callable, names: list[str]) -> str:
     """What is computed, how the function takes arrays, and its arguments in their order."""
     of_call = _read(call)
     entries, raised = {}, of_call.raised
@@ -88,8 +86,8 @@ def _documentation(
             entries, raised = of_base.arguments | entries, raised or of_base.raised
     entries |= of_call.arguments
     parts = list(dict.fromkeys((_read(described).text, of_call.text)))
-    parts.append(f"Its derivative is that of `jaxnn.{name}`, derived by hand.")
-    listed = [entries[argument] for argument in names if argument in entries]
+    parts.append(f"Its derivative is derived by hand, in `{kind.__module__}`.")
+    listed = [entries[name] for name in names if name in entries]
     parts += ["Args:\n" + "\n".join(listed)] if listed else []
     parts += [f"Raises:\n{raised}"] if raised else []
     return "\n\n".join(part for part in parts if part)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from jaxnn.core.validation import brief
+from jaxnn.core.validation import brief, require_lengths
 from jaxnn.functional.arrays import array, floats, run
 from jaxnn.functional.making import function_of
 from jaxnn.interop.functions import over_batches
@@ -33,6 +33,8 @@ def _over_time(make: Callable, params: Any, x: Any, lengths: Any = None, state: 
     state = jax.tree.map(lambda a: floats(where, "state", a, "[*batch, features]"), state)
 
     def of_batch(x: Array, lengths: Array | None, state: Any):
+        if lengths is not None:
+            require_lengths(where, lengths, *x.shape[:2])
         is_alone = lengths is None and state is None
         y = run(layer, params, x if is_alone else (x, lengths, state))
         if layer.output == "all":

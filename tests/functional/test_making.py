@@ -49,7 +49,7 @@ def test_a_function_says_what_it_computes_and_takes(name):
     assert named == [name for name in parameters if name in named]
     first = next(iter(parameters))
     assert first in named
-    assert "Its derivative is that of" in text
+    assert "Its derivative is derived by hand, in `jaxnn." in text
 
 
 def test_a_function_has_the_options_of_its_layer():

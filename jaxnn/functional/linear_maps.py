@@ -61,6 +61,7 @@ def _embedding(make: Callable, ids: Any, weight: Any):
         weight: [vocabulary, features].
     """
     layer, params, ids = _table(make, "embedding", ids, weight)
+    layer.require_ids(ids[None])
     return run(layer, params, ids[None])[0]
 
 
@@ -73,6 +74,7 @@ def _embedding_bag(make: Callable, ids: Any, weight: Any, weights: Any = None):
         weights: w, one for each id, in mode "sum"; 1 unless given.
     """
     layer, params, ids = _table(make, "embedding_bag", ids, weight)
+    layer.require_ids(ids[None], 2, layer.padding_id)
     if weights is None:
         return run(layer, params, ids[None])[0]
     weights = floats("embedding_bag", "weights", weights, "[*bags, positions]")
