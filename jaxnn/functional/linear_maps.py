@@ -17,8 +17,7 @@ from jaxnn.layers import positions
 
 
 def _dense(make: Callable, x: Any, weight: Any, bias: Any = None):
-    """Also called `linear`. ``x`` is [*batch, in] with any number of axes before the last, none
-    among them.
+    """``x`` has any number of axes before the last, none among them. `linear` is the same function.
 
     Args:
         x: [*batch, in].

@@ -56,7 +56,11 @@ _OPTIONS = """
 
 
 def _function(
-    kind: type[Loss], read: Callable, axes: int | None = None, reduction: Reduction = "mean"
+    kind: type[Loss],
+    read: Callable,
+    axes: int | None = None,
+    reduction: Reduction = "mean",
+    is_described: bool = False,
 ) -> Callable:
     """The function of a loss.
 
@@ -65,6 +69,7 @@ def _function(
         read: (loss, *arrays) -> `Given`; the arrays are arguments of the function.
         axes: How many axes one example has, where a prediction with no more is one example.
         reduction: The default.
+        is_described: Whether ``read`` says what the loss is, in place of its class.
     """
     own = [
         *inspect.signature(read).parameters.values(),
@@ -78,7 +83,7 @@ def _function(
 
     call.__signature__ = inspect.Signature(own)  # pyright: ignore[reportFunctionMemberAccess]
     call.__doc__ = inspect.cleandoc(read.__doc__ or "") + _OPTIONS
-    return function_of(kind, call)
+    return function_of(kind, call, text=call if is_described else None)
 
 
 def reduced(
@@ -206,7 +211,12 @@ def _vectors(loss: Loss, **vectors: Any) -> tuple:
 
 
 def _of_projection(loss: Loss, x: Any, weight: Any, target: Any, bias: Any = None) -> Given:
-    """The logits are x W + b, of which only a block is held at a time.
+    """`softmax_cross_entropy` with integer labels, of the logits x W + b.
+
+    At most ``block`` positions · classes logits are held at a time, in the forward pass and, once
+    more computed, in the backward pass. The loss of an example is the mean over its positions, of
+    a target (labels, lengths or mask) as `sequence_loss` takes it that over the real ones. A label
+    that is no class is treated as by `softmax_cross_entropy`.
 
     Args:
         x: [batch, *positions, features], or [features] with one label.
@@ -242,7 +252,9 @@ negative_log_likelihood = _function(classification.negative_log_likelihood, _of_
 kl_divergence = _function(classification.kl_divergence, _of_labels, 1)
 ctc = _function(of_ctc.ctc, _of_labels, 2)
 sequence_loss = _function(sequences.sequence_loss, _of_sequences)
-projected_cross_entropy = _function(projection.projected_cross_entropy, _of_projection, 1)
+projected_cross_entropy = _function(
+    projection.projected_cross_entropy, _of_projection, 1, is_described=True
+)
 cosine_embedding = _function(pairs.cosine_embedding, _of_two, 1)
 triplet_margin = _function(pairs.triplet_margin, _of_three, 1)
 contrastive = _function(of_contrastive.contrastive, _of_pairs)

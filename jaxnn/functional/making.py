@@ -85,7 +85,9 @@ def _documentation(described: Any, kind: type[Value], call: Callable, names: lis
             of_base = _read(base)
             entries, raised = of_base.arguments | entries, raised or of_base.raised
     entries |= of_call.arguments
-    parts = list(dict.fromkeys((_read(described).text, of_call.text)))
+    parts = [of_call.text]
+    if described is not call:
+        parts = [_read(described).text, f"As a function: {of_call.text}"]
     parts.append(f"Its derivative is derived by hand, in `{kind.__module__}`.")
     listed = [entries[name] for name in names if name in entries]
     parts += ["Args:\n" + "\n".join(listed)] if listed else []
