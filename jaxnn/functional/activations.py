@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxnn.functional.arrays import empty_params, floats, last, numbers, run, run_along
+import jax.numpy as jnp
+
+from jaxnn.functional.arrays import array, empty_params, last, numbers, run, run_along
 from jaxnn.functional.making import function_of
 from jaxnn.layers import activations, gating, normalization
 
@@ -36,10 +38,14 @@ def _prelu(make: Callable, x: Any, weight: Any):
     """``x`` has any shape, with the channels on its last axis where each has an a of its own.
 
     Args:
-        x: An array.
+        x: An array, or a number; integers are taken in JAX's default floating-point dtype.
         weight: a: a number, or one for each channel, [channels].
     """
-    x, weight = floats("prelu", "x", x, "[*axes]"), floats("prelu", "weight", weight, "[*channels]")
+    x = numbers("prelu", "x", x)
+    is_number = isinstance(weight, int | float)
+    weight = jnp.asarray(weight, x.dtype) if is_number else array("prelu", "weight", weight)
+    if weight.dtype != x.dtype:
+        raise TypeError(f"prelu: expected weight to be {x.dtype} as x is, got {weight.dtype}")
     if weight.ndim > 1 or (weight.size != 1 and weight.shape != x.shape[-1:]):
         raise ValueError(
             f"prelu: expected weight to be one number, or one for each element of the last axis of "

@@ -58,7 +58,7 @@ def _attention(
     turned = q if scale is None else q * _factor(scale, q.shape[-1])
     examples = math.prod(form.batch)
     x = Meeting(
-        turned.reshape(examples, form.groups, -1, *q.shape[-2:]),
+        turned.reshape(examples, *form.by_group, *q.shape[-2:]),
         k.reshape(examples, form.groups, *k.shape[-2:]),
         v.reshape(examples, form.groups, *v.shape[-2:]),
         visible,
@@ -81,9 +81,22 @@ class _Form(NamedTuple):
     time: int
     memory: int
 
+    @property
+    def by_group(self) -> tuple[int, int]:
+        """The groups, and the heads of each."""
+        return self.groups, math.prod(self.heads) // self.groups
+
 
 def _form(q: Array, k: Array, v: Array) -> _Form:
     """Raises where shapes or dtypes do not fit."""
+    for name, a in (("q", q), ("k", k), ("v", v)):
+        if 0 in a.shape[-2:]:
+            raise ValueError(
+                f"{WHERE}: expected {name} to have at least one position and one feature, "
+                f"got shape {a.shape}"
+            )
+        if a.dtype != q.dtype:
+            raise TypeError(f"{WHERE}: expected {name} to be {q.dtype} as q is, got {a.dtype}")
     axes = 1 if q.ndim > 3 else 0  # in front of time
     batch, heads = q.shape[: q.ndim - 2 - axes], q.shape[q.ndim - 2 - axes : -2]
     groups = math.prod(k.shape[k.ndim - 2 - axes : -2]) if axes else 1
@@ -102,9 +115,6 @@ def _form(q: Array, k: Array, v: Array) -> _Form:
             f"{WHERE}: expected v to have the axes of k before the last, {k.shape[:-1]}, "
             f"got {v.shape[:-1]}"
         )
-    for name, a in (("k", k), ("v", v)):
-        if a.dtype != q.dtype:
-            raise TypeError(f"{WHERE}: expected {name} to be {q.dtype} as q is, got {a.dtype}")
     return _Form(batch, heads, groups, q.shape[-2], k.shape[-2])
 
 
@@ -147,7 +157,7 @@ def _like_scores(form: _Form, name: str, a: Array) -> Array:
     if math.prod(batch) > 1:
         batch = form.batch
         a = jnp.broadcast_to(a.reshape(padded), (*batch, *padded[len(batch) :]))
-    by_group = (form.groups, heads[0] // form.groups) if math.prod(heads) > 1 else (1, 1)
+    by_group = form.by_group if math.prod(heads) > 1 else (1, 1)
     return a.reshape(math.prod(batch), *by_group, *padded[-2:])
 
 

@@ -153,7 +153,7 @@ def _no_state(layer: Layer, params: Any, x: Any) -> Any:
     )
     if structure != other:
         raise ValueError(
-            f"differentiable: expected params of {layer.name} to be {_shapes(expected)}, "
+            f"{layer.name}: expected params to be {_shapes(expected)}, as fit x, "
             f"got {_shapes(params)}"
         )
     for (path, one), (_, own) in zip(wanted, given, strict=True):

@@ -96,8 +96,9 @@ def test_prelu_takes_one_weight_or_one_for_each_channel(weight, shape, x64):
     assert_agree(run(lambda x, w: jnp.sum(jnp.sin(functional.prelu(x, w)))), run(expected), 1e-10)
 
 
-def test_prelu_of_a_number():
-    assert float(functional.prelu(jnp.asarray(-2.0), 0.5)) == -1
+def test_prelu_takes_numbers_in_the_dtype_of_x():
+    assert float(functional.prelu(-2, 0.5)) == -1
+    assert functional.prelu(jnp.ones(3, jnp.float16), 0.5).dtype == jnp.float16
 
 
 def all_of(functions, x):
@@ -188,6 +189,17 @@ def test_equal_calls_share_one_compiled_program():
         (lambda: functional.softmax(jnp.ones(3), "0"), TypeError, "expected axis to be an integer"),
         (lambda: functional.glu(jnp.ones(3)), ValueError, "expected n to divide the 3 elements"),
         (lambda: functional.prelu(jnp.ones(3), jnp.ones(2)), ValueError, "expected weight to be"),
+        (
+            lambda: functional.prelu(1.0, jnp.ones(1, int)),
+            TypeError,
+            "weight to be float32 as x is",
+        ),
+        (lambda: functional.prelu(1.0, None), TypeError, "expected weight to be an array"),
+        (
+            lambda: functional.glu(jnp.ones(4), activation=nn.prelu()),
+            ValueError,
+            "glu: expected params",
+        ),
         (lambda: functional.leaky_relu(1.0, -1), ValueError, "expected negative_slope to lie in"),
         (lambda: functional.sigmoid(), TypeError, "sigmoid: missing a required argument: 'x'"),
         (lambda: functional.sigmoid(1.0, 2), TypeError, "sigmoid: too many positional arguments"),

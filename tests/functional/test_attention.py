@@ -106,6 +106,11 @@ def test_a_batch_of_several_axes_has_masks_and_lengths_of_its_own():
     assert not y[1, 1].any()
 
 
+def test_a_batch_may_be_empty():
+    q, k, v = (a[:0] for a in drawn((2, 4)))
+    assert functional.attention(q, k[:, ::2], v[:, ::2], causal=True).shape == (0, 4, 4, 6)
+
+
 def test_dropout_takes_a_key():
     q, k, v = drawn((2,))
     v = jnp.ones_like(v)
@@ -167,6 +172,7 @@ def test_rotary_turns_pairs_and_back(interleaved, x64):
         ),
         (lambda q, k, v: (q, k, v, None, jnp.ones((3, 1, 4))), ValueError, "bias to have a shape"),
         (lambda q, k, v: (q, k, v, None, jnp.arange(4)), TypeError, "bias to be floating-point"),
+        (lambda q, k, v: (q, k[:, :0], v[:, :0]), ValueError, "k to have at least one position"),
         (lambda q, k, v: (IDS, k, v), TypeError, "expected q to be floating-point, got int32"),
         (lambda q, k, v: (q[0, 0], k, v), ValueError, r"expected q to be \[\*batch, time, depth\]"),
     ],

@@ -360,7 +360,7 @@ LSTM = {
         (lambda x: f.group_norm(x, 4), ValueError, "expected groups to divide the 6 channels"),
         (lambda x: f.lstm(WEIGHT, x), TypeError, 'lstm: expected params to be {"input"'),
         (lambda x: f.lstm(LSTM, x[0, 0]), ValueError, r"x to be \[\*batch, time, in\]"),
-        (lambda x: f.lstm(LSTM | {"input": {}}, x), ValueError, "expected params of lstm to be"),
+        (lambda x: f.lstm(LSTM | {"input": {}}, x), ValueError, "lstm: expected params to be"),
         (
             lambda x: f.lstm(LSTM, x, jnp.asarray([1])),
             ValueError,
