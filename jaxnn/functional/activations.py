@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnn.functional.arrays import array, empty_params, last, numbers, run, run_along
-from jaxnn.functional.making import function_of
+from jaxnn.functional.making import called, function_of
 from jaxnn.layers import activations, gating, normalization
 
 
@@ -27,7 +27,7 @@ def _along_an_axis(make: Callable, x: Any, axis: int = -1):
         x: An array; integers are taken in JAX's default floating-point dtype.
         axis: The axis, from the first or, negative, from the last.
     """
-    where = make.func.__name__  # pyright: ignore[reportFunctionMemberAccess]
+    where = called(make)
     x = numbers(where, "x", x)
     axis = last(where, "axis", axis, x)
     layer = make(axis=axis)

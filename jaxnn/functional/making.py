@@ -51,6 +51,11 @@ def function_of(
     return function
 
 
+def called(make: Any) -> str:
+    """The name of what a ``make`` of `function_of` builds."""
+    return make.func.__name__
+
+
 def _options(kind: type[Value], derived: Iterable[str]) -> list[Parameter]:
     hints = typing.get_type_hints(kind)
     return [

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxnn.functional.arrays import floats, given, last, run, run_along
-from jaxnn.functional.making import function_of
+from jaxnn.functional.making import called, function_of
 from jaxnn.layers import normalization
 
 
@@ -20,7 +20,7 @@ def _over_axes(
         axes: The axis that is normalised, from the first or, negative, from the last; or several,
             which are normalised together.
     """
-    where = make.func.__name__  # pyright: ignore[reportFunctionMemberAccess]
+    where = called(make)
     x = floats(where, "x", x, "[*axes, features]")
     several = axes if isinstance(axes, tuple | list) else (axes,)
     from_last = tuple(last(where, "every one of axes", axis, x) for axis in several)
@@ -37,7 +37,7 @@ def _over_positions(make: Callable, x: Any, scale: Any = None, offset: Any = Non
         scale: [channels]; 1 unless given.
         offset: [channels]; 0 unless given.
     """
-    where = make.func.__name__  # pyright: ignore[reportFunctionMemberAccess]
+    where = called(make)
     x = floats(where, "x", x, "[batch, *positions, channels]")
     params = _params(where, scale, offset)
     layer = make(use_scale="scale" in params, use_offset="offset" in params)

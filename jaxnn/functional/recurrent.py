@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxnn.core.validation import brief, require_lengths
 from jaxnn.functional.arrays import array, floats, run
-from jaxnn.functional.making import function_of
+from jaxnn.functional.making import called, function_of
 from jaxnn.interop.functions import over_batches
 from jaxnn.layers import recurrent
 
@@ -26,7 +26,7 @@ def _over_time(make: Callable, params: Any, x: Any, lengths: Any = None, state: 
         output: "sequence": every h. "last": h at the end of each example. "all": (every h, the
             last state).
     """
-    where = make.func.__name__  # pyright: ignore[reportFunctionMemberAccess]
+    where = called(make)
     x = floats(where, "x", x, "[*batch, time, in]")
     layer = make(features=_features(where, params))
     lengths = None if lengths is None else array(where, "lengths", lengths)

@@ -241,6 +241,28 @@ def test_linear_and_layer_norm_are_those_of_jax(x64):
     assert_agree(by_hand, of_jax, 1e-9)
 
 
+def test_gradients_of_single_examples_come_from_vmap_of_grad(x64):
+    images, labels = normal(0, (3, 6, 6, 2)), jnp.asarray([0, 2, 1])
+    params = normal(1, (3, 3, 2, 4)), normal(2, (36, 3))
+
+    def by_hand(params, image, label):
+        y = f.max_pool(f.relu(f.conv(image, params[0])), (2, 2))
+        return f.softmax_cross_entropy(f.linear(y.reshape(-1), params[1]), label)
+
+    def expected(params, image, label):
+        order = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(
+            image[None], params[0], (1, 1), "SAME", dimension_numbers=order
+        )
+        y = jnp.max(jax.nn.relu(y[0]).reshape(3, 2, 3, 2, 4), (1, 3)).reshape(-1)
+        return -jax.nn.log_softmax(y @ params[1])[label]
+
+    def of_examples(function):
+        return jax.jit(jax.vmap(jax.value_and_grad(function), (None, 0, 0)))(params, images, labels)
+
+    assert_agree(of_examples(by_hand), of_examples(expected), 1e-10)
+
+
 @pytest.mark.parametrize("name", ["dense", "conv", "layer_norm", "gru"])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64], ids=lambda dtype: dtype.__name__)
 def test_a_dtype_stays(name, dtype, x64):
