@@ -4,6 +4,8 @@ Every layer has a forward pass and a backward pass written by hand, both pure fu
 hand-derived gradient can be checked against `jax.grad`.
 """
 
+import importlib
+
 from jaxnn._moved import install as _find_moved_modules
 from jaxnn.core.adapters import ParameterFree, Pointwise, layer, parameter_free, pointwise
 from jaxnn.core.captures import (
@@ -135,5 +137,13 @@ from jaxnn.rewrites.precision import POLICIES, Policy, with_precision
 from jaxnn.rewrites.recompute import recompute
 
 __version__ = "0.2.0"
+
+
+def __getattr__(name: str):
+    # Found at first use: most programs do without.
+    if name == "functional":
+        return importlib.import_module("jaxnn.functional")
+    raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
+
 
 _find_moved_modules()

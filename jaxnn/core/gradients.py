@@ -70,13 +70,13 @@ def _backward_pass(network: Layer, loss: Loss, factors: Callable) -> Callable[..
     """``factors``: (weights, values) -> what each example's delta is multiplied by."""
 
     def run(params, state, x, target, key=None, weights=None):
-        x, target = _of_those_present(loss, weights, x, target)
+        x, target = of_those_present(loss, weights, x, target)
         prediction, new_state, residuals = network.forward(params, state, x, key)
         shape = jax.eval_shape(loss.value, prediction, target)
         require_weights(weights, shape)
         values, delta = loss.weighted(prediction, target, factors(weights, shape))
         dx, captures = network.backward(params, residuals, delta)
-        return BackwardPass(_of_present(weights, values), prediction, new_state, captures, dx)
+        return BackwardPass(of_present(weights, values), prediction, new_state, captures, dx)
 
     return run
 
@@ -124,11 +124,11 @@ class numerical(Value):
 
 def _mean_loss(network: Layer, loss: Loss) -> Callable:
     def mean_loss(params, state, x, target, key=None, weights=None):
-        x, target = _of_those_present(loss, weights, x, target)
+        x, target = of_those_present(loss, weights, x, target)
         prediction, new_state, _ = network.forward(params, state, x, key)
         values = loss.value(prediction, target)
         require_weights(weights, values)
-        return weighted_mean(_of_present(weights, values), weights), new_state
+        return weighted_mean(of_present(weights, values), weights), new_state
 
     return mean_loss
 
@@ -145,7 +145,7 @@ def present(weights: Array | None, tree: Any) -> Any:
     # Where all are absent, zeros stand in their place.
     first = (jnp.arange(weights.shape[0]) == jnp.argmin(absent)) & ~absent
 
-    def of_present(a: Array):
+    def filled(a: Array):
         if jnp.shape(a)[:1] != weights.shape:
             return a
         over = tuple(range(1, jnp.ndim(a)))
@@ -153,16 +153,17 @@ def present(weights: Array | None, tree: Any) -> Any:
         own = jnp.sum(jnp.where(jnp.expand_dims(first, over), a, 0), 0, dtype=a.dtype)
         return jnp.where(jnp.expand_dims(absent, over), own, a)
 
-    return jax.tree.map(of_present, tree)
+    return jax.tree.map(filled, tree)
 
 
-def _of_those_present(loss: Loss, weights: Array | None, x: Any, target: Any) -> tuple[Any, Any]:
+def of_those_present(loss: Loss, weights: Array | None, x: Any, target: Any) -> tuple[Any, Any]:
     """x and target; one example stands in for those of weight 0, which count for no other."""
     x, target = present(weights, (x, target))
     return x, target if weights is None else loss.leaving_out(target, weights == 0)
 
 
-def _of_present(weights: Array | None, values: Array) -> Array:
+def of_present(weights: Array | None, values: Array) -> Array:
+    """The values, 0 for an example of weight 0."""
     return values if weights is None else jnp.where(weights == 0, 0, values)
 
 
@@ -187,13 +188,13 @@ def _as_given(weights: Array | None, values: Any) -> Array:
     return jnp.ones(values.shape, values.dtype) if weights is None else weights
 
 
-def require_weights(weights: Any, values: Any) -> None:
+def require_weights(weights: Any, values: Any, where: str = "gradient function") -> None:
     """Raise unless ``weights`` is None or one number for each of the examples' values."""
     if weights is None:
         return
-    require_floating("gradient function", "weights", weights)
+    require_floating(where, "weights", weights)
     if weights.shape != values.shape or weights.dtype != values.dtype:
         raise ValueError(
-            f"gradient function: expected weights to be one {values.dtype} for each example, "
+            f"{where}: expected weights to be one {values.dtype} for each example, "
             f"shape {values.shape}, got {weights.dtype} of shape {weights.shape}"
         )

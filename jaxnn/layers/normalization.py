@@ -125,11 +125,11 @@ class _Norm(Layer):
         epsilon = self.epsilon  # pyright: ignore[reportAttributeAccessIssue]
         return jax.lax.rsqrt(variance.astype(sum_dtype(variance.dtype)) + epsilon)
 
-    def normalized(self, x: Array, mean: Array, inverse: Array) -> Array:
+    def normalized(self, x: Array, mean: Any, inverse: Array) -> Array:
         """x̂ of x, μ and 1 / √(σ² + ε)."""
         return ((self.sets(x.astype(inverse.dtype))[0] - mean) * inverse).reshape(x.shape)
 
-    def affine(self, params: Any, x: Array, mean: Array, inverse: Array) -> Array:
+    def affine(self, params: Any, x: Array, mean: Any, inverse: Array) -> Array:
         """y."""
         y = self.scaled(params, self.normalized(x, mean, inverse))
         return (y + self._placed(params["offset"], x) if self.use_offset else y).astype(x.dtype)

@@ -118,7 +118,9 @@ def test_a_layer_with_state_is_refused_by_name():
 
 def test_params_of_another_layer_are_refused():
     function = interop.differentiable(nn.dense(3))
-    with pytest.raises(ValueError, match=r"of dense to be .*\[2, 3\].* got .*\[5, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"dense: expected weight to be .*\[2, 3\].* got .*\[5, 3\]"
+    ):
         function({"weight": jnp.ones((5, 3)), "bias": jnp.ones(3)}, jnp.ones((1, 2)))
     with pytest.raises(ValueError, match=r"got \{'weight'"):
         function({"weight": jnp.ones((2, 3))}, jnp.ones((1, 2)))

@@ -54,14 +54,14 @@ class Kept(NamedTuple):
 def attend(
     q: Float[Array, "batch group head time depth"],
     k: Float[Array, "batch group memory depth"],
-    v: Float[Array, "batch group memory depth"],
+    v: Float[Array, "batch group memory own"],
     visible: Bool[Array, "#batch #group #head #time memory"] | None,
     geometry: Geometry,
     rate: float,
     key: Any,
     bias: Bias = NO_BIAS,
     softcap: float | None = None,
-) -> tuple[Float[Array, "batch group head time depth"], Kept]:
+) -> tuple[Float[Array, "batch group head time own"], Kept]:
     """(o, what backward needs); ``visible`` comes without the causal mask."""
     visible, padded = _pad_visible(visible, geometry), pad_bias(bias, geometry)
     q, k, v = _cut(q, geometry.rows), _cut(k, geometry.columns), _cut(v, geometry.columns)
@@ -85,7 +85,7 @@ def attend(
 
     wide = jax.eval_shape(scores_of, q[0], k[0]).dtype
     start = (
-        jnp.zeros(q.shape, wide),
+        jnp.zeros((*q.shape[:-1], v.shape[-1]), wide),
         jnp.full(q.shape[:-1], -jnp.inf, wide),
         jnp.zeros(q.shape[:-1], wide),
     )

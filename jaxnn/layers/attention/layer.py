@@ -20,10 +20,10 @@ from jaxnn.core.validation import (
     require_rate,
 )
 from jaxnn.kernels.products import sum_dtype
-from jaxnn.layers.attention import blocks, plain
 from jaxnn.layers.attention.bias import Bias, of_alibi
+from jaxnn.layers.attention.dot_products import Meeting, dot_products
 from jaxnn.layers.attention.inputs import bias_of, gradient, read_inputs, visible_keys
-from jaxnn.layers.attention.rotary import BASE, WHOLE, Turning, rotate
+from jaxnn.layers.attention.rotary import BASE, WHOLE, Turning, require_turnable, rotate
 
 
 class attention(Layer):
@@ -162,7 +162,7 @@ class attention(Layer):
             _by_groups(bias_of(inputs, self.heads), self._groups),
             self.of_distance(params, jnp.arange(1 - time, memory) - (memory - time)),
         )
-        o, kept = self._attend(q, k, v, visible, bias, key)
+        o, _, kept = self._products.forward((), (), Meeting(q, k, v, visible, bias), key)
         o = self.merged(o)
         y = project(params["output"], o)
         return y, state, (Static(form), inputs.queries, inputs.memory, o, kept)
@@ -219,12 +219,7 @@ class attention(Layer):
         do = _split(do.astype(dy.dtype), heads)
         do = do.reshape(do.shape[0], groups, heads // groups, *do.shape[2:])
         times = (queries.shape[1], memory.shape[1])
-        if self.block is None:
-            dq, dk, dv, dbias = plain.attend_backward(kept, self.dropout, do)
-        else:
-            dq, dk, dv, dbias = blocks.attend_backward(
-                kept, self._geometry(*times), self.dropout, do, self.softcap
-            )
+        (dq, dk, dv, _, dbias), _ = self._products.backward((), kept, do)
         dq = dq.reshape(dq.shape[0], heads, *dq.shape[3:])
         if self.rotary:
             dq = rotate(dq, -1, self._turning, times[1] - times[0])
@@ -241,6 +236,12 @@ class attention(Layer):
         return gradient(form.value, dy.dtype, dqueries, by_key + by_value, given), captures
 
     @property
+    def _products(self) -> dot_products:
+        return dot_products(
+            causal=self.causal, softcap=self.softcap, dropout=self.dropout, block=self.block
+        )
+
+    @property
     def _groups(self) -> int:
         return self.heads if self.groups is None else self.groups
 
@@ -251,36 +252,13 @@ class attention(Layer):
                 f"depth to be given, got {self.heads}"
             )
         depth = self.depth or features // self.heads
-        turned = self.rotary_features or depth
-        if self.rotary and turned % 2:
-            raise ValueError(f"attention: expected an even depth where rotary is set, got {turned}")
-        if turned > depth:
-            raise ValueError(
-                f"attention: expected rotary_features to be at most the depth of a head, {depth}, "
-                f"got {turned}"
-            )
+        if self.rotary:
+            require_turnable(self.name, "rotary_features", self.rotary_features, depth)
         return depth
 
     @property
     def _turning(self) -> Turning:
         return Turning(self.rotary_features, self.interleaved, self.rotary_base)
-
-    def _attend(self, q: Array, k: Array, v: Array, visible: Any, bias: Bias, key: Any):
-        time, memory = q.shape[3], k.shape[2]
-        if self.dropout:
-            key = require_key("attention", key)
-        if self.block is not None:
-            cut = self._geometry(time, memory)
-            return blocks.attend(q, k, v, visible, cut, self.dropout, key, bias, self.softcap)
-        if self.causal:
-            past = jnp.tril(jnp.ones((time, memory), bool), memory - time)[None, None, None]
-            visible = past if visible is None else visible & past
-        return plain.attend(q, k, v, visible, self.dropout, key, bias, self.softcap)
-
-    def _geometry(self, time: int, memory: int):
-        block = self.block
-        assert block is not None
-        return blocks.Geometry(time, memory, min(block, time), min(block, memory), self.causal)
 
 
 def project(params: dict, x: Array) -> Array:

@@ -1,8 +1,9 @@
 """Attention in its textbook form, with the backward pass through the softmax.
 
 Heads stand in groups that share keys and values: queries are q [batch, group, head, time, depth],
-keys and values k, v [batch, group, memory, depth]. Written for one head, with M true where a query
-may see a key and N the noise of dropout (1 without it):
+keys are k [batch, group, memory, depth], values v [batch, group, memory, a depth of their own].
+Written for one head, with M true where a query may see a key and N the noise of dropout (1 without
+it):
 
     S = q kᵀ / √depth       E = e^(S − max S) over the keys that M shows, 0 elsewhere
     l = Σ_keys E            P = E / l             o = (P ∘ N) v = (E ∘ N) v / l
@@ -57,13 +58,13 @@ class Kept(NamedTuple):
 def attend(
     q: Float[Array, "batch group head time depth"],
     k: Float[Array, "batch group memory depth"],
-    v: Float[Array, "batch group memory depth"],
+    v: Float[Array, "batch group memory own"],
     visible: Bool[Array, "#batch #group #head #time memory"] | None,
     rate: float,
     key: Any,
     bias: Bias = NO_BIAS,
     softcap: float | None = None,
-) -> tuple[Float[Array, "batch group head time depth"], Kept]:
+) -> tuple[Float[Array, "batch group head time own"], Kept]:
     """(o, what backward needs); ``rate`` is that of dropout, ``key`` its randomness."""
     scores, slope = cap(scores_of(q, k), softcap)
     scores = add_bias(scores, bias)
