@@ -21,7 +21,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from jaxnn.core.moves import Move, Moves, layout
-from jaxnn.interop.jaxprs import CALLS, aval, jaxpr_of
+from jaxnn.interop.jaxprs import CALLS, aval, jaxpr_of, scan_sizes
 from jaxnn.interop.substitutes import substitute
 
 
@@ -237,7 +237,7 @@ class _Follower:
 
     def _scan(self, plan: Plan, index: int, equation: JaxprEqn, env: Any, scans: tuple) -> None:
         p = equation.params
-        consts, carries = p["num_consts"], p["num_carry"]
+        consts, carries = scan_sizes(equation)
         tags = [env.tag(v) for v in equation.invars]
         for tag in tags[consts : consts + carries]:
             if tag:

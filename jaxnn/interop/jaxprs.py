@@ -23,3 +23,14 @@ def constants_of(equation: JaxprEqn) -> list:
     """The constants of that jaxpr."""
     inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     return inner.consts if isinstance(inner, ClosedJaxpr) else []
+
+
+def scan_sizes(equation: JaxprEqn) -> tuple[int, int]:
+    """How many operands of a scan are the same in all steps, and how many are carried on; those
+    that follow are taken in slices. As many results are carried."""
+    p = equation.params
+    if "num_consts" in p:
+        return p["num_consts"], p["num_carry"]
+    # From JAX 0.12 on.
+    constants, carried, _ = p["ft_in"].update(range(len(equation.invars))).unpack()
+    return len(list(constants)), len(list(carried))

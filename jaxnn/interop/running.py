@@ -11,7 +11,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from jaxnn.interop.following import Findings, Plan, Use
-from jaxnn.interop.jaxprs import constants_of
+from jaxnn.interop.jaxprs import constants_of, scan_sizes
 from jaxnn.interop.substitutes import substitute
 
 
@@ -92,7 +92,7 @@ class _Run:
 
     def _scan(self, equation: JaxprEqn, plan: Plan, inputs: list, zeros: dict[int, Array]):
         p = equation.params
-        consts, carries = p["num_consts"], p["num_carry"]
+        consts, carries = scan_sizes(equation)
         fixed, carry, xs = (
             inputs[:consts],
             inputs[consts : consts + carries],
