@@ -173,7 +173,7 @@ def test_a_dtype_that_jax_would_change_is_refused(tmp_path):
 
 
 def test_files_that_cannot_be_opened_say_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
         interop.read_safetensors(tmp_path / "none.safetensors")
     with pytest.raises(IsADirectoryError):
         interop.read_safetensors(tmp_path)

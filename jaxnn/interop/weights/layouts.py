@@ -1,0 +1,215 @@
+"""In which order PyTorch has the features that a layer of a network is given.
+
+Where images are flattened, PyTorch's features are in the order (channels, *positions) and these in
+(*positions, channels): what comes behind has its parameters in another order. So every array of the
+network is followed from layer to layer, as it would stand in PyTorch: with channels first behind
+convolution and pooling, with features last behind dense, recurrent and attention layers; and where
+that cannot be known, parameters that would depend on it are refused.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxnn.core.adapters import Around, Pointwise
+from jaxnn.core.combinators import add, concatenate, identity, multiply, repeat
+from jaxnn.core.contract import Layer
+from jaxnn.core.networks import rewrite
+from jaxnn.layers.activations import OverAxis, prelu
+from jaxnn.layers.attention import attention
+from jaxnn.layers.convolution import conv_relu_max_pool
+from jaxnn.layers.convolution.base import Convolution
+from jaxnn.layers.dense import Affine
+from jaxnn.layers.dropout import dropout
+from jaxnn.layers.embedding import embedding, embedding_bag
+from jaxnn.layers.normalization import _OverAxes, batch_norm, group_norm, instance_norm
+from jaxnn.layers.padding import pad
+from jaxnn.layers.pooling import (
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    avg_pool,
+    global_avg_pool,
+    global_max_pool,
+    max_pool,
+)
+from jaxnn.layers.positions import positional_embedding
+from jaxnn.layers.recurrent.layers import Recurrent
+from jaxnn.layers.reshaping import flatten, pixel_shuffle, pixel_unshuffle, reshape, split
+from jaxnn.layers.resizing import resize, upsample
+from jaxnn.rewrites.precision import with_precision
+
+
+class Layout(NamedTuple):
+    """How an array stands in PyTorch."""
+
+    kind: str
+    """"last": features last, as here; "first": channels behind the batch; "flat": features that
+    were flattened with channels first; "unknown", as are an input of three axes and what was
+    computed by a layer that nothing is known of; "mixed": features in an unknown order."""
+    sizes: tuple[int, ...] = ()
+    """(*positions, channels) of "flat"."""
+
+
+class Given(NamedTuple):
+    """What a layer is given."""
+
+    layout: Layout
+    shape: tuple[int, ...]
+    """Of the first array, or the only one."""
+
+
+LAST, FIRST, UNKNOWN, MIXED = map(Layout, ("last", "first", "unknown", "mixed"))
+
+_POOLS = (max_pool, avg_pool, adaptive_max_pool, adaptive_avg_pool)
+_POOLS += (global_max_pool, global_avg_pool)
+_SPATIAL = (Convolution, conv_relu_max_pool, batch_norm, group_norm, instance_norm, *_POOLS)
+_SPATIAL += (pad, resize, upsample, pixel_shuffle, pixel_unshuffle)
+"""With channels first in PyTorch, where there are positions."""
+_SEQUENTIAL = (Recurrent, attention, embedding, embedding_bag, positional_embedding)
+"""With features last in PyTorch."""
+_ELEMENTWISE = (Pointwise, OverAxis, prelu, dropout, identity, add, multiply)
+
+
+def layouts_of(
+    network: Layer, shapes: tuple[Any, Any], x: Any, *, channels_first: bool
+) -> dict[str, Given]:
+    """What every layer is given, by its path in `jaxnn.walk`.
+
+    Args:
+        network: Any.
+        shapes: Of its params and state.
+        x: Its input, arrays or shapes.
+        channels_first: Whether an input of three axes and more has its channels first in PyTorch;
+            not given, one of four and more has, and of three it is not known.
+    """
+    log = _Log()
+
+    def watched(path: str, layer: Layer) -> Layer:
+        match layer:
+            case with_precision():
+                return _InOnePrecision(layer)
+            case repeat():
+                return _Through(layer, log)
+        return layer if layer.parts else _Watched(layer, log, path)
+
+    followed = rewrite(network, watched)
+
+    def predict(params: Any, state: Any, x: Any):
+        for leaf in jax.tree.leaves(x):
+            known = FIRST if channels_first or leaf.ndim > 3 else UNKNOWN
+            log.put(leaf, known if leaf.ndim > 2 else LAST)
+        return followed.predict(params, state, x)
+
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
+    jax.eval_shape(predict, *shapes, x)
+    return log.given
+
+
+class _Log:
+    """What is known of the arrays of a trace, and what layers were given."""
+
+    def __init__(self):
+        self.arrays: dict[int, tuple[Any, Layout]] = {}  # they are kept: ids must stay their own
+        self.shapes: dict[tuple[int, ...], Layout] = {}
+        self.given: dict[str, Given] = {}
+
+    def put(self, array: Any, layout: Layout) -> None:
+        self.arrays[id(array)] = array, layout
+
+    def of(self, array: Any) -> Layout:
+        if id(array) in self.arrays:
+            return self.arrays[id(array)][1]
+        other = UNKNOWN if len(array.shape) > 2 else MIXED
+        return self.shapes.get(tuple(array.shape), other)
+
+
+class _Watched(Around):
+    """A layer without parts, of which it is noted what it was given."""
+
+    log: Any
+    path: str
+
+    def predict(self, params: Any, state: Any, x: Any):
+        given = [(leaf, self.log.of(leaf)) for leaf in jax.tree.leaves(x)]
+        y = self.layer.predict(params, state, x)
+        layout = _of_all({layout for _, layout in given})
+        self.log.given[self.path] = Given(layout, tuple(given[0][0].shape))
+        passed = {id(leaf) for leaf, _ in given}
+        for leaf in jax.tree.leaves(y):
+            if id(leaf) not in passed:
+                self.log.put(leaf, _after(self.layer, given, leaf))
+        return y
+
+
+class _Through(Around):
+    """A `repeat`, inside of which arrays are others, of the same shapes and layouts."""
+
+    log: Any
+
+    def predict(self, params: Any, state: Any, x: Any):
+        given = [self.log.of(leaf) for leaf in jax.tree.leaves(x)]
+        shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(x)]
+        outside, self.log.shapes = self.log.shapes, dict(zip(shapes, given, strict=True))
+        y = self.layer.predict(params, state, x)
+        self.log.shapes = outside
+        for leaf, layout in zip(jax.tree.leaves(y), given, strict=True):
+            self.log.put(leaf, layout)
+        return y
+
+
+class _InOnePrecision(Around):
+    """A `with_precision` without its casts, which would hide what is followed."""
+
+    def predict(self, params: Any, state: Any, x: Any):
+        (part,), (inner,) = self.layer.parts, self.layer.of_parts(state)
+        return part.predict(params, inner, x)
+
+
+def _of_all(layouts: set[Layout]) -> Layout:
+    if len(layouts) == 1:
+        return layouts.pop()
+    return UNKNOWN if layouts <= {LAST, FIRST, UNKNOWN} else MIXED
+
+
+def _after(layer: Layer, given: list[tuple[Any, Layout]], y: Any) -> Layout:
+    """The layout of what a layer returned."""
+    positions = y.ndim > 2
+    layouts = {layout for _, layout in given}
+    one = layouts.pop() if len(layouts) == 1 else None
+    if isinstance(layer, _SPATIAL):
+        return FIRST if positions else _kept(one)
+    if isinstance(layer, _SEQUENTIAL) or (
+        isinstance(layer, Affine) and not isinstance(layer, Convolution)
+    ):
+        return LAST
+    if isinstance(layer, _OverAxes):
+        over_features = positions and layer.own_axes(y) == (y.ndim - 1,)
+        return LAST if over_features else _kept(one)
+    if isinstance(layer, _ELEMENTWISE):
+        return _kept(one, positions=positions)
+    if isinstance(layer, flatten | reshape) and y.ndim == 2:
+        return _flattened(given[0][0].shape[1:], given[0][1])
+    is_same = isinstance(layer, concatenate | split) and one in (FIRST, LAST)
+    if (one == LAST and not positions) or is_same:
+        return _kept(one)
+    if isinstance(layer, reshape) and one == LAST and _is_trivial(y.shape[1:]):
+        return UNKNOWN if y.ndim == 3 else FIRST
+    return UNKNOWN if positions and not isinstance(layer, reshape) else MIXED
+
+
+def _kept(layout: Layout | None, *, positions: bool = False) -> Layout:
+    return layout or (UNKNOWN if positions else MIXED)
+
+
+def _flattened(shape: tuple[int, ...], layout: Layout) -> Layout:
+    if len(shape) == 1 or layout == MIXED:
+        return layout
+    if layout == LAST or _is_trivial(shape):
+        return LAST
+    return Layout("flat", tuple(shape)) if layout == FIRST else MIXED
+
+
+def _is_trivial(shape: tuple[int, ...]) -> bool:
+    """Whether (*positions, channels) and (channels, *positions) are one order."""
+    return shape[-1] == 1 or math.prod(shape[:-1]) == 1

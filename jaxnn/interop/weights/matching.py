@@ -1,0 +1,168 @@
+"""Which module of another library is which layer: by order, kind and shape, or as it is said.
+
+A module is a group of arrays under one prefix. Its kind and shape are the names of these arrays and
+what they are; a layer is compared by what `Form.expected` says.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxnn.core.validation import brief, unknown_name
+from jaxnn.interop.weights.forms import Form
+from jaxnn.interop.weights.places import Place
+from jaxnn.interop.weights.tensors import described
+
+Expected = dict[str, str]
+
+
+class Module(NamedTuple):
+    """A group of the other library's arrays."""
+
+    prefix: str
+    arrays: dict[str, Any]
+    place: str
+    """The prefix, written so that numbers alone tell the modules of a list apart."""
+    kind: str = ""
+    """What the library calls it, where the prefix tells."""
+
+    @property
+    def claim(self) -> Expected:
+        """What its arrays are."""
+        return {name: described(a) for name, a in self.arrays.items()}
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Where it is among the modules of its pattern."""
+        return tuple(map(int, re.findall(r"\d+", self.place)))
+
+    @property
+    def pattern(self) -> str:
+        """Its place but for numbers."""
+        return re.sub(r"\d+", "#", self.place)
+
+
+class Wanted(NamedTuple):
+    """A layer, with the forms that it may have in the other library."""
+
+    place: Place
+    forms: Sequence[tuple[Form, Expected]]
+    """Each with what a module of it has."""
+    kind: str = ""
+    """What the library calls it."""
+
+    def form_for(self, module: Module) -> Form | None:
+        """The form of a module that may be this layer's."""
+        if module.kind and module.kind != self.kind:
+            return None
+        return next((form for form, expected in self.forms if expected == module.claim), None)
+
+    @property
+    def shown(self) -> str:
+        """For errors."""
+        return f"{self.place.label}: expected {shown(self.forms[0][1])}"
+
+
+Pairs = dict[str, tuple[Form, Module]]
+"""Of the layers, by name."""
+
+
+def match(
+    wanted: Sequence[Wanted],
+    modules: Sequence[Module],
+    take: Callable[[str], Module | None],
+    names: Mapping[str, str],
+    *,
+    in_order: bool,
+) -> tuple[Pairs, list[str]]:
+    """The module of each layer with the form that it has, and all that did not match.
+
+    Args:
+        wanted: The layers, in the order of the network.
+        modules: In the order of the file.
+        take: prefix -> all arrays under it as a module, None where there are none.
+        names: path of a layer -> prefix, for those that are not to be found by order.
+        in_order: Whether the file has the order of the modules, or a sorted one that says nothing.
+    """
+    known, found, faults = {w.place.name: w for w in wanted}, {}, []
+    for name, prefix in names.items():
+        module, own = take(prefix), known.get(name)
+        if own is None:
+            faults.append(f"names: {unknown_name('layer', name, known)}")
+        elif module is None:
+            faults.append(f"names: {unknown_name('prefix', prefix, (m.prefix for m in modules))}")
+        elif (form := own.form_for(module)) is None:
+            faults.append(f"{own.shown}, got {brief(prefix)} with {shown(module.claim)}")
+        else:
+            found[name] = form, module
+    rest = [w for w in wanted if w.place.name not in names]
+    said = tuple(names.values())
+    left = [m for m in modules if not any(_is_under(m.prefix, prefix) for prefix in said)]
+    pairs = _by_order(rest, left) if in_order else None
+    if pairs is None:
+        pairs, more = _by_kind(rest, left)
+        faults += more
+    return found | pairs, faults
+
+
+def shown(claim: Expected) -> str:
+    """What a module has, for errors."""
+    return ", ".join(f"{name} {what}" for name, what in claim.items()) or "nothing"
+
+
+def _is_under(prefix: str, other: str) -> bool:
+    return not other or prefix == other or prefix.startswith((f"{other}.", f"{other}/"))
+
+
+def _by_order(wanted: Sequence[Wanted], modules: Sequence[Module]) -> Pairs | None:
+    """Each with each, where all fit."""
+    if len(wanted) != len(modules):
+        return None
+    pairs = {}
+    for own, module in zip(wanted, modules, strict=True):
+        form = own.form_for(module)
+        if form is None:
+            return None
+        pairs[own.place.name] = form, module
+    return pairs
+
+
+def _by_kind(wanted: Sequence[Wanted], modules: Sequence[Module]) -> tuple[Pairs, list[str]]:
+    """Those of one kind and shape by the numbers in their prefixes, and what is left over.
+
+    Modules of one kind and shape whose prefixes differ in more than numbers have no order where the
+    file is sorted: any assignment would fit, and all but one of them be wrong. Nor have those with
+    numbers where others of their pattern, found by their shapes, are numbered otherwise than in the
+    order of the network.
+    """
+    pairs, faults = {}, []
+    kinds: dict[Any, list[Module]] = {}
+    for module in modules:
+        kinds.setdefault((module.kind, frozenset(module.claim.items())), []).append(module)
+    for alike in kinds.values():
+        first = alike[0]
+        fitting = [w for w in wanted if w.form_for(first) and w.place.name not in pairs]
+        places = ", ".join(w.place.label for w in fitting) or "no layer"
+        if len(fitting) != len(alike):
+            faults.append(f"{_prefixes(alike)} with {shown(first.claim)}: got for {places}")
+        elif len({module.pattern for module in alike}) > 1:
+            faults.append(f"{_prefixes(alike)} have one shape: which is which of {places}?")
+        else:
+            alike = sorted(alike, key=lambda module: module.numbers)
+            for own, module in zip(fitting, alike, strict=True):
+                pairs[own.place.name] = own.form_for(first), module
+    faults += [w.shown for w in wanted if not any(map(w.form_for, modules))]
+    in_network = [pairs[w.place.name][1] for w in wanted if w.place.name in pairs]
+    for alike in kinds.values():
+        numbered = [module for module in in_network if module.pattern == alike[0].pattern]
+        numbers = [module.numbers for module in numbered]
+        if len(alike) > 1 and sorted(numbers) != numbers:
+            faults.append(
+                f"{_prefixes(alike)} have one shape, and numbers are not in the order of the "
+                f"network, which has {_prefixes(numbered)}"
+            )
+    return pairs, faults
+
+
+def _prefixes(modules: Sequence[Module]) -> str:
+    return ", ".join(brief(module.prefix) for module in modules)
