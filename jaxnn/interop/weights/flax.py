@@ -33,6 +33,8 @@ from jaxnn.layers.normalization import batch_norm, group_norm, instance_norm, la
 from jaxnn.layers.recurrent import gru, lstm, rnn
 from jaxnn.losses.projection import projection
 
+Path = tuple[str, ...]
+COLLECTIONS = ("params", "batch_stats")
 STATISTICS = ("mean", "var")
 """What stands in batch_stats."""
 _LSTM, _GRU, _RNN = ("i", "f", "g", "o"), ("r", "z", "n"), ("",)
@@ -42,6 +44,9 @@ _KINDS = (
     *("LayerNorm", "RMSNorm", "PReLU", "SimpleCell", "LSTMCell", "GRUCell"),
     "MultiHeadDotProductAttention",
 )
+_WAY_OUT = "init=model.init or names={path of a layer: scope} says"
+_BY_FLAX = re.compile(r"[A-Z].*_[0-9]+").fullmatch
+"""Names that Flax gives to modules."""
 _TOGETHER = [
     {f"{side}{gate}" for side in "ih" for gate in gates} for gates in (_LSTM, _GRU, _RNN)
 ] + [{*_HEADS, "out"}]
@@ -49,14 +54,20 @@ _TOGETHER = [
 
 
 def from_flax_params(
-    network: Layer, x: Any, variables: Mapping[str, Any], *, names: Mapping[str, str] | None = None
+    network: Layer,
+    x: Any,
+    variables: Mapping[str, Any],
+    *,
+    init: Callable[[Any, Any], Mapping[str, Any]] | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> tuple[Any, Any]:
     """(params, state) of a network, from the variables of a Flax model of the same architecture.
 
-    The modules of the model are matched with the layers as `jaxnn.interop.from_state_dict` matches
-    those of PyTorch. Variables that have been through a transformation of JAX are sorted by name;
-    then Dense_2 comes behind Dense_1, but which of Conv_0 and Stem_0/Conv_0 comes first, where they
-    have one shape, is for ``names`` to say.
+    The modules of the model are matched with the layers in order, by kind and shape. Variables that
+    have been through a transformation of JAX are sorted by name, and Flax gives numbers in the
+    order in which modules are constructed, which for ``Dense(2)(Dense(3)(x))`` is not that in which
+    they are used: there, modules of one kind and shape are refused unless ``init`` or ``names``
+    says which is which.
 
     Options that are no parameters are the network's own: Flax's norms have ``epsilon`` 1e-6, its
     batch norm 1e-5, and its momentum is 0.99. A ConvTranspose is taken to have the option
@@ -67,6 +78,8 @@ def from_flax_params(
         x: Its input, arrays or `jax.ShapeDtypeStruct`.
         variables: {"params": …}, and {"batch_stats": …} where there is batch norm, as ``init`` of a
             linen module returns them.
+        init: ``model.init``, or (key, x) -> variables by which it is called: it is traced to find
+            the order of the modules.
         names: Path of a layer (`jaxnn.walk`; copies of a `repeat` have numbers) to the scope of its
             module, for layers that are not to be found by order: {"head.1": "Block_0/Dense_1"}.
 
@@ -76,7 +89,10 @@ def from_flax_params(
             no counterpart: all of it is listed, and nothing is made.
     """
     where = "from_flax_params"
-    return read_weights(where, network, x, _source(where, variables), _library, names)
+    _require_variables(where, variables)
+    order = None if init is None else _order(where, init, x)
+    source = _source(where, variables, order)
+    return read_weights(where, network, x, source, _library, names, _WAY_OUT)
 
 
 def to_flax_params(
@@ -152,7 +168,7 @@ def _known(place: Place) -> Known:
     raise NoForm("Flax has no such layer")
 
 
-def _kind(scope: tuple[str, ...]) -> str:
+def _kind(scope: Path) -> str:
     """What a module is, by the name that Flax gave it."""
     name = re.fullmatch(r"(?:Optimized)?([A-Za-z]+)_[0-9]+", scope[-1]) if scope else None
     return name[1] if name and name[1] in _KINDS else ""
@@ -234,24 +250,39 @@ def _attention(heads: int, groups: int) -> Form:
     return Form(write, read)
 
 
-def _source(where: str, variables: Mapping[str, Any]) -> Source:
-    known = ("params", "batch_stats")
-    if not isinstance(variables, Mapping) or "params" not in variables or {*variables} - {*known}:
-        given = list(variables) if isinstance(variables, Mapping) else variables
+def _require_variables(where: str, variables: Any) -> None:
+    is_mapping = isinstance(variables, Mapping)
+    if not is_mapping or "params" not in variables or {*variables} - {*COLLECTIONS}:
         raise ValueError(
             f"{where}: expected variables to have params and, it may be, batch_stats, got "
-            f"{brief(given)}"
+            f"{brief(list(variables) if is_mapping else variables)}"
         )
-    groups: dict[tuple[str, ...], dict[str, Any]] = {}
+
+
+def _order(where: str, init: Callable, x: Any) -> list[Path]:
+    """The paths of arrays in the order of their making."""
+    order: list[Path] = []
+
+    def run(key: Any, x: Any):
+        variables = init(key, x)
+        _require_variables(where, variables)
+        order.extend(path for path, _ in _leaves(where, variables["params"], ()))
+
+    jax.eval_shape(run, jax.random.key(0), x)
+    return order
+
+
+def _source(where: str, variables: Mapping[str, Any], order: list[Path] | None) -> Source:
+    groups: dict[Path, dict[str, Any]] = {}
     full: dict[str, Any] = {}
-    in_order = False
-    for name in known:
+    for name in COLLECTIONS:
         scopes = variables.get(name, {})
-        in_order |= not _is_sorted(scopes)
-        for path, array in _leaves(where, scopes, ()):
-            full["/".join(path)] = array
+        leaves = dict(_leaves(where, scopes, ()))
+        known = [path for path in order or () if path in leaves]
+        for path in dict.fromkeys([*known, *leaves]):
+            full["/".join(path)] = leaves[path]
             scope, local = _cut(scopes, path)
-            groups.setdefault(scope, {})[local] = array
+            groups.setdefault(scope, {})[local] = leaves[path]
 
     def take(prefix: str) -> Module | None:
         start = f"{prefix}/" if prefix else ""
@@ -259,13 +290,14 @@ def _source(where: str, variables: Mapping[str, Any]) -> Source:
         return Module(prefix, under, prefix) if under else None
 
     modules = [
-        Module("/".join(scope), group, "/".join(scope), _kind(scope))
+        Module("/".join(scope), group, "/".join(scope), _kind(scope), not any(map(_BY_FLAX, scope)))
         for scope, group in groups.items()
     ]
+    in_order = order is not None or not all(map(_is_sorted, variables.values()))
     return Source(modules, take, in_order)
 
 
-def _cut(scopes: Mapping[str, Any], path: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+def _cut(scopes: Mapping[str, Any], path: Path) -> tuple[Path, str]:
     """The scope of a module, and the name of an array in it."""
     *outer, local = path
     around = scopes
@@ -276,9 +308,7 @@ def _cut(scopes: Mapping[str, Any], path: tuple[str, ...]) -> tuple[tuple[str, .
     return tuple(outer), local
 
 
-def _leaves(
-    where: str, scopes: Mapping[str, Any], path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(where: str, scopes: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
     """Arrays with their paths, in the order of the dicts."""
     for name, inner in scopes.items():
         if isinstance(inner, Mapping):

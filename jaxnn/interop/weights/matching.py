@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxnn.core.validation import brief, unknown_name
+from jaxnn.core.validation import brief, listed, unknown_name
 from jaxnn.interop.weights.forms import Form
 from jaxnn.interop.weights.places import Place
 from jaxnn.interop.weights.tensors import described
@@ -25,6 +25,8 @@ class Module(NamedTuple):
     """The prefix, written so that numbers alone tell the modules of a list apart."""
     kind: str = ""
     """What the library calls it, where the prefix tells."""
+    in_list: bool = True
+    """Whether its numbers are places in lists, which are in the order of the network."""
 
     @property
     def claim(self) -> Expected:
@@ -142,10 +144,12 @@ def _by_kind(wanted: Sequence[Wanted], modules: Sequence[Module]) -> tuple[Pairs
     for alike in kinds.values():
         first = alike[0]
         fitting = [w for w in wanted if w.form_for(first) and w.place.name not in pairs]
-        places = ", ".join(w.place.label for w in fitting) or "no layer"
+        places = listed(w.place.label for w in fitting) or "no layer"
         if len(fitting) != len(alike):
             faults.append(f"{_prefixes(alike)} with {shown(first.claim)}: got for {places}")
-        elif len({module.pattern for module in alike}) > 1:
+        elif len({module.pattern for module in alike}) > 1 or (
+            len(alike) > 1 and not all(module.in_list for module in alike)
+        ):
             faults.append(f"{_prefixes(alike)} have one shape: which is which of {places}?")
         else:
             alike = sorted(alike, key=lambda module: module.numbers)
@@ -165,4 +169,4 @@ def _by_kind(wanted: Sequence[Wanted], modules: Sequence[Module]) -> tuple[Pairs
 
 
 def _prefixes(modules: Sequence[Module]) -> str:
-    return ", ".join(brief(module.prefix) for module in modules)
+    return listed(brief(module.prefix) for module in modules)

@@ -49,6 +49,7 @@ def read_weights(
     source: Source,
     library: Library,
     names: Mapping[str, str] | None,
+    way_out: str = "names={path of a layer: prefix} says",
 ) -> tuple[Any, Any]:
     """(params, state) of the arrays; raises ValueError with all that does not match."""
     trees = _trees(where, network, x, names)
@@ -60,7 +61,7 @@ def read_weights(
     if faults:
         raise ValueError(
             f"{where}: expected weights of the same architecture, but\n{lines(faults)}\n"
-            "names={path of a layer: prefix} says which is which where order and shapes do not"
+            f"{way_out} which is which where order and shapes do not"
         )
     found = [(form, module.arrays) for form, module in (pairs[p.name] for p in trees.places)]
     return trees.fill(network, x, [form.read(arrays) for form, arrays in found])
