@@ -1,6 +1,7 @@
 """Hand-derived backward passes inside models that are written with other libraries."""
 
 from jaxnn.interop.functions import conv_general_dilated, differentiable, max_pool
+from jaxnn.interop.modules import as_equinox_module, as_nnx_module
 from jaxnn.interop.weights.flax import from_flax_params, to_flax_params
 from jaxnn.interop.weights.pytorch import from_state_dict, to_state_dict
 from jaxnn.interop.weights.tensors import load_safetensors, read_safetensors, save_safetensors

@@ -25,7 +25,7 @@ from jaxnn.layers.convolution import conv
 from jaxnn.layers.windows import Padding
 
 
-def differentiable(layer: Layer) -> Callable:
+def differentiable(layer: Layer, *, with_state: bool = False) -> Callable:
     """f(params, x, key=None) -> y whose derivative is the layer's own backward pass.
 
     f runs the layer's forward pass, that of training; ``key`` is for layers that draw random
@@ -34,66 +34,89 @@ def differentiable(layer: Layer) -> Callable:
     `jax.vmap` and `jax.lax.scan`; vmapped, it treats each mapped batch by itself.
 
     Args:
-        layer: Any layer or network without state. Its parameters are made by ``layer.init``.
+        layer: Any layer or network. Its parameters are made by ``layer.init``.
+        with_state: Whether f is f(params, state, x, key=None) -> (y, state), for a layer that has
+            state (running statistics), which it returns as training changes it. No gradient goes
+            through state: what is asked of the one that is returned is left out. For inference,
+            take f of ``in_inference_mode(layer)``.
 
     Raises:
         TypeError: ``layer`` is not a layer.
-        ValueError: on calling f, a layer of the network has state (running statistics), which an
-            ordinary function cannot update; or ``params`` have other shapes or dtypes than those
-            that the layer makes for x.
+        ValueError: on calling f, a layer of the network has state, and ``with_state`` is not set;
+            or ``params`` or ``state`` have other shapes or dtypes than those that the layer makes
+            for x.
     """
     if not isinstance(layer, Layer):
         raise TypeError(f"differentiable: expected layer to be a Layer, got {brief(layer)}")
     summed = summing(layer)
 
-    def forward(params: Any, x: Any, key: Array | None):
-        y, _, residuals = summed.forward(params, _no_state(layer, params, x), x, key)
-        return y, (params, residuals)
+    def forward(params: Any, state: Any, x: Any, key: Array | None):
+        y, new_state, residuals = summed.forward(params, state, x, key)
+        return (y, new_state), (params, residuals)
 
-    def backward(kept: Any, dy: Any):
+    def backward(kept: Any, cotangent: Any):
         # JAX gives an output without gradient, an integer, a cotangent of type float0.
-        dy = jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, dy)
+        dy = jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, cotangent[0])
         params, residuals = kept
         dx, captures = summed.backward(params, residuals, dy)
-        return contract_for(params, captures), dx, None
+        return contract_for(params, captures), None, dx, None
 
     @jax.custom_vjp
-    def apply(params: Any, x: Any, key: Array | None):
-        return forward(params, x, key)[0]
+    def apply(params: Any, state: Any, x: Any, key: Array | None):
+        return forward(params, state, x, key)[0]
 
     apply.defvjp(forward, backward)
 
     def function(params: Any, x: Any, key: Array | None = None) -> Any:
-        return apply(params, x, key)
+        return apply(params, _no_state(layer, params, x), x, key)[0]
 
-    function.__name__ = function.__qualname__ = layer.name
-    function.__doc__ = f"{function.__name__}(params, x, key=None), differentiated by its own layer."
-    return function
+    def function_with_state(params: Any, state: Any, x: Any, key: Array | None = None) -> Any:
+        expected = _made(layer, x)
+        for name, given, wanted in zip(("params", "state"), (params, state), expected, strict=True):
+            _require_same(layer, name, given, wanted)
+        return apply(params, state, x, key)
+
+    chosen = function_with_state if with_state else function
+    chosen.__name__ = chosen.__qualname__ = layer.name
+    arguments = "params, state, x" if with_state else "params, x"
+    chosen.__doc__ = f"{layer.name}({arguments}, key=None), differentiated by its own layer."
+    return chosen
+
+
+def _made(layer: Layer, x: Any) -> tuple[Any, Any]:
+    """The shapes of params and state that the layer makes for x."""
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
+    return jax.eval_shape(layer.init, jax.random.key(0), x)
 
 
 def _no_state(layer: Layer, params: Any, x: Any) -> Any:
     """The empty state of a network without state, its parameters compared with ``params``."""
-    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
-    expected, state = jax.eval_shape(layer.init, jax.random.key(0), x)
+    expected, state = _made(layer, x)
+    way_out = "which a function without it cannot update: say with_state=True"
     for path, part, of_part in walk(layer, state):
         if jax.tree.leaves(of_part):
             raise ValueError(
                 f"differentiable: expected layers without state, but {label(path, part)} has "
-                f"{jax.tree.map(lambda a: a.shape, of_part)}, which a function cannot update"
+                f"{jax.tree.map(lambda a: a.shape, of_part)}, {way_out}"
             )
     if jax.tree.leaves(state):
         raise ValueError(
             f"differentiable: expected layers without state, but {layer.name} has some of its own, "
-            "which a function cannot update"
+            f"{way_out}"
         )
-    wanted, given = (
-        jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree) for tree in (expected, params)
-    )
-    if wanted != given:
-        raise ValueError(
-            f"differentiable: expected params of {layer.name} to be {wanted}, got {given}"
-        )
+    _require_same(layer, "params", params, expected)
     return state
+
+
+def _require_same(layer: Layer, name: str, given: Any, wanted: Any) -> None:
+    described = [
+        jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree) for tree in (wanted, given)
+    ]
+    if described[0] != described[1]:
+        raise ValueError(
+            f"differentiable: expected {name} of {layer.name} to be {described[0]}, "
+            f"got {described[1]}"
+        )
 
 
 def max_pool(
