@@ -1,5 +1,6 @@
 """Hand-derived backward passes inside models that are written with other libraries."""
 
+from jaxnn.interop.exporting import Program, export_function, export_predict, load_exported
 from jaxnn.interop.functions import conv_general_dilated, differentiable, max_pool
 from jaxnn.interop.modules import as_equinox_module, as_nnx_module
 from jaxnn.interop.weights.flax import from_flax_params, to_flax_params
