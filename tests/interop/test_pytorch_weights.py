@@ -418,8 +418,15 @@ def test_the_order_of_a_flattened_input_of_three_axes_must_be_said():
         (nn.serial(nn.conv(3, 3), nn.global_avg_pool(), nn.dense(2)), IMAGES),
         (nn.serial(nn.conv(1, 3), nn.flatten(), nn.dense(2)), IMAGES),
         (nn.serial(nn.flatten(), nn.dense(2)), IMAGES[..., :1]),
+        (nn.serial(nn.skip(nn.dense(4), nn.layer_norm()), nn.flatten(), nn.dense(2)), SEQUENCE),
+        (
+            nn.serial(
+                nn.conv(4, 2), nn.reshape(16, 4), nn.attention(2), nn.global_avg_pool(), nn.dense(2)
+            ),
+            IMAGES,
+        ),
     ],
-    ids=["lstm", "embedding", "pooled", "one channel", "grey"],
+    ids=["lstm", "embedding", "pooled", "one channel", "grey", "sequence", "patches"],
 )
 def test_nothing_is_moved_where_flattening_has_one_order(network, x):
     params, state = started(network, x)
@@ -453,6 +460,9 @@ def test_the_order_is_followed_through_branches_copies_and_casts():
             "2 dense",
         ),
         (nn.serial(nn.flatten(), nn.group_norm(2)), IMAGES, "1 group_norm"),
+        (nn.serial(nn.lstm(2), nn.batch_norm(), nn.flatten(), nn.dense(2)), SEQUENCE, "3 dense"),
+        (nn.serial(nn.conv(3, 2), nn.layer_norm(), nn.flatten(), nn.dense(2)), IMAGES, "3 dense"),
+        (nn.serial(nn.conv(3, 2), nn.gru(2), nn.flatten(), nn.dense(2)), SEQUENCE, "3 dense"),
         (nn.serial(nn.layer_norm(axes=(1, 2))), SEQUENCE, "0 layer_norm"),
         (
             nn.serial(own_layer(lambda x: x.mean((1, 2))), nn.dense(2)),
@@ -460,7 +470,7 @@ def test_the_order_is_followed_through_branches_copies_and_casts():
             "1 dense",
         ),
     ],
-    ids=["reshaped", "concatenated", "groups", "axes", "of one's own"],
+    ids=["reshaped", "joined", "groups", "turned", "norm", "gru", "axes", "of one's own"],
 )
 def test_parameters_whose_order_cannot_be_known_are_refused(network, x, label):
     state_dict = state_dict_of(network, x, channels_first=False)

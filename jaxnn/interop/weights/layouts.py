@@ -18,12 +18,19 @@ from jaxnn.core.contract import Layer
 from jaxnn.core.networks import rewrite
 from jaxnn.layers.activations import OverAxis, prelu
 from jaxnn.layers.attention import attention
+from jaxnn.layers.bilinear import bilinear
 from jaxnn.layers.convolution import conv_relu_max_pool
 from jaxnn.layers.convolution.base import Convolution
-from jaxnn.layers.dense import Affine
+from jaxnn.layers.dense import dense
 from jaxnn.layers.dropout import dropout
 from jaxnn.layers.embedding import embedding, embedding_bag
-from jaxnn.layers.normalization import _OverAxes, batch_norm, group_norm, instance_norm
+from jaxnn.layers.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    rms_norm,
+)
 from jaxnn.layers.padding import pad
 from jaxnn.layers.pooling import (
     adaptive_avg_pool,
@@ -37,6 +44,7 @@ from jaxnn.layers.positions import positional_embedding
 from jaxnn.layers.recurrent.layers import Recurrent
 from jaxnn.layers.reshaping import flatten, pixel_shuffle, pixel_unshuffle, reshape, split
 from jaxnn.layers.resizing import resize, upsample
+from jaxnn.losses.projection import projection
 from jaxnn.rewrites.precision import with_precision
 
 
@@ -44,9 +52,11 @@ class Layout(NamedTuple):
     """How an array stands in PyTorch."""
 
     kind: str
-    """"last": features last, as here; "first": channels behind the batch; "flat": features that
-    were flattened with channels first; "unknown", as are an input of three axes and what was
-    computed by a layer that nothing is known of; "mixed": features in an unknown order."""
+    """"last": features last, as here. "first": channels behind the batch. "flat": features that
+    were flattened with channels first. "free": an input of three axes, of which that is not known
+    yet. "unknown": what was turned for a layer that takes it otherwise, and may have been turned
+    back; and what comes out of a layer that nothing is known of. "mixed": features in an unknown
+    order."""
     sizes: tuple[int, ...] = ()
     """(*positions, channels) of "flat"."""
 
@@ -59,7 +69,7 @@ class Given(NamedTuple):
     """Of the first array, or the only one."""
 
 
-LAST, FIRST, UNKNOWN, MIXED = map(Layout, ("last", "first", "unknown", "mixed"))
+LAST, FIRST, FREE, UNKNOWN, MIXED = map(Layout, ("last", "first", "free", "unknown", "mixed"))
 
 _POOLS = (max_pool, avg_pool, adaptive_max_pool, adaptive_avg_pool)
 _POOLS += (global_max_pool, global_avg_pool)
@@ -67,6 +77,7 @@ _SPATIAL = (Convolution, conv_relu_max_pool, batch_norm, group_norm, instance_no
 _SPATIAL += (pad, resize, upsample, pixel_shuffle, pixel_unshuffle)
 """With channels first in PyTorch, where there are positions."""
 _SEQUENTIAL = (Recurrent, attention, embedding, embedding_bag, positional_embedding)
+_SEQUENTIAL += (dense, projection, bilinear)
 """With features last in PyTorch."""
 _ELEMENTWISE = (Pointwise, OverAxis, prelu, dropout, identity, add, multiply)
 
@@ -80,10 +91,10 @@ def layouts_of(
         network: Any.
         shapes: Of its params and state.
         x: Its input, arrays or shapes.
-        channels_first: Whether an input of three axes and more has its channels first in PyTorch;
-            not given, one of four and more has, and of three it is not known.
+        channels_first: Whether channels are first where it is not known. Inputs of four axes and
+            more have them first anyway.
     """
-    log = _Log()
+    log = _Log(channels_first)
 
     def watched(path: str, layer: Layer) -> Layer:
         match layer:
@@ -97,7 +108,7 @@ def layouts_of(
 
     def predict(params: Any, state: Any, x: Any):
         for leaf in jax.tree.leaves(x):
-            known = FIRST if channels_first or leaf.ndim > 3 else UNKNOWN
+            known = FIRST if channels_first or leaf.ndim > 3 else FREE
             log.put(leaf, known if leaf.ndim > 2 else LAST)
         return followed.predict(params, state, x)
 
@@ -109,12 +120,15 @@ def layouts_of(
 class _Log:
     """What is known of the arrays of a trace, and what layers were given."""
 
-    def __init__(self):
+    def __init__(self, channels_first: bool):
+        self.channels_first = channels_first
         self.arrays: dict[int, tuple[Any, Layout]] = {}  # they are kept: ids must stay their own
         self.shapes: dict[tuple[int, ...], Layout] = {}
         self.given: dict[str, Given] = {}
 
     def put(self, array: Any, layout: Layout) -> None:
+        if layout == UNKNOWN and self.channels_first:
+            layout = FIRST
         self.arrays[id(array)] = array, layout
 
     def of(self, array: Any) -> Layout:
@@ -133,8 +147,9 @@ class _Watched(Around):
     def predict(self, params: Any, state: Any, x: Any):
         given = [(leaf, self.log.of(leaf)) for leaf in jax.tree.leaves(x)]
         y = self.layer.predict(params, state, x)
-        layout = _of_all({layout for _, layout in given})
-        self.log.given[self.path] = Given(layout, tuple(given[0][0].shape))
+        first, layout = given[0]
+        of_all = layout if isinstance(self.layer, _SEQUENTIAL) else _joined(given, first.ndim > 2)
+        self.log.given[self.path] = Given(of_all, tuple(first.shape))
         passed = {id(leaf) for leaf, _ in given}
         for leaf in jax.tree.leaves(y):
             if id(leaf) not in passed:
@@ -166,40 +181,46 @@ class _InOnePrecision(Around):
         return part.predict(params, inner, x)
 
 
-def _of_all(layouts: set[Layout]) -> Layout:
-    if len(layouts) == 1:
-        return layouts.pop()
-    return UNKNOWN if layouts <= {LAST, FIRST, UNKNOWN} else MIXED
+def _joined(given: list[tuple[Any, Layout]], positions: bool) -> Layout:
+    """The layout of arrays that are added, multiplied or laid side by side."""
+    layouts = {layout for _, layout in given}
+    layouts = layouts - {FREE} or layouts
+    return layouts.pop() if len(layouts) == 1 else UNKNOWN if positions else MIXED
 
 
 def _after(layer: Layer, given: list[tuple[Any, Layout]], y: Any) -> Layout:
     """The layout of what a layer returned."""
     positions = y.ndim > 2
-    layouts = {layout for _, layout in given}
-    one = layouts.pop() if len(layouts) == 1 else None
+    first, layout = given[0]
+    if isinstance(layer, _SEQUENTIAL):
+        return _taken_as(LAST, first, layout) if positions else LAST
     if isinstance(layer, _SPATIAL):
-        return FIRST if positions else _kept(one)
-    if isinstance(layer, _SEQUENTIAL) or (
-        isinstance(layer, Affine) and not isinstance(layer, Convolution)
-    ):
-        return LAST
-    if isinstance(layer, _OverAxes):
+        if positions:
+            return _taken_as(FIRST, first, layout)
+        return LAST if first.ndim > 2 else layout
+    if isinstance(layer, layer_norm | rms_norm):
         over_features = positions and layer.own_axes(y) == (y.ndim - 1,)
-        return LAST if over_features else _kept(one)
+        return _taken_as(LAST, first, layout) if over_features else layout
     if isinstance(layer, _ELEMENTWISE):
-        return _kept(one, positions=positions)
-    if isinstance(layer, flatten | reshape) and y.ndim == 2:
-        return _flattened(given[0][0].shape[1:], given[0][1])
-    is_same = isinstance(layer, concatenate | split) and one in (FIRST, LAST)
-    if (one == LAST and not positions) or is_same:
-        return _kept(one)
-    if isinstance(layer, reshape) and one == LAST and _is_trivial(y.shape[1:]):
-        return UNKNOWN if y.ndim == 3 else FIRST
-    return UNKNOWN if positions and not isinstance(layer, reshape) else MIXED
+        return _joined(given, positions)
+    if isinstance(layer, flatten) or (isinstance(layer, reshape) and not positions):
+        return _flattened(tuple(first.shape[1:]), layout)
+    if isinstance(layer, reshape):
+        # Positions may be put together, each with its own channels.
+        keeps_features = first.ndim > 2 and first.shape[-1] == y.shape[-1]
+        known = layout == LAST and (keeps_features or _is_trivial(tuple(y.shape[1:])))
+        return LAST if known else UNKNOWN if keeps_features else MIXED
+    side_by_side = isinstance(layer, concatenate | split)
+    joined = _joined(given, positions)
+    if (joined == LAST and (side_by_side or not positions)) or (side_by_side and joined == FIRST):
+        return joined
+    return UNKNOWN if positions else MIXED
 
 
-def _kept(layout: Layout | None, *, positions: bool = False) -> Layout:
-    return layout or (UNKNOWN if positions else MIXED)
+def _taken_as(wanted: Layout, array: Any, layout: Layout) -> Layout:
+    """Behind a layer that takes positions and features in one way: of an array that had them in the
+    other it is not known whether it was turned back."""
+    return wanted if layout in (wanted, FREE) or array.ndim == 2 else UNKNOWN
 
 
 def _flattened(shape: tuple[int, ...], layout: Layout) -> Layout:

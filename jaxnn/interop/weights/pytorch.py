@@ -87,9 +87,10 @@ def from_state_dict(
             ``nn.LSTM`` and its like the prefix of a layer is "rnn.l0", "rnn.l0_reverse". Of an
             `attention` the paths "….query", "….key", "….value" and "….output" can have modules of
             their own, ``nn.Linear`` each.
-        channels_first: Whether PyTorch has an input of three axes as [batch, channels, length],
-            which cannot be known; of images, that is taken for granted. False: features stand there
-            in the order in which they stand here, and none are moved.
+        channels_first: Whether PyTorch flattens arrays with their channels first where that cannot
+            be known: inputs of three axes, and what a layer took otherwise than the one before it.
+            Of images it is taken for granted. False: its features are flattened in the order that
+            they have here, and none are moved, of images neither.
 
     Raises:
         TypeError: An entry is no array.
@@ -317,8 +318,8 @@ def _in_order(form: Form, place: Place, given: Given) -> Form:
 
 
 _WAY_OUT = (
-    ": channels_first=True says of an input of three axes that it has its channels first there, "
-    "channels_first=False that the order is the same"
+    ": channels_first=True says that it has channels first there, channels_first=False that the "
+    "order is the same"
 )
 
 
