@@ -61,7 +61,8 @@ def main(arguments: list[str]) -> None:
     if jax.default_backend() in program.platforms:
         _require_same_predictions(trained, program)
     write_file(options.to, lambda path: path.write_bytes(data), overwrite=options.overwrite)
-    print(f"{len(data):,} bytes in {options.to}, for {', '.join(program.platforms)}")
+    platforms, version = ", ".join(program.platforms), program.versions["jax"]
+    print(f"{len(data):,} bytes in {options.to}, for {platforms}, by jax {version}")
     print(f"takes {program.inputs}{_of(program.facts['features'])}")
     for name, what in program.outputs.items():
         print(f"returns {name}, {what}{_of(program.facts['names']) if name != 'class' else ''}")
