@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     trained, _ = open_trained(folder, allow_changes=options.allow_changes, weights=options.weights)
     data = exported(trained, options.platforms or None)
     program = load_exported(data)
-    if jax.default_backend() in program.platforms:
+    if program.runs_here:
         _require_same_predictions(trained, program)
     write_file(options.to, lambda path: path.write_bytes(data), overwrite=options.overwrite)
     platforms, version = ", ".join(program.platforms), program.versions["jax"]

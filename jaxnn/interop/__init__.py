@@ -1,4 +1,4 @@
-"""Hand-derived backward passes inside models that are written with other libraries."""
+"""Models of other libraries: backward passes inside them, and weights and programs in and out."""
 
 from jaxnn.interop.exporting import Program, export_function, export_predict, load_exported
 from jaxnn.interop.functions import conv_general_dilated, differentiable, max_pool

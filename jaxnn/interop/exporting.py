@@ -68,17 +68,19 @@ class Program:
             raise ValueError(
                 f"program: expected x to be {self.inputs} with b of at least 1, got {given}"
             )
-        here = jax.default_backend()
-        if (
-            not {"cuda", "rocm"} & {*self.platforms}
-            if here == "gpu"
-            else here not in self.platforms
-        ):
+        if not self.runs_here:
             raise ValueError(
-                f"program: expected one of its platforms, {', '.join(self.platforms)}, got {here}"
+                f"program: expected one of its platforms, {', '.join(self.platforms)}, got "
+                f"{jax.default_backend()}"
             )
         with jax.enable_x64("64" in str((self.inputs, self.outputs))):
             return self._compiled(x)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether it is for the platform of this process."""
+        here = jax.default_backend()
+        return bool({*self.platforms} & ({"cuda", "rocm"} if here == "gpu" else {here}))
 
     @functools.cached_property
     def _compiled(self) -> Callable:

@@ -216,6 +216,18 @@ def test_scopes_can_be_named_on_the_way_back():
     np.testing.assert_allclose(Blocks().apply(variables, SEQUENCE), y, rtol=1e-4)
 
 
+def test_a_scope_of_a_network_inside_is_that_of_a_module_of_modules():
+    network = nn.serial(body=nn.serial(nn.dense(4), nn.dense(4)), head=nn.dense(4))
+    variables = interop.to_flax_params(
+        network, SEQUENCE, *started(network, SEQUENCE), names={"body": "Block_0"}
+    )
+    paths = {
+        "/".join(key.key for key in path[1:-1])
+        for path, _ in jax.tree_util.tree_leaves_with_path(variables)
+    }
+    assert paths == {"Block_0/Dense_0", "Block_0/Dense_1", "Dense_0"}
+
+
 def test_a_kind_that_a_name_tells_is_compared_too():
     norm = {"scale": jnp.ones(4), "bias": jnp.ones(4)}
     interop.from_flax_params(nn.layer_norm(), SEQUENCE, {"params": {"LayerNorm_0": norm}})

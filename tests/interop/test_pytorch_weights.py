@@ -368,6 +368,24 @@ def test_numbers_count_as_numbers():
     )
 
 
+def test_names_of_networks_inside_are_enough_where_these_can_be_told_apart():
+    inner = nn.serial(nn.dense(3), nn.tanh(), nn.dense(3))
+    network, x = nn.serial(stem=inner, body=nn.skip(inner), head=nn.dense(3)), cosines((1, 3))
+    names = {"stem": "first", "body.0.1.0": "blocks.0", "head": "classifier"}
+    trees = started(network, x)
+    state_dict = interop.to_state_dict(network, x, *trees, names=names)
+    assert {name.rpartition(".")[0] for name in state_dict} == {
+        *("first.0", "first.2", "blocks.0.0", "blocks.0.2", "classifier")
+    }
+    in_file = dict(sorted(state_dict.items()))
+    assert "which is which" in refusal(network, x, in_file)[0]
+    given = interop.from_state_dict(network, x, in_file, names=names)
+    jax.tree.map(np.testing.assert_array_equal, given, trees)
+    del in_file["blocks.0.2.bias"]
+    faults = refusal(network, x, in_file, names=names)
+    assert faults[1] == "  'blocks.0.2' with weight float32[3, 3]: got for no layer"
+
+
 def test_names_that_nothing_has_are_refused():
     state_dict = state_dict_of(CNN, IMAGES)
     faults = refusal(CNN, IMAGES, state_dict, names={"2": "3", "3": "fc", "0": "3"})
@@ -569,7 +587,7 @@ def test_params_of_another_network_are_not_written():
         interop.to_state_dict(CNN, IMAGES, *other)
     with pytest.raises(ValueError, match=r"expected different names, got two 'a\.weight'"):
         interop.to_state_dict(CNN, IMAGES, *started(CNN, IMAGES), names={"0": "a", "3": "a"})
-    with pytest.raises(ValueError, match="names: unknown layers 7"):
+    with pytest.raises(ValueError, match="names: no layer has '7'"):
         interop.to_state_dict(CNN, IMAGES, *started(CNN, IMAGES), names={"7": "a"})
 
 

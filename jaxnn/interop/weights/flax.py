@@ -11,6 +11,7 @@ attention          query, key and value are [in, heads, depth], out is [heads, d
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from jaxnn.core.contract import Layer
 from jaxnn.core.validation import brief
 from jaxnn.interop.weights.forms import Arrays, Form, NoForm, moved
-from jaxnn.interop.weights.matching import Module
+from jaxnn.interop.weights.matching import Module, said_of
 from jaxnn.interop.weights.moving import Known, Source, read_weights, write_weights
 from jaxnn.interop.weights.places import Place, Trees
 from jaxnn.layers.activations import prelu
@@ -80,8 +81,9 @@ def from_flax_params(
             linen module returns them.
         init: ``model.init``, or (key, x) -> variables by which it is called: it is traced to find
             the order of the modules.
-        names: Path of a layer (`jaxnn.walk`; copies of a `repeat` have numbers) to the scope of its
-            module, for layers that are not to be found by order: {"head.1": "Block_0/Dense_1"}.
+        names: Path of a layer, or of a network inside, to the scope of its module: {"head.1":
+            "Block_0/Dense_1"}. What is below the two is matched by itself. Paths are those of
+            `jaxnn.walk`; copies of a `repeat` have numbers.
 
     Raises:
         TypeError: An entry is no array.
@@ -101,7 +103,8 @@ def to_flax_params(
     """The weights of a network as variables of a Flax model (linen) of the same architecture.
 
     The inverse of `from_flax_params`, whose arguments it has. Scopes are those that Flax gives to
-    modules in one ``compact`` method, Dense_0, Conv_0, Dense_1, unless ``names`` has others.
+    modules in one ``compact`` method, Dense_0, Conv_0, Dense_1, unless ``names`` has others: one
+    for a network inside is that of such a method.
 
     Raises:
         ValueError: params or state are not those of the network, a layer has no counterpart, or two
@@ -109,14 +112,17 @@ def to_flax_params(
     """
     where, names = "to_flax_params", names or {}
     variables: dict[str, Any] = {"params": {}}
-    counts: dict[str, int] = {}
+    counts: Counter[tuple[str, str]] = Counter()
     for place, arrays in write_weights(where, network, x, (params, state), _library, names):
-        kind = _known(place).kind
-        number = counts[kind] = counts.get(kind, -1) + 1
-        scope = names.get(place.name, f"{kind}_{number}").split("/")
+        key, kind = said_of(place.name, names), _known(place).kind
+        scope = "" if key is None else names[key]
+        if key != place.name:
+            number = counts[scope, kind]
+            counts[scope, kind] += 1
+            scope = f"{scope}/{kind}_{number}".lstrip("/")
         for local, array in arrays.items():
             collection = "batch_stats" if local in STATISTICS else "params"
-            path = [*scope, *local.split("/")]
+            path = [*scope.split("/"), *local.split("/")]
             inside = variables.setdefault(collection, {})
             for part in path[:-1]:
                 inside = inside.setdefault(part, {})

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxnn.core.networks import below
 from jaxnn.core.validation import brief, listed, unknown_name
 from jaxnn.interop.weights.forms import Form
 from jaxnn.interop.weights.places import Place
@@ -83,28 +84,54 @@ def match(
         wanted: The layers, in the order of the network.
         modules: In the order of the file.
         take: prefix -> all arrays under it as a module, None where there are none.
-        names: path of a layer -> prefix, for those that are not to be found by order.
+        names: path of a layer, or of a network inside -> prefix, for those that are not to be found
+            among all.
         in_order: Whether the file has the order of the modules, or a sorted one that says nothing.
     """
-    known, found, faults = {w.place.name: w for w in wanted}, {}, []
-    for name, prefix in names.items():
-        module, own = take(prefix), known.get(name)
-        if own is None:
+    known = {w.place.name: w for w in wanted}
+    found: Pairs = {}
+    faults: list[str] = []
+    rest, left = list(wanted), list(modules)
+    # What is said of a layer goes before what is said of the network that it is in.
+    for name, prefix in sorted(names.items(), key=lambda item: -len(item[0])):
+        inside = {w.place.name: w for w in rest if _is_under(w.place.name, name)}
+        under = {m.prefix: m for m in left if _is_under(m.prefix, prefix)}
+        one = take(prefix) if name in known else None
+        if not inside:
             faults.append(f"names: {unknown_name('layer', name, known)}")
-        elif module is None:
+        elif not (one or under):
             faults.append(f"names: {unknown_name('prefix', prefix, (m.prefix for m in modules))}")
-        elif (form := own.form_for(module)) is None:
-            faults.append(f"{own.shown}, got {brief(prefix)} with {shown(module.claim)}")
+        elif one:
+            pair = _by_order([known[name]], [one])
+            found |= pair or {}
+            if not pair:
+                faults.append(f"{known[name].shown}, got {brief(prefix)} with {shown(one.claim)}")
         else:
-            found[name] = form, module
-    rest = [w for w in wanted if w.place.name not in names]
-    said = tuple(names.values())
-    left = [m for m in modules if not any(_is_under(m.prefix, prefix) for prefix in said)]
-    pairs = _by_order(rest, left) if in_order else None
-    if pairs is None:
-        pairs, more = _by_kind(rest, left)
-        faults += more
-    return found | pairs, faults
+            pairs, more = _matched(list(inside.values()), list(under.values()), in_order)
+            found |= pairs
+            faults += more
+        rest = [w for w in rest if w.place.name not in inside]
+        left = [module for module in left if module.prefix not in under]
+    pairs, more = _matched(rest, left, in_order)
+    return found | pairs, [*faults, *more]
+
+
+def _matched(
+    wanted: Sequence[Wanted], modules: Sequence[Module], in_order: bool
+) -> tuple[Pairs, list[str]]:
+    """By order, where the file has one and all fit, and else by kind."""
+    pairs = _by_order(wanted, modules) if in_order else None
+    return _by_kind(wanted, modules) if pairs is None else (pairs, [])
+
+
+def said_of(path: str, names: Mapping[str, str]) -> str | None:
+    """The path among ``names`` that says most of this one: itself, or the longest above it."""
+    return max((name for name in names if _is_under(path, name)), key=len, default=None)
+
+
+def renamed(path: str, above: str, prefix: str) -> str:
+    """The path with a prefix in place of what is above it, or in place of all of it."""
+    return below(prefix, path.removeprefix(above).lstrip("."))
 
 
 def shown(claim: Expected) -> str:

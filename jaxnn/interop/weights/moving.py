@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from jaxnn.core.contract import Layer
 from jaxnn.core.networks import below
+from jaxnn.core.validation import brief, listed
 from jaxnn.core.value import checked
 from jaxnn.interop.weights.forms import Form, NoForm
-from jaxnn.interop.weights.matching import Module, Pairs, Wanted, match
+from jaxnn.interop.weights.matching import Module, Pairs, Wanted, match, said_of
 from jaxnn.interop.weights.places import Place, Trees, places_of
 from jaxnn.interop.weights.tensors import (
     described,
@@ -49,7 +50,7 @@ def read_weights(
     source: Source,
     library: Library,
     names: Mapping[str, str] | None,
-    way_out: str = "names={path of a layer: prefix} says",
+    way_out: str = "names={path of a layer or network: prefix} says",
 ) -> tuple[Any, Any]:
     """(params, state) of the arrays; raises ValueError with all that does not match."""
     trees = _trees(where, network, x, names)
@@ -83,8 +84,9 @@ def write_weights(
     )
     require_same(f"{where}: expected (params, state) of the network", expected, given)
     wanted, faults = _wanted(trees, library)
-    if unknown := (names or {}).keys() - {p.name for p in trees.places}:
-        faults.append(f"names: unknown layers {', '.join(sorted(unknown))}")
+    said = {said_of(place.name, names or {}) for place in trees.places}
+    if unknown := (names or {}).keys() - said:
+        faults.append(f"names: no layer has {listed(map(brief, sorted(unknown)))}")
     if faults:
         raise ValueError(f"{where}: expected layers that have a counterpart, but\n{lines(faults)}")
     return [(own.place, own.forms[0][0].write(trees.collect(weights, own.place))) for own in wanted]

@@ -34,7 +34,7 @@ from jaxnn.interop.weights.forms import (
     reordered,
 )
 from jaxnn.interop.weights.layouts import FIRST, LAST, MIXED, Given, layouts_of
-from jaxnn.interop.weights.matching import Module
+from jaxnn.interop.weights.matching import Module, renamed, said_of
 from jaxnn.interop.weights.moving import Known, Library, Source, read_weights, write_weights
 from jaxnn.interop.weights.places import Place, Trees
 from jaxnn.layers.activations import prelu
@@ -82,11 +82,12 @@ def from_state_dict(
         x: Its input, arrays or `jax.ShapeDtypeStruct`.
         state_dict: Name to NumPy array or PyTorch tensor: ``model.state_dict()``, or what
             `read_safetensors` returns. Files of pickle are not read: they can run code.
-        names: Path of a layer (`jaxnn.walk`; copies of a `repeat` have numbers) to the prefix of
-            its module, for layers that are not to be found by order: {"head.1": "classifier"}. Of
-            ``nn.LSTM`` and its like the prefix of a layer is "rnn.l0", "rnn.l0_reverse". Of an
-            `attention` the paths "….query", "….key", "….value" and "….output" can have modules of
-            their own, ``nn.Linear`` each.
+        names: Path of a layer, or of a network inside, to the prefix of its module: {"head.1":
+            "classifier", "body": "layers"}. What is below the two is matched by itself. Paths are
+            those of `jaxnn.walk`; copies of a `repeat` have numbers. Of ``nn.LSTM`` and its like
+            the prefix of a layer is "rnn.l0", "rnn.l0_reverse". Of an `attention` the paths
+            "….query", "….key", "….value" and "….output" can have modules of their own, each
+            ``nn.Linear``.
         channels_first: Whether PyTorch flattens arrays with their channels first where that cannot
             be known: inputs of three axes, and what a layer took otherwise than the one before it.
             Of images it is taken for granted. False: its features are flattened in the order that
@@ -115,7 +116,8 @@ def to_state_dict(
     """The weights of a network as the ``state_dict`` of a PyTorch model of the same architecture.
 
     The inverse of `from_state_dict`, whose arguments it has. The prefix of a module is the path of
-    the layer, which in a `serial` is that in ``nn.Sequential``, unless ``names`` gives another.
+    the layer, which in a `serial` is that in ``nn.Sequential``, unless ``names`` gives another one
+    for it, or for the beginning of its path.
     ``{n: torch.from_numpy(a) for n, a in state_dict.items()}`` is what a model loads; save it by
     `save_safetensors`.
 
@@ -128,7 +130,8 @@ def to_state_dict(
     written = write_weights(where, network, x, (params, state), library, names)
     state_dict = {}
     for place, arrays in written:
-        prefix = (names or {}).get(place.name, place.name)
+        key = said_of(place.name, names or {})
+        prefix = place.name if key is None else renamed(place.name, key, (names or {})[key])
         if "running_mean" in arrays:
             arrays = arrays | {COUNTER: np.zeros((), np.int64)}
         for local, array in arrays.items():
