@@ -443,8 +443,12 @@ def test_the_order_of_a_flattened_input_of_three_axes_must_be_said():
             ),
             IMAGES,
         ),
+        (
+            nn.serial(nn.dense(6), nn.reshape(3, 2), nn.lstm(4), nn.flatten(), nn.dense(2)),
+            cosines((1, 5)),
+        ),
     ],
-    ids=["lstm", "embedding", "pooled", "one channel", "grey", "sequence", "patches"],
+    ids=["lstm", "embedding", "pooled", "one channel", "grey", "sequence", "patches", "cut"],
 )
 def test_nothing_is_moved_where_flattening_has_one_order(network, x):
     params, state = started(network, x)
@@ -478,6 +482,26 @@ def test_the_order_is_followed_through_branches_copies_and_casts():
             "2 dense",
         ),
         (nn.serial(nn.flatten(), nn.group_norm(2)), IMAGES, "1 group_norm"),
+        (
+            nn.serial(
+                nn.fork(nn.dense(2), nn.flatten()),
+                nn.parallel(nn.flatten(), nn.identity()),
+                nn.bilinear(2),
+            ),
+            IMAGES,
+            "2 bilinear",
+        ),
+        (nn.serial(nn.flatten(), nn.repeat(nn.skip(nn.dense(32)), 3)), IMAGES, "1.0.0.1.0 dense"),
+        (
+            nn.serial(
+                nn.fork(
+                    nn.serial(nn.conv(2, 1), nn.flatten()), nn.serial(nn.dense(2), nn.flatten())
+                ),
+                nn.share(nn.dense(2)),
+            ),
+            IMAGES,
+            "1.0 dense",
+        ),
         (nn.serial(nn.lstm(2), nn.batch_norm(), nn.flatten(), nn.dense(2)), SEQUENCE, "3 dense"),
         (nn.serial(nn.conv(3, 2), nn.layer_norm(), nn.flatten(), nn.dense(2)), IMAGES, "3 dense"),
         (nn.serial(nn.conv(3, 2), nn.gru(2), nn.flatten(), nn.dense(2)), SEQUENCE, "3 dense"),
@@ -488,11 +512,23 @@ def test_the_order_is_followed_through_branches_copies_and_casts():
             "1 dense",
         ),
     ],
-    ids=["reshaped", "joined", "groups", "turned", "norm", "gru", "axes", "of one's own"],
+    ids=[
+        "reshaped",
+        "joined",
+        "groups",
+        "bilinear",
+        "repeat",
+        "share",
+        "turned",
+        "norm",
+        "gru",
+        "axes",
+        "of one's own",
+    ],
 )
 def test_parameters_whose_order_cannot_be_known_are_refused(network, x, label):
     state_dict = state_dict_of(network, x, channels_first=False)
-    (fault,) = (line for line in refusal(network, x, state_dict) if "PyTorch" in line)
+    fault = refusal(network, x, state_dict)[0]
     assert fault.startswith(f"  {label}: ")
     assert "channels_first=False that the order is the same" in fault
     given = interop.from_state_dict(network, x, state_dict, channels_first=False)

@@ -55,8 +55,8 @@ class Layout(NamedTuple):
     """"last": features last, as here. "first": channels behind the batch. "flat": features that
     were flattened with channels first. "free": an input of three axes, of which that is not known
     yet. "unknown": what was turned for a layer that takes it otherwise, and may have been turned
-    back; and what comes out of a layer that nothing is known of. "mixed": features in an unknown
-    order."""
+    back; and what comes out of a layer that nothing is known of. "cut": features that were cut into
+    positions, features last as here. "mixed": features in an unknown order."""
     sizes: tuple[int, ...] = ()
     """(*positions, channels) of "flat"."""
 
@@ -69,12 +69,17 @@ class Given(NamedTuple):
     """Of the first array, or the only one."""
 
 
-LAST, FIRST, FREE, UNKNOWN, MIXED = map(Layout, ("last", "first", "free", "unknown", "mixed"))
+LAST, FIRST, FREE, UNKNOWN, CUT, MIXED = map(
+    Layout, ("last", "first", "free", "unknown", "cut", "mixed")
+)
+
+COPIES = 4
+"""Of a `repeat`, by which layouts have become what they stay."""
 
 _POOLS = (max_pool, avg_pool, adaptive_max_pool, adaptive_avg_pool)
 _POOLS += (global_max_pool, global_avg_pool)
-_SPATIAL = (Convolution, conv_relu_max_pool, batch_norm, group_norm, instance_norm, *_POOLS)
-_SPATIAL += (pad, resize, upsample, pixel_shuffle, pixel_unshuffle)
+SPATIAL = (Convolution, conv_relu_max_pool, batch_norm, group_norm, instance_norm, *_POOLS)
+SPATIAL += (pad, resize, upsample, pixel_shuffle, pixel_unshuffle)
 """With channels first in PyTorch, where there are positions."""
 _SEQUENTIAL = (Recurrent, attention, embedding, embedding_bag, positional_embedding)
 _SEQUENTIAL += (dense, projection, bilinear)
@@ -101,7 +106,7 @@ def layouts_of(
             case with_precision():
                 return _InOnePrecision(layer)
             case repeat():
-                return _Through(layer, log)
+                return _OneByOne(layer, layer.n)
         return layer if layer.parts else _Watched(layer, log, path)
 
     followed = rewrite(network, watched)
@@ -123,7 +128,6 @@ class _Log:
     def __init__(self, channels_first: bool):
         self.channels_first = channels_first
         self.arrays: dict[int, tuple[Any, Layout]] = {}  # they are kept: ids must stay their own
-        self.shapes: dict[tuple[int, ...], Layout] = {}
         self.given: dict[str, Given] = {}
 
     def put(self, array: Any, layout: Layout) -> None:
@@ -134,8 +138,11 @@ class _Log:
     def of(self, array: Any) -> Layout:
         if id(array) in self.arrays:
             return self.arrays[id(array)][1]
-        other = UNKNOWN if len(array.shape) > 2 else MIXED
-        return self.shapes.get(tuple(array.shape), other)
+        return UNKNOWN if array.ndim > 2 else MIXED if array.ndim == 2 else LAST
+
+    def note(self, path: str, given: Given) -> None:
+        uses = {given.layout, self.given.get(path, given).layout}
+        self.given[path] = given._replace(layout=_joined(uses, len(given.shape) > 2))
 
 
 class _Watched(Around):
@@ -147,9 +154,7 @@ class _Watched(Around):
     def predict(self, params: Any, state: Any, x: Any):
         given = [(leaf, self.log.of(leaf)) for leaf in jax.tree.leaves(x)]
         y = self.layer.predict(params, state, x)
-        first, layout = given[0]
-        of_all = layout if isinstance(self.layer, _SEQUENTIAL) else _joined(given, first.ndim > 2)
-        self.log.given[self.path] = Given(of_all, tuple(first.shape))
+        self.log.note(self.path, Given(_taken(self.layer, given), tuple(given[0][0].shape)))
         passed = {id(leaf) for leaf, _ in given}
         for leaf in jax.tree.leaves(y):
             if id(leaf) not in passed:
@@ -157,20 +162,18 @@ class _Watched(Around):
         return y
 
 
-class _Through(Around):
-    """A `repeat`, inside of which arrays are others, of the same shapes and layouts."""
+class _OneByOne(Around):
+    """A `repeat` without its scan, which would hide what is followed; the copies behind the first
+    few are given what these are."""
 
-    log: Any
+    n: int
 
     def predict(self, params: Any, state: Any, x: Any):
-        given = [self.log.of(leaf) for leaf in jax.tree.leaves(x)]
-        shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(x)]
-        outside, self.log.shapes = self.log.shapes, dict(zip(shapes, given, strict=True))
-        y = self.layer.predict(params, state, x)
-        self.log.shapes = outside
-        for leaf, layout in zip(jax.tree.leaves(y), given, strict=True):
-            self.log.put(leaf, layout)
-        return y
+        (part,) = self.layer.parts
+        own_params, own_state = (jax.tree.map(lambda a: a[0], tree[0]) for tree in (params, state))
+        for _ in range(min(self.n, COPIES)):
+            x = part.predict(own_params, own_state, x)
+        return x
 
 
 class _InOnePrecision(Around):
@@ -181,11 +184,22 @@ class _InOnePrecision(Around):
         return part.predict(params, inner, x)
 
 
-def _joined(given: list[tuple[Any, Layout]], positions: bool) -> Layout:
+def _taken(layer: Layer, given: list[tuple[Any, Layout]]) -> Layout:
+    """The layout that the parameters of a layer depend on."""
+    (first, layout), *others = given
+    if not isinstance(layer, _SEQUENTIAL):
+        return _joined({layout for _, layout in given}, first.ndim > 2)
+    # Masks and memories stand as they do there; what is no longer in one order does not.
+    lost = [other for _, other in others if other == MIXED or other.kind == "flat"]
+    return MIXED if lost else layout
+
+
+def _joined(layouts: set[Layout], positions: bool) -> Layout:
     """The layout of arrays that are added, multiplied or laid side by side."""
-    layouts = {layout for _, layout in given}
     layouts = layouts - {FREE} or layouts
-    return layouts.pop() if len(layouts) == 1 else UNKNOWN if positions else MIXED
+    if len(layouts) == 1:
+        return next(iter(layouts))
+    return UNKNOWN if positions and not layouts & {CUT, MIXED} else MIXED
 
 
 def _after(layer: Layer, given: list[tuple[Any, Layout]], y: Any) -> Layout:
@@ -194,24 +208,19 @@ def _after(layer: Layer, given: list[tuple[Any, Layout]], y: Any) -> Layout:
     first, layout = given[0]
     if isinstance(layer, _SEQUENTIAL):
         return _taken_as(LAST, first, layout) if positions else LAST
-    if isinstance(layer, _SPATIAL):
+    if isinstance(layer, SPATIAL):
         if positions:
             return _taken_as(FIRST, first, layout)
         return LAST if first.ndim > 2 else layout
     if isinstance(layer, layer_norm | rms_norm):
         over_features = positions and layer.own_axes(y) == (y.ndim - 1,)
         return _taken_as(LAST, first, layout) if over_features else layout
+    joined = _joined({layout for _, layout in given}, positions)
     if isinstance(layer, _ELEMENTWISE):
-        return _joined(given, positions)
-    if isinstance(layer, flatten) or (isinstance(layer, reshape) and not positions):
-        return _flattened(tuple(first.shape[1:]), layout)
-    if isinstance(layer, reshape):
-        # Positions may be put together, each with its own channels.
-        keeps_features = first.ndim > 2 and first.shape[-1] == y.shape[-1]
-        known = layout == LAST and (keeps_features or _is_trivial(tuple(y.shape[1:])))
-        return LAST if known else UNKNOWN if keeps_features else MIXED
+        return joined
+    if isinstance(layer, flatten | reshape):
+        return _reshaped(tuple(first.shape[1:]), layout, tuple(y.shape[1:]))
     side_by_side = isinstance(layer, concatenate | split)
-    joined = _joined(given, positions)
     if (joined == LAST and (side_by_side or not positions)) or (side_by_side and joined == FIRST):
         return joined
     return UNKNOWN if positions else MIXED
@@ -220,15 +229,26 @@ def _after(layer: Layer, given: list[tuple[Any, Layout]], y: Any) -> Layout:
 def _taken_as(wanted: Layout, array: Any, layout: Layout) -> Layout:
     """Behind a layer that takes positions and features in one way: of an array that had them in the
     other it is not known whether it was turned back."""
+    if layout == CUT:
+        return LAST if wanted == LAST else MIXED
     return wanted if layout in (wanted, FREE) or array.ndim == 2 else UNKNOWN
 
 
-def _flattened(shape: tuple[int, ...], layout: Layout) -> Layout:
-    if len(shape) == 1 or layout == MIXED:
+def _reshaped(given: tuple[int, ...], layout: Layout, shape: tuple[int, ...]) -> Layout:
+    """Of an example of one shape in another: positions may be put together, each with its own
+    features, and features may be cut into positions."""
+    if layout == MIXED or given == shape:
         return layout
-    if layout == LAST or _is_trivial(shape):
-        return LAST
-    return Layout("flat", tuple(shape)) if layout == FIRST else MIXED
+    in_order = layout in (LAST, CUT)
+    if len(shape) == 1:
+        if in_order or _is_trivial(given):
+            return LAST
+        return Layout("flat", given) if layout == FIRST else MIXED
+    if len(given) == 1:
+        return (FREE if _is_trivial(shape) else CUT) if in_order else MIXED
+    if given[-1] == shape[-1]:
+        return layout if in_order else UNKNOWN
+    return MIXED
 
 
 def _is_trivial(shape: tuple[int, ...]) -> bool:

@@ -33,7 +33,7 @@ from jaxnn.interop.weights.forms import (
     moved,
     reordered,
 )
-from jaxnn.interop.weights.layouts import FIRST, LAST, MIXED, Given, layouts_of
+from jaxnn.interop.weights.layouts import CUT, FIRST, LAST, MIXED, SPATIAL, Given, layouts_of
 from jaxnn.interop.weights.matching import Module, renamed, said_of
 from jaxnn.interop.weights.moving import Known, Library, Source, read_weights, write_weights
 from jaxnn.interop.weights.places import Place, Trees
@@ -150,7 +150,8 @@ def _library(network: Layer, x: Any, channels_first: bool | None) -> Library:
 
         def known_of(place: Place) -> Known:
             forms = _forms(place.layer, place.arrays)
-            return Known([_in_order(form, place, given[place.path]) for form in forms])
+            here = given.get(place.path, Given(MIXED, ()))
+            return Known([_in_order(form, place, here) for form in forms])
 
         return known_of
 
@@ -304,7 +305,9 @@ def _in_order(form: Form, place: Place, given: Given) -> Form:
         return form
     if any(a.ndim > 1 for a in own.values()) and isinstance(layer, layer_norm | rms_norm):
         return _over_axes(form, layer, own, given)
-    if layout == MIXED:
+    if isinstance(layer, embedding | embedding_bag):
+        return form  # of ids
+    if layout == MIXED or (layout == CUT and isinstance(layer, SPATIAL)):
         raise NoForm(f"the order of its features in PyTorch cannot be known{_WAY_OUT}")
     if layout.kind != "flat":
         return form
