@@ -23,7 +23,15 @@ def as_nnx_module(layer: Layer, x: Any, rngs: Any) -> Any:
 
     Its attribute ``params`` is the tree of `nnx.Param`, ``state`` that of `nnx.BatchStat`, which a
     call in training changes. ``model.eval()`` makes it the layer in inference, ``model.train()``
-    back.
+    back::
+
+        class Model(nnx.Module):
+            def __init__(self, x, rngs):
+                self.body = as_nnx_module(serial(dense(64), batch_norm(), relu()), x, rngs)
+                self.head = nnx.Linear(64, 10, rngs=rngs)
+
+            def __call__(self, x):
+                return self.head(self.body(x))
 
     Args:
         layer: Any layer or network.
@@ -46,7 +54,11 @@ def as_equinox_module(layer: Layer, x: Any, key: Array, *, batch: bool = False) 
     A layer with state is a ``equinox.nn.StatefulLayer``: y, state = module(x, state, key=key), and
     ``equinox.nn.make_with_state(as_equinox_module)(layer, x, key)`` makes it with its first state.
     ``equinox.nn.inference_mode`` makes it the layer in inference. Both kinds have their place in
-    ``equinox.nn.Sequential``.
+    ``equinox.nn.Sequential``::
+
+        body = as_equinox_module(serial(dense(64), layer_norm(), relu()), x[0], key)
+        model = equinox.nn.Sequential([body, equinox.nn.Linear(64, 10, key=key)])
+        y = jax.vmap(model)(x)
 
     Args:
         layer: Any layer or network.

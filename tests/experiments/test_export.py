@@ -5,26 +5,26 @@ import io
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import export, predict, train
 from experiments.support.command_line import run_script
+from experiments.support.config import Config, DataConfig
+from experiments.support.runs import Run, Trained, initial_state, record_of
 from jaxnn import data, interop
 
 pytest.importorskip("flatbuffers", reason="jax.export writes by flatbuffers")
-
-
-def run_of(folder, *arguments):
-    train.main([*arguments, "--epochs", "1", "--output", str(folder)])
-    return folder
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """A run of one epoch, in large batches, since how well it answers does not matter."""
     folder = tmp_path_factory.mktemp("digits") / "run"
-    return run_of(folder, "digits_mlp", "--network", "dense(10)", "--batch-size", "512")
+    options = ["--network", "dense(10)", "--batch-size", "512", "--epochs", "1"]
+    train.main(["digits_mlp", *options, "--output", str(folder)])
+    return folder
 
 
 def table_of(run, path, capsys):
@@ -66,26 +66,36 @@ def regression(path):
     return path
 
 
-def test_a_regression_keeps_its_units_and_names_the_features_that_columns_become(tmp_path, capsys):
-    table = regression(tmp_path / "prices.csv")
-    about = ["--data.name", str(table), "--data.target", "price", "--data.standardize-target"]
-    run = run_of(tmp_path / "run", *about)
-    export.main([str(run), "--to", str(tmp_path / "prices.export"), "--platforms", "cpu", "tpu"])
-    program = interop.load_exported((tmp_path / "prices.export").read_bytes())
+@pytest.fixture
+def prices(tmp_path):
+    """A network on a table, as it starts."""
+    table = DataConfig(
+        name=str(regression(tmp_path / "prices.csv")),
+        target=("price",),
+        standardize="features",
+        standardize_target=True,
+    )
+    config = Config(data=table, loss="half_squared_error()", network=("dense(1)",), batch_size=8)
+    splits = config.load()
+    state = initial_state(config, splits)
+    return Trained(Run(tmp_path), config, record_of(config, splits), 0, state)
+
+
+def test_a_regression_keeps_its_units_and_names_the_features_that_columns_become(prices):
+    program = interop.load_exported(export.exported(prices, ("cpu", "tpu")))
     assert program.platforms == ("cpu", "tpu")
     assert program.facts["encoded"]
     features = program.facts["features"]
     assert features == ["time", "color=blue", "color=red", "size", "size missing"]
     assert (program.inputs, program.outputs) == ("float64[b, 5]", {"numbers": "float64[b, 1]"})
-    rows = [[1_700_000_000 + s, 1.0, 0.0, 0.25 * s, 0.0] for s in (0, 1, 59)]
-    with (tmp_path / "new.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["size", "time", "color"])
-        writer.writerows([[row[3], int(row[0]), "blue"] for row in rows])
-    shown = columns(table_of(run, tmp_path / "new.csv", capsys), "price")
-    numbers = program(np.array(rows))["numbers"]
-    assert len({*np.ravel(numbers).tolist()}) == 3
-    np.testing.assert_allclose(numbers, shown, rtol=1e-6)
+    rows = np.array([[1_700_000_000 + s, 1.0, 0.0, 0.25 * s, 0.0] for s in (0, 1, 59)])
+    preparation, (params, state) = prices.preparation, prices.train_state[:2]
+    x = jnp.asarray(preparation.standardization.apply(rows))
+    expected = preparation.target_standardization.invert(
+        np.asarray(prices.config.layers.predict(params, state, x))
+    )
+    assert len({*expected.ravel().tolist()}) == 3
+    np.testing.assert_allclose(program(rows)["numbers"], expected, rtol=1e-6)
 
 
 def test_an_existing_file_and_a_program_that_answers_otherwise_are_refused(

@@ -502,7 +502,7 @@ def test_the_order_is_followed_through_branches_copies_and_casts():
             IMAGES,
             "1.0 dense",
         ),
-        (nn.serial(nn.lstm(2), nn.batch_norm(), nn.flatten(), nn.dense(2)), SEQUENCE, "3 dense"),
+        (nn.serial(nn.dense(2), nn.batch_norm(), nn.flatten(), nn.dense(2)), SEQUENCE, "3 dense"),
         (nn.serial(nn.conv(3, 2), nn.layer_norm(), nn.flatten(), nn.dense(2)), IMAGES, "3 dense"),
         (nn.serial(nn.conv(3, 2), nn.gru(2), nn.flatten(), nn.dense(2)), SEQUENCE, "3 dense"),
         (nn.serial(nn.layer_norm(axes=(1, 2))), SEQUENCE, "0 layer_norm"),
