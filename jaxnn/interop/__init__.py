@@ -1,4 +1,4 @@
-"""Models of other libraries: backward passes inside them, and weights and programs in and out."""
+"""jaxnn and models that are written with other libraries, both ways."""
 
 from jaxnn.interop.exporting import Program, export_function, export_predict, load_exported
 from jaxnn.interop.functions import conv_general_dilated, differentiable, max_pool

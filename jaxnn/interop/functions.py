@@ -8,16 +8,20 @@
 A custom derivative is for reverse mode: `jax.jvp` and `jax.jacfwd` refuse these functions.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import CustomVJPPrimal
+from jax.tree_util import keystr
 
 from jaxnn.core.captures import contract_for
-from jaxnn.core.contract import Layer
+from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.networks import label, summing, walk
 from jaxnn.core.validation import brief
 from jaxnn.layers import pooling
@@ -48,33 +52,12 @@ def differentiable(layer: Layer, *, with_state: bool = False) -> Callable:
     """
     if not isinstance(layer, Layer):
         raise TypeError(f"differentiable: expected layer to be a Layer, got {brief(layer)}")
-    summed = summing(layer)
-
-    def forward(params: Any, state: Any, x: Any, key: Array | None):
-        y, new_state, residuals = summed.forward(params, state, x, key)
-        return (y, new_state), (params, residuals)
-
-    def backward(kept: Any, cotangent: Any):
-        # JAX gives an output without gradient, an integer, a cotangent of type float0.
-        dy = jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, cotangent[0])
-        params, residuals = kept
-        dx, captures = summed.backward(params, residuals, dy)
-        return contract_for(params, captures), None, dx, None
-
-    @jax.custom_vjp
-    def apply(params: Any, state: Any, x: Any, key: Array | None):
-        return forward(params, state, x, key)[0]
-
-    apply.defvjp(forward, backward)
 
     def function(params: Any, x: Any, key: Array | None = None) -> Any:
-        return apply(params, _no_state(layer, params, x), x, key)[0]
+        return output(layer, params, x, key)
 
     def function_with_state(params: Any, state: Any, x: Any, key: Array | None = None) -> Any:
-        expected = _made(layer, x)
-        for name, given, wanted in zip(("params", "state"), (params, state), expected, strict=True):
-            _require_same(layer, name, given, wanted)
-        return apply(params, state, x, key)
+        return output_and_state(layer, params, state, x, key)
 
     chosen = function_with_state if with_state else function
     chosen.__name__ = chosen.__qualname__ = layer.name
@@ -83,15 +66,159 @@ def differentiable(layer: Layer, *, with_state: bool = False) -> Callable:
     return chosen
 
 
-def _made(layer: Layer, x: Any) -> tuple[Any, Any]:
-    """The shapes of params and state that the layer makes for x."""
-    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
-    return jax.eval_shape(layer.init, jax.random.key(0), x)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def output(layer: Layer, params: Any, x: Any, key: Array | None) -> Any:
+    """y of a layer without state, differentiated by its backward pass: see `differentiable`."""
+    return _forward(layer, params, x, key)[0]
+
+
+def _forward(layer: Layer, params: Any, x: Any, key: Array | None):
+    state = _no_state(layer, params, x)
+    y, _, residuals = summing(layer).forward(params, state, x, key)
+    return y, (params, residuals)
+
+
+def _backward(layer: Layer, kept: Any, dy: Any):
+    # JAX gives an output without gradient, an integer, a cotangent of type float0.
+    dy = jax.tree.map(lambda d: None if d.dtype == jax.dtypes.float0 else d, dy)
+    params, residuals = kept
+    dx, captures = summing(layer).backward(params, residuals, dy)
+    return contract_for(params, captures), dx, None
+
+
+output.defvjp(_forward, _backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def output_and_state(
+    layer: Layer, params: Any, state: Any, x: Any, key: Array | None
+) -> tuple[Any, Any]:
+    """(y, state) of any layer, y differentiated by its backward pass: see `differentiable`."""
+    return _forward_with_state(layer, params, state, x, key)[0]
+
+
+def _forward_with_state(layer: Layer, params: Any, state: Any, x: Any, key: Array | None):
+    expected = _made_for(layer, *_shapes_of(x))
+    _require_fit(layer, "params", expected[0], params)
+    _require_fit(layer, "state", expected[1], state)
+    y, state, residuals = summing(layer).forward(params, state, x, key)
+    return (y, state), (params, residuals)
+
+
+def _backward_with_state(layer: Layer, kept: Any, cotangent: tuple):
+    gradients, dx, dkey = _backward(layer, kept, cotangent[0])
+    return gradients, None, dx, dkey
+
+
+output_and_state.defvjp(_forward_with_state, _backward_with_state)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def values(loss: Loss, prediction: Any, target: Any) -> Array:
+    """[batch], the loss of each example, differentiated by the prediction as the loss says.
+
+    Raises:
+        TypeError: a derivative by the target is asked for, which a loss does not have.
+    """
+    return loss.value(prediction, target)
+
+
+def _values_forward(loss: Loss, prediction: Any, target: Any):
+    def is_leaf(node: Any) -> bool:
+        return isinstance(node, CustomVJPPrimal)
+
+    if any(leaf.perturbed for leaf in jax.tree.leaves(target, is_leaf=is_leaf)):
+        raise TypeError(
+            f"{loss.name}: expected a target that does not depend on what is differentiated by, "
+            "since the loss has no gradient by it; put jax.lax.stop_gradient around the target"
+        )
+    kept = jax.tree.map(lambda leaf: leaf.value, (prediction, target), is_leaf=is_leaf)
+    return loss.value(*kept), kept
+
+
+def _values_backward(loss: Loss, kept: tuple, factors: Array):
+    prediction, target = kept
+    return loss.weighted(prediction, target, factors)[1], None
+
+
+values.defvjp(_values_forward, _values_backward, symbolic_zeros=True)
+
+
+def over_batches(where: str, function: Callable, **arguments: tuple[Any, int]) -> Any:
+    """``function`` of arrays with one batch axis each, of arrays with any number of them.
+
+    Args:
+        where: The name in errors.
+        function: Of as many arguments; it returns a tree of arrays with the batch first.
+        arguments: Each argument, an array or a tree of them, with the number of axes of an example
+            of it. What stands before those is the batch, the same for all of them.
+
+    Raises:
+        ValueError: an array has another batch than the first.
+    """
+    (first, (leading, axes)), *_ = arguments.items()
+    batch = leading.shape[: leading.ndim - axes]
+    count = math.prod(batch)
+
+    def flatten(name: str, axes: int, a: Array):
+        if a.shape[: max(a.ndim - axes, 0)] != batch:
+            raise ValueError(
+                f"{where}: expected {name} to have the batch of {first}, {batch}, before its last "
+                f"{axes} axes, got shape {a.shape}"
+            )
+        return a if len(batch) == 1 else a.reshape(count, *a.shape[len(batch) :])
+
+    flat = (
+        jax.tree.map(partial(flatten, name, axes), tree) for name, (tree, axes) in arguments.items()
+    )
+    if len(batch) == 1:
+        return function(*flat)
+    return jax.tree.map(lambda y: y.reshape(*batch, *y.shape[1:]), function(*flat))
 
 
 def _no_state(layer: Layer, params: Any, x: Any) -> Any:
     """The empty state of a network without state, its parameters compared with ``params``."""
-    expected, state = _made(layer, x)
+    expected, state = _made_without_state(layer, *_shapes_of(x))
+    _require_fit(layer, "params", expected, params)
+    return state
+
+
+def _require_fit(layer: Layer, name: str, expected: Any, tree: Any) -> None:
+    """Raise ValueError unless params or state are what the layer makes for x."""
+    (wanted, structure), (given, other) = (
+        jax.tree.flatten_with_path(tree) for tree in (expected, tree)
+    )
+    if structure != other:
+        raise ValueError(
+            f"{layer.name}: expected {name} to be {_shapes(expected)}, as fit x, "
+            f"got {_shapes(tree)}"
+        )
+    for (path, one), (_, own) in zip(wanted, given, strict=True):
+        if (one.shape, one.dtype) != (own.shape, own.dtype):
+            raise ValueError(
+                f"{layer.name}: expected {keystr(path, simple=True, separator='.')} to be "
+                f"{_shapes(one)}, as fits x, got {_shapes(own)}"
+            )
+
+
+def _shapes_of(x: Any) -> tuple[Any, tuple, Any]:
+    """What tells calls apart: the shapes of x, and JAX's default dtype, which a layer may take for
+    its parameters."""
+    leaves, treedef = jax.tree.flatten(x)
+    shapes = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves)
+    return treedef, shapes, jax.dtypes.canonicalize_dtype(float)
+
+
+@functools.lru_cache(maxsize=128)
+def _made_for(layer: Layer, treedef: Any, shapes: tuple, default: Any) -> tuple[Any, Any]:
+    """The shapes of params and state that a layer makes, found out once for equal calls."""
+    return jax.eval_shape(layer.init, jax.random.key(0), treedef.unflatten(shapes))
+
+
+@functools.lru_cache(maxsize=128)
+def _made_without_state(layer: Layer, treedef: Any, shapes: tuple, default: Any) -> tuple[Any, Any]:
+    """The same; raises where the layer has state."""
+    expected, state = _made_for(layer, treedef, shapes, default)
     way_out = "which a function without it cannot update: say with_state=True"
     for path, part, of_part in walk(layer, state):
         if jax.tree.leaves(of_part):
@@ -104,19 +231,11 @@ def _no_state(layer: Layer, params: Any, x: Any) -> Any:
             f"differentiable: expected layers without state, but {layer.name} has some of its own, "
             f"{way_out}"
         )
-    _require_same(layer, "params", params, expected)
-    return state
+    return expected, state
 
 
-def _require_same(layer: Layer, name: str, given: Any, wanted: Any) -> None:
-    described = [
-        jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree) for tree in (wanted, given)
-    ]
-    if described[0] != described[1]:
-        raise ValueError(
-            f"differentiable: expected {name} of {layer.name} to be {described[0]}, "
-            f"got {described[1]}"
-        )
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree)
 
 
 def max_pool(
@@ -141,10 +260,9 @@ def max_pool(
             f"max_pool: expected inputs to be [*batch, *spatial, channels] with {len(window)} "
             f"spatial dimensions, got shape {inputs.shape}"
         )
-    batch = inputs.shape[: inputs.ndim - len(window) - 1]
-    x = inputs.reshape(math.prod(batch), *inputs.shape[len(batch) :])
-    y = differentiable(layer)((), x)
-    return y.reshape(*batch, *y.shape[1:])
+    return over_batches(
+        layer.name, partial(output, layer, (), key=None), inputs=(inputs, len(window) + 1)
+    )
 
 
 def conv_general_dilated(
