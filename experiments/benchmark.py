@@ -15,7 +15,7 @@ import tyro
 
 from experiments.benchmarks.measuring import Settings, heading, machine, save
 from experiments.support.command_line import parse_options, run_script
-from experiments.support.files import require_free
+from jaxnn.core.files import require_free
 from jaxnn.core.validation import require_number, require_positive_integer, unknown_name
 
 SUITES = (

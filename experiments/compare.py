@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from experiments.support import style
 from experiments.support.command_line import parse_options, run_script
 from experiments.support.config import flat, to_table
-from experiments.support.files import require_free, write_file
 from experiments.support.runs import open_run
+from jaxnn.core.files import require_free, write_file
 
 RISING = ("accuracy", "r2")
 """The metrics whose best value is the largest."""

@@ -17,8 +17,8 @@ import tyro
 
 from experiments.support.command_line import parse_options, run_script, take_folder
 from experiments.support.config import Config, ReadingConfig, task_on
-from experiments.support.files import write_file
 from experiments.support.runs import open_trained
+from jaxnn.core.files import write_file
 from jaxnn.core.task import Task
 from jaxnn.core.validation import printable
 from jaxnn.data import Preparation

@@ -28,7 +28,7 @@ from experiments.benchmarks.measuring import align
 from experiments.support import style
 from experiments.support.command_line import parse_options, run_script, take_config
 from experiments.support.config import SETTINGS, Config, require_compatible
-from experiments.support.files import require_free, write_file
+from jaxnn.core.files import require_free, write_file
 from jaxnn.core.validation import require_number, require_positive_integer
 from jaxnn.data import Splits
 from jaxnn.training import Trials, make_sweep

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.support.files import write_file
+from jaxnn.core.files import write_file
 from jaxnn.core.validation import unknown_name
 
 PAUSE = 0.005  # seconds; libgomp's idle threads spin for up to about 1 ms, XLA's for less

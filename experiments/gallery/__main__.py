@@ -17,7 +17,7 @@ from experiments.gallery.result import (
     save_pictures,
     title_and_derivation,
 )
-from experiments.support.files import write_file
+from jaxnn.core.files import write_file
 from jaxnn.core.validation import unknown_name
 
 

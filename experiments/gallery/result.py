@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.support.files import write_file
+from jaxnn.core.files import write_file
 
 INSTALL = "pip install 'jaxnn[experiments]'"
 

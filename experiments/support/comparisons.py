@@ -11,7 +11,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.support import style
-from experiments.support.files import as_json, require_free, write_file
+from experiments.support.files import as_json
+from jaxnn.core.files import require_free, write_file
 from jaxnn.core.validation import require_positive_integer, unknown_name
 
 

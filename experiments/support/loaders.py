@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import jaxnn as nn
 from experiments.support.config import LAYERS, LOSSES, load_config, read_config, to_table
 from experiments.support.expressions import build, parse
 from experiments.support.runs import Run
+from jaxnn import interop
 from jaxnn.data import cache, load, read_idx, write_mapped
 from jaxnn.data.npz import read_npz
 from jaxnn.training import create_state, make_optimizer, make_schedule
@@ -193,6 +195,31 @@ def _read_schedule(path: Path) -> Any:
     return rates
 
 
+TREE = {"layer": {"weight": np.ones((3, 2), np.float32), "bias": np.ones(2, np.float32)}}
+
+
+def _write_tensors(folder: Path) -> Path:
+    return interop.save_safetensors(folder / "weights.safetensors", TREE)
+
+
+def _read_tensors(path: Path) -> Any:
+    read = interop.read_safetensors(path)
+    for name, array in read.items():
+        assert isinstance(name, str)
+        assert isinstance(array, np.ndarray)
+    return jax.tree.map(np.asarray, interop.load_safetensors(path, TREE))
+
+
+def _write_program(folder: Path) -> Path:
+    program = interop.export_predict(nn.tanh(), (), (), jnp.ones((1, 3)))
+    (folder / "program").write_bytes(program)
+    return folder / "program"
+
+
+def _read_program(path: Path) -> Any:
+    return np.asarray(interop.load_exported(path.read_bytes())(jnp.ones((2, 3))))
+
+
 LOADERS = {
     "npz": Loader(_npz(np.savez), _read_npz, has_checksum=True, share=40),
     "deflated npz": Loader(_npz(np.savez_compressed), _read_npz, has_checksum=True),
@@ -210,3 +237,7 @@ LOADERS = {
     "optimizer": Loader(_text("adam(b1=0.95, eps=1e-7, mu_dtype='bfloat16')"), _read_optimizer),
     "schedule": Loader(_text("step(at=(0.25, 0.75), factor=0.1, warmup=0.1)"), _read_schedule),
 }
+if find_spec("safetensors"):
+    LOADERS["safetensors"] = Loader(_write_tensors, _read_tensors, share=40)
+if find_spec("flatbuffers"):
+    LOADERS["exported"] = Loader(_write_program, _read_program, has_checksum=True)

@@ -35,9 +35,10 @@ import tomli_w
 from filelock import FileLock, Timeout
 
 from experiments.support.config import RUN, Config, read_config, read_toml, to_table
-from experiments.support.files import as_json, leftovers, sync, write_file, writing
+from experiments.support.files import as_json, leftovers
 from experiments.support.processes import is_first, text_of_first, versions
 from experiments.support.tracking import Events
+from jaxnn.core.files import sync, write_file, writing
 from jaxnn.data import Preparation, Splits
 from jaxnn.data.facts import BAD_FACTS, parse_facts
 from jaxnn.data.npz import read_npz

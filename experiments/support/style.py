@@ -19,7 +19,7 @@ from cycler import cycler
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from experiments.support.files import require_free, write_file
+from jaxnn.core.files import require_free, write_file
 from jaxnn.core.validation import printable
 
 matplotlib.use("Agg")

@@ -29,7 +29,7 @@ from jaxnn.layers.convolution import conv
 from jaxnn.layers.windows import Padding
 
 
-def differentiable(layer: Layer) -> Callable:
+def differentiable(layer: Layer, *, with_state: bool = False) -> Callable:
     """f(params, x, key=None) -> y whose derivative is the layer's own backward pass.
 
     f runs the layer's forward pass, that of training; ``key`` is for layers that draw random
@@ -38,13 +38,17 @@ def differentiable(layer: Layer) -> Callable:
     `jax.vmap` and `jax.lax.scan`; vmapped, it treats each mapped batch by itself.
 
     Args:
-        layer: Any layer or network without state. Its parameters are made by ``layer.init``.
+        layer: Any layer or network. Its parameters are made by ``layer.init``.
+        with_state: Whether f is f(params, state, x, key=None) -> (y, state), for a layer that has
+            state (running statistics), which it returns as training changes it. No gradient goes
+            through state: what is asked of the one that is returned is left out. For inference,
+            take f of ``in_inference_mode(layer)``.
 
     Raises:
         TypeError: ``layer`` is not a layer.
-        ValueError: on calling f, a layer of the network has state (running statistics), which an
-            ordinary function cannot update; or ``params`` have other shapes or dtypes than those
-            that the layer makes for x.
+        ValueError: on calling f, a layer of the network has state, and ``with_state`` is not set;
+            or ``params`` or ``state`` have other shapes or dtypes than those that the layer makes
+            for x.
     """
     if not isinstance(layer, Layer):
         raise TypeError(f"differentiable: expected layer to be a Layer, got {brief(layer)}")
@@ -52,9 +56,14 @@ def differentiable(layer: Layer) -> Callable:
     def function(params: Any, x: Any, key: Array | None = None) -> Any:
         return output(layer, params, x, key)
 
-    function.__name__ = function.__qualname__ = layer.name
-    function.__doc__ = f"{function.__name__}(params, x, key=None), differentiated by its own layer."
-    return function
+    def function_with_state(params: Any, state: Any, x: Any, key: Array | None = None) -> Any:
+        return output_and_state(layer, params, state, x, key)
+
+    chosen = function_with_state if with_state else function
+    chosen.__name__ = chosen.__qualname__ = layer.name
+    arguments = "params, state, x" if with_state else "params, x"
+    chosen.__doc__ = f"{layer.name}({arguments}, key=None), differentiated by its own layer."
+    return chosen
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -78,6 +87,30 @@ def _backward(layer: Layer, kept: Any, dy: Any):
 
 
 output.defvjp(_forward, _backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def output_and_state(
+    layer: Layer, params: Any, state: Any, x: Any, key: Array | None
+) -> tuple[Any, Any]:
+    """(y, state) of any layer, y differentiated by its backward pass: see `differentiable`."""
+    return _forward_with_state(layer, params, state, x, key)[0]
+
+
+def _forward_with_state(layer: Layer, params: Any, state: Any, x: Any, key: Array | None):
+    expected = _made_for(layer, *_shapes_of(x))
+    _require_fit(layer, "params", expected[0], params)
+    _require_fit(layer, "state", expected[1], state)
+    y, state, residuals = summing(layer).forward(params, state, x, key)
+    return (y, state), (params, residuals)
+
+
+def _backward_with_state(layer: Layer, kept: Any, cotangent: tuple):
+    gradients, dx, dkey = _backward(layer, kept, cotangent[0])
+    return gradients, None, dx, dkey
+
+
+output_and_state.defvjp(_forward_with_state, _backward_with_state)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -145,16 +178,20 @@ def over_batches(where: str, function: Callable, **arguments: tuple[Any, int]) -
 
 def _no_state(layer: Layer, params: Any, x: Any) -> Any:
     """The empty state of a network without state, its parameters compared with ``params``."""
-    leaves, treedef = jax.tree.flatten(x)
-    shapes = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves)
-    expected, state = _made_for(layer, treedef, shapes, jax.dtypes.canonicalize_dtype(float))
+    expected, state = _made_without_state(layer, *_shapes_of(x))
+    _require_fit(layer, "params", expected, params)
+    return state
+
+
+def _require_fit(layer: Layer, name: str, expected: Any, tree: Any) -> None:
+    """Raise ValueError unless params or state are what the layer makes for x."""
     (wanted, structure), (given, other) = (
-        jax.tree.flatten_with_path(tree) for tree in (expected, params)
+        jax.tree.flatten_with_path(tree) for tree in (expected, tree)
     )
     if structure != other:
         raise ValueError(
-            f"{layer.name}: expected params to be {_shapes(expected)}, as fit x, "
-            f"got {_shapes(params)}"
+            f"{layer.name}: expected {name} to be {_shapes(expected)}, as fit x, "
+            f"got {_shapes(tree)}"
         )
     for (path, one), (_, own) in zip(wanted, given, strict=True):
         if (one.shape, one.dtype) != (own.shape, own.dtype):
@@ -162,27 +199,37 @@ def _no_state(layer: Layer, params: Any, x: Any) -> Any:
                 f"{layer.name}: expected {keystr(path, simple=True, separator='.')} to be "
                 f"{_shapes(one)}, as fits x, got {_shapes(own)}"
             )
-    return state
+
+
+def _shapes_of(x: Any) -> tuple[Any, tuple, Any]:
+    """What tells calls apart: the shapes of x, and JAX's default dtype, which a layer may take for
+    its parameters."""
+    leaves, treedef = jax.tree.flatten(x)
+    shapes = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves)
+    return treedef, shapes, jax.dtypes.canonicalize_dtype(float)
 
 
 @functools.lru_cache(maxsize=128)
 def _made_for(layer: Layer, treedef: Any, shapes: tuple, default: Any) -> tuple[Any, Any]:
-    """The shapes of params and state that a layer makes, found out once for equal calls.
+    """The shapes of params and state that a layer makes, found out once for equal calls."""
+    return jax.eval_shape(layer.init, jax.random.key(0), treedef.unflatten(shapes))
 
-    Raises where it has state. Calls are told apart by JAX's ``default`` dtype, which a layer may
-    take for its parameters.
-    """
-    expected, state = jax.eval_shape(layer.init, jax.random.key(0), treedef.unflatten(shapes))
+
+@functools.lru_cache(maxsize=128)
+def _made_without_state(layer: Layer, treedef: Any, shapes: tuple, default: Any) -> tuple[Any, Any]:
+    """The same; raises where the layer has state."""
+    expected, state = _made_for(layer, treedef, shapes, default)
+    way_out = "which a function without it cannot update: say with_state=True"
     for path, part, of_part in walk(layer, state):
         if jax.tree.leaves(of_part):
             raise ValueError(
                 f"differentiable: expected layers without state, but {label(path, part)} has "
-                f"{jax.tree.map(lambda a: a.shape, of_part)}, which a function cannot update"
+                f"{jax.tree.map(lambda a: a.shape, of_part)}, {way_out}"
             )
     if jax.tree.leaves(state):
         raise ValueError(
             f"differentiable: expected layers without state, but {layer.name} has some of its own, "
-            "which a function cannot update"
+            f"{way_out}"
         )
     return expected, state
 

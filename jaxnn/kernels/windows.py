@@ -53,7 +53,7 @@ class Windows:
             counts = zip(start, self.output_size, self.strides, strict=True)
             stop = [first + (n - 1) * stride + 1 for first, n, stride in counts]
             yield lax.slice(
-                padded, (0, *start, 0), (len(x), *stop, x.shape[-1]), (1, *self.strides, 1)
+                padded, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *self.strides, 1)
             )
 
     def on_input(self, index: int) -> Any:

@@ -112,8 +112,61 @@ def test_members_of_a_tuple_without_gradient_pass_through():
 
 def test_a_layer_with_state_is_refused_by_name():
     function = interop.differentiable(nn.serial(nn.dense(2), nn.batch_norm()))
-    with pytest.raises(ValueError, match=r"layers without state, but 1 batch_norm has .*mean"):
+    with pytest.raises(ValueError, match=r"without state, but 1 batch_norm .*with_state=True"):
         function((), jnp.ones((2, 3)))
+
+
+WITH_STATE = nn.serial(nn.dense(3), nn.batch_norm(), nn.tanh(), nn.dropout(0.5))
+
+
+def test_state_is_returned_as_training_changes_it_and_passes_no_gradient(x64):
+    x, key = normal(0, (5, 4)), jax.random.key(1)
+    params, state = started(WITH_STATE, x)
+
+    def both(function):
+        def loss(params, x):
+            y, new_state = function(params, state, x, key)
+            return jnp.sum(y**2), new_state
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x)
+
+    by_hand = both(interop.differentiable(WITH_STATE, with_state=True))
+    assert_agree(by_hand, both(lambda *given: WITH_STATE.forward(*given)[:2]), 1e-10)
+    assert np.abs(by_hand[0][1][1]["mean"] - state[1]["mean"]).min() > 1e-3
+
+    def of_state(params, state):
+        function = interop.differentiable(WITH_STATE, with_state=True)
+        return sum(map(jnp.sum, jax.tree.leaves(function(params, state, x, key)[1])))
+
+    for gradient in jax.tree.leaves(jax.jit(jax.grad(of_state, (0, 1)))(params, state)):
+        assert not gradient.any()
+
+
+def test_in_inference_the_state_is_what_it_was(x64):
+    x = normal(0, (5, 4))
+    params, state = started(WITH_STATE, x)
+    resting = nn.in_inference_mode(WITH_STATE)
+    y, same = interop.differentiable(resting, with_state=True)(params, state, x)
+    assert_agree(y, WITH_STATE.predict(params, state, x), 1e-12)
+    assert_trees_all_close(same, state, rtol=0)
+
+
+def test_a_layer_without_state_has_that_form_too():
+    x = jnp.ones((1, 2))
+    params, state = started(nn.dense(3), x)
+    y, same = interop.differentiable(nn.dense(3), with_state=True)(params, state, x)
+    assert_trees_all_close(y, interop.differentiable(nn.dense(3))(params, x))
+    assert same == ()
+
+
+def test_state_of_another_layer_is_refused():
+    x = jnp.ones((2, 3))
+    function = interop.differentiable(nn.batch_norm(), with_state=True)
+    params, state = started(nn.batch_norm(), x)
+    with pytest.raises(
+        ValueError, match=r"batch_norm: expected mean to be float32\[3\], as fits x, got .*\[4\]"
+    ):
+        function(params, state | {"mean": jnp.ones(4)}, x)
 
 
 def test_params_of_another_layer_are_refused():

@@ -1,0 +1,1 @@
+"""Weights in and out: files of them, and those of other libraries."""
