@@ -1,9 +1,11 @@
 """The command ``jaxnn``, and what a wheel and an sdist hold for it."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import warnings
 import zipfile
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import jaxnn
 import jaxnn_command
 from experiments.support.calling import command
+from jaxnn.data.optional import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,6 +139,16 @@ def built(tmp_path_factory):
         assert f"{info}licenses/LICENSE" in names
     with tarfile.open(sdist) as archive:
         return names, {name.partition("/")[2] for name in archive.getnames()}, metadata
+
+
+def test_an_error_names_an_extra_that_there_is():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    sources = [path.read_text() for path in ROOT.glob("jaxnn*/**/*.py")]
+    named = {name for text in sources for name in re.findall(r"pip install .jaxnn\[(\w+)\]", text)}
+    assert {"checkpoints", "experiments"} <= named
+    assert named | {"datasets", *EXTRAS.values()} <= extras.keys()
 
 
 def test_the_citation_has_the_version():
