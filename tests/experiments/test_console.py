@@ -142,13 +142,11 @@ def built(tmp_path_factory):
 
 
 def test_an_error_names_an_extra_that_there_is():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     sources = [path.read_text() for path in ROOT.glob("jaxnn*/**/*.py")]
     named = {name for text in sources for name in re.findall(r"pip install .jaxnn\[(\w+)\]", text)}
     assert {"checkpoints", "experiments"} <= named
-    assert named | {"datasets", *EXTRAS.values()} <= extras.keys()
+    assert named | {"datasets", *EXTRAS.values()} <= project["optional-dependencies"].keys()
 
 
 def test_the_citation_has_the_version():
