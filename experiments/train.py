@@ -27,6 +27,7 @@ from optax import GradientTransformation
 
 from experiments.support import figures, style
 from experiments.support.best import Best, require_best
+from experiments.support.calling import command
 from experiments.support.command_line import (
     Configured,
     option_of,
@@ -328,7 +329,7 @@ def _follow(
     total, first, stopped = options.config.epochs, number + 1, False
     saved, disagreements = time.monotonic(), []
     seen, saving = (number, train_state), threading.Lock()
-    resume = f"python -m experiments.train --resume {shlex.quote(str(run.folder))}"
+    resume = f"{command('train')} --resume {shlex.quote(str(run.folder))}"
 
     def save() -> None:
         with saving:

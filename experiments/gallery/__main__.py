@@ -17,6 +17,7 @@ from experiments.gallery.result import (
     save_pictures,
     title_and_derivation,
 )
+from experiments.support.calling import command
 from jaxnn.core.files import write_file
 from jaxnn.core.validation import unknown_name
 
@@ -83,4 +84,4 @@ if __name__ == "__main__":
         import tyro
     except ModuleNotFoundError as missing:
         sys.exit(f"the gallery needs the package {missing.name}: {INSTALL}")
-    tyro.cli(main, prog="python -m experiments.gallery")
+    tyro.cli(main, prog=command("gallery"))

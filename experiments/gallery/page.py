@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.gallery.result import Result, Table
+from experiments.support.calling import command
 
 
 class Section(NamedTuple):
@@ -80,7 +81,7 @@ def _section(section: Section) -> str:
     parts.append(f"<pre>{escape(section.derivation)}</pre>\n")
     parts.append(
         f'<p class="seconds">{section.seconds:.1f} s; by itself: '
-        f"<code>python -m experiments.gallery.{escape(section.theme)}</code></p>\n"
+        f"<code>{escape(command(f'gallery.{section.theme}'))}</code></p>\n"
     )
     return "".join(parts)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.support.calling import command
 from jaxnn.core.files import write_file
 
 INSTALL = "pip install 'jaxnn[experiments]'"
@@ -130,4 +131,4 @@ def alone(theme: str) -> None:
         for path in save_pictures(theme, result, output, overwrite=overwrite):
             print(f"saved {path}")
 
-    tyro.cli(main, prog=f"python -m experiments.gallery.{theme}")
+    tyro.cli(main, prog=command(f"gallery.{theme}"))

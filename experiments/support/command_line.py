@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
+from experiments.support.calling import command
 from experiments.support.config import AUTO, CONFIGS, Config, DataConfig, find_config, read_config
 from jaxnn.core.validation import printable
 
@@ -83,7 +84,7 @@ def parse_options(kind: type, program: str, arguments: list[str], **defaults: An
         )
     return tyro.cli(
         kind,
-        prog=f"python -m experiments.{program}",
+        prog=command(program),
         description=description,
         args=arguments,
         default=kind(**defaults) if defaults else None,
@@ -94,7 +95,7 @@ def take_folder(arguments: list[str], script: str) -> tuple[Path, list[str]]:
     """The run folder that the first argument names, and the arguments behind it."""
     if not arguments or arguments[0].startswith("-"):
         if "-h" not in arguments and "--help" not in arguments:
-            raise ValueError(f"expected a run folder: python -m experiments.{script} runs/NAME")
+            raise ValueError(f"expected a run folder: {command(script)} runs/NAME")
         return Path(), arguments
     return Path(arguments[0]), arguments[1:]
 

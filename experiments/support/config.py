@@ -18,6 +18,7 @@ import optax
 
 import jaxnn
 import jaxnn.data
+from experiments.support.calling import command
 from experiments.support.expressions import Call, build, parse
 from jaxnn import Layer, Loss
 from jaxnn.core.task import Task, of_many_labels
@@ -431,7 +432,7 @@ def find_config(name: str) -> Path:
     """The file of a configuration: a path that ends in .toml, or a name in configs/."""
     if (Path(name) / "config.toml").is_file():
         raise ValueError(
-            f"config: {name} is a run folder; to continue it: python -m experiments.train --resume "
+            f"config: {name} is a run folder; to continue it: {command('train')} --resume "
             f"{shlex.quote(name)}"
         )
     path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"

@@ -34,6 +34,7 @@ import numpy as np
 import tomli_w
 from filelock import FileLock, Timeout
 
+from experiments.support.calling import command
 from experiments.support.config import RUN, Config, read_config, read_toml, to_table
 from experiments.support.files import as_json, leftovers
 from experiments.support.processes import is_first, text_of_first, versions
@@ -425,7 +426,7 @@ def open_trained(
         warnings.warn(
             f"{folder} is a run of jaxnn 0.1, without a record of its data: classes, features and "
             "scaling are taken from its data as they are now; to keep them with the run, resume it "
-            f"once: python -m experiments.train --resume {shlex.quote(str(folder))}",
+            f"once: {command('train')} --resume {shlex.quote(str(folder))}",
             stacklevel=2,
         )
         splits = config.load()

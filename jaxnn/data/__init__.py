@@ -4,7 +4,7 @@
     splits.train.x, splits.train.target
 
 `import jaxnn` does not import this package, and this package imports scikit-learn and pooch only
-where they are used: ``pip install "jaxnn[experiments]"``.
+where they are used: ``pip install "jaxnn[datasets]"``.
 """
 
 from jaxnn.data.dataset import Dataset, validate_labels

@@ -115,7 +115,7 @@ def load(
         ValueError: An option or the data are not as described; the message says which, what was
             expected and what was given.
         FileNotFoundError: There is no such file, or no way was found to get mnist's.
-        ImportError: scikit-learn or pooch is missing: ``pip install "jaxnn[experiments]"``.
+        ImportError: scikit-learn or pooch is missing: ``pip install "jaxnn[datasets]"``.
     """
     _require_path("load", "name", name)
     if folder is not None:

@@ -3,6 +3,9 @@
 import importlib
 from typing import Any
 
+EXTRAS = {"grain": "streaming", "pandas": "tables", "pyarrow": "tables"}
+"""What installs a library, where that is not datasets."""
+
 
 def require_library(module: str, purpose: str) -> Any:
     """The imported module, or an ImportError that says what to install."""
@@ -10,6 +13,6 @@ def require_library(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         library = {"sklearn": "scikit-learn", "babel": "Babel"}.get(module.split(".")[0], module)
-        extra = "tables" if module in ("pandas", "pyarrow") else "experiments"
+        extra = EXTRAS.get(module, "datasets")
         way = library if module == "openpyxl" else f'"jaxnn[{extra}]"'
         raise ImportError(f"{purpose} needs {library}: pip install {way}") from error

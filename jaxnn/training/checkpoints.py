@@ -41,7 +41,7 @@ class Checkpoints:
         read_only: Whether the folder must exist, since nothing is to be written.
 
     Raises:
-        ImportError: orbax is missing: ``pip install "jaxnn[experiments]"``.
+        ImportError: orbax is missing: ``pip install "jaxnn[checkpoints]"``.
         CheckpointError: ``read_only``, and there is no such folder.
     """
 
@@ -49,7 +49,7 @@ class Checkpoints:
         try:
             import orbax.checkpoint as ocp
         except ImportError as error:
-            raise ImportError('checkpoints need orbax: pip install "jaxnn[experiments]"') from error
+            raise ImportError('checkpoints need orbax: pip install "jaxnn[checkpoints]"') from error
         self._ocp = ocp
         self.folder = Path(folder).absolute()
         if read_only and not self.folder.is_dir():

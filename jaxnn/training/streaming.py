@@ -93,7 +93,7 @@ def make_streamed_epoch(
         mesh: Over whose devices batches are split; each process reads the examples of its own.
 
     Raises:
-        ImportError: grain is missing: ``pip install "jaxnn[experiments]"``.
+        ImportError: grain is missing: ``pip install "jaxnn[streaming]"``.
         ValueError: a number is not positive, or a batch larger than the number of examples.
     """
     for name, value in (

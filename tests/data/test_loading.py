@@ -227,5 +227,5 @@ def test_an_absent_library_is_named_with_its_remedy(tmp_path, monkeypatch, modul
     monkeypatch.delenv("JAXNN_CACHE")
     (tmp_path / "t.csv").write_text("a,y\n1,u\n2,v\n")
     name = "iris" if library == "scikit-learn" else tmp_path / "t.csv"
-    with pytest.raises(ImportError, match=rf'needs {library}: pip install "jaxnn\[experiments\]"'):
+    with pytest.raises(ImportError, match=rf'needs {library}: pip install "jaxnn\[datasets\]"'):
         load(name, target=None if name == "iris" else "y")

@@ -1,0 +1,9 @@
+"""How the scripts are called."""
+
+import os
+
+
+def command(script: str) -> str:
+    """What one types to run a script, as the person did who started this process."""
+    program = os.environ.get("JAXNN_COMMAND")  # set by the command `jaxnn`
+    return f"{program} {script}" if program else f"python -m experiments.{script}"
