@@ -36,7 +36,7 @@ from jaxnn.core.validation import (
     require_rank,
     require_share,
 )
-from jaxnn.kernels.products import sum_dtype
+from jaxnn.kernels.products import norm_along, sum_dtype
 from jaxnn.layers.activations import OverAxis
 
 
@@ -414,14 +414,3 @@ class normalize(OverAxis):
 
     def _floored(self, length: Array) -> Array:
         return jnp.where(length < self.epsilon, self.epsilon, length)
-
-
-def norm_along(x: Array, axes: tuple[int, ...]) -> Array:
-    """‖x‖ along axes, which stay with size 1; the derivative at 0 is 0.
-
-    Of x divided by its largest element, whose square neither overflows nor vanishes.
-    """
-    largest = jax.lax.stop_gradient(jnp.max(abs(x), axes, keepdims=True, initial=0))
-    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    squares = jnp.sum(jnp.square(x / unit), axes, keepdims=True)
-    return unit * jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)
