@@ -62,7 +62,7 @@ from jaxnn.layers.activations import (
     tanh,
 )
 from jaxnn.layers.attention import attention
-from jaxnn.layers.augmentation import random_crop, random_flip, random_shift
+from jaxnn.layers.augmentation import center_crop, random_crop, random_flip, random_shift
 from jaxnn.layers.bilinear import BilinearCapture, bilinear
 from jaxnn.layers.convolution import (
     ConvCapture,
@@ -79,6 +79,7 @@ from jaxnn.layers.embedding import embedding, embedding_bag
 from jaxnn.layers.gating import geglu, glu, swiglu
 from jaxnn.layers.normalization import (
     batch_norm,
+    batch_norm_at_rest,
     group_norm,
     instance_norm,
     layer_norm,
@@ -131,7 +132,7 @@ from jaxnn.losses.elementwise import (
 )
 from jaxnn.losses.likelihoods import focal, gaussian_nll, poisson_nll
 from jaxnn.losses.pairs import cosine_embedding, triplet_margin
-from jaxnn.losses.projection import projected_cross_entropy, projection
+from jaxnn.losses.projection import projected_cross_entropy, projection, projection_at_rest
 from jaxnn.losses.sequences import sequence_loss
 from jaxnn.rewrites.precision import POLICIES, Policy, with_precision
 from jaxnn.rewrites.recompute import recompute

@@ -37,6 +37,17 @@ def add_all(*terms: Array) -> Array:
     return functools.reduce(operator.add, (a.astype(wide) for a in terms)).astype(terms[0].dtype)
 
 
+def norm_along(x: Array, axes: tuple[int, ...]) -> Array:
+    """‖x‖ along axes, which stay with size 1; the derivative at 0 is 0.
+
+    Of x divided by its largest element, whose square neither overflows nor vanishes.
+    """
+    largest = lax.stop_gradient(jnp.max(abs(x), axes, keepdims=True, initial=0))
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    squares = jnp.sum(jnp.square(x / unit), axes, keepdims=True)
+    return unit * jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)
+
+
 def contract_rows(inputs: Array, deltas: Array) -> Array:
     """Σ inputsᵀ · deltas, [in, out], over all axes of [*, in] and [*, out] but the last.
 

@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,6 +25,9 @@ from jaxnn.kernels.products import sum_dtype
 
 MOST_WRITTEN_OUT = 16
 """The most elements of a window, or windows over an element, that are terms of one program."""
+LONG_WINDOW = 4
+"""A maximum is found by doubling where a stride of a window holds less than the window by so many
+times the number of its doublings."""
 
 
 @dataclass(frozen=True)
@@ -181,10 +184,43 @@ def _maximum_by_axes(windows: Windows, x: Array) -> tuple[Array, Array]:
     # Padding is less than all: behind any element of -inf.
     least = (x.dtype.type(-jnp.inf), positions.dtype.type(jnp.iinfo(positions.dtype).max))
     for axis in reversed(range(1, x.ndim - 1)):
-        best = lax.reduce_window(best, least, first_of, **_along(axis, windows))
+        window, stride = windows.window[axis - 1], windows.strides[axis - 1]
+        if window > LONG_WINDOW * stride * window.bit_length():
+            best = _doubled(best, least, first_of, axis, windows)
+        else:
+            best = lax.reduce_window(best, least, first_of, **_along(axis, windows))
     value, positions = best
     kept = np.min_scalar_type(math.prod(windows.window) - 1)
     return value, windows.indices(positions).astype(kept)
+
+
+def _doubled(best: tuple, least: tuple, better: Callable, axis: int, windows: Windows) -> tuple:
+    """The best of the elements of every window along one axis of [batch, *size, channels].
+
+    Of 2k elements in a row it is the better one of the best of the first k and of those behind;
+    of any number, of two such stretches that may overlap. So log₂ of the window comparisons do.
+    """
+    spatial, size = axis - 1, best[0].shape[axis]
+    count, dilation = windows.window[spatial], windows.dilation[spatial]
+    low, high = windows.padding[spatial]
+
+    def padded(a: Array, fill: Any, low: int, high: int) -> Array:
+        return lax.pad(a, fill, [(low, high, 0) if i == axis else (0, 0, 0) for i in range(a.ndim)])
+
+    def step(_: Any, carry: tuple) -> tuple:
+        best, known = carry
+        further = jnp.minimum(known, count - known)
+        behind = (padded(a, fill, 0, count * dilation) for a, fill in zip(best, least, strict=True))
+        later = (
+            lax.dynamic_slice_in_dim(a, further * dilation, low + size + high, axis) for a in behind
+        )
+        return better(best, tuple(later)), known + further
+
+    best = tuple(padded(a, fill, low, high) for a, fill in zip(best, least, strict=True))
+    best, _ = lax.fori_loop(0, (count - 1).bit_length(), step, (best, 1))
+    stride = windows.strides[spatial]
+    end = (windows.output_size[spatial] - 1) * stride + 1
+    return tuple(lax.slice_in_dim(a, 0, end, stride, axis) for a in best)
 
 
 def _sums(windows: Windows, x: Array) -> Array:

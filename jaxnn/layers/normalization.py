@@ -7,7 +7,12 @@ a set of elements: the layers differ in the set. With d = dy · scale and means 
 
 where the two means are the projections on the directions that the normalisation removed, 1 and x̂.
 Without a scale d = dy. All of it runs in at least float32: in half precision a square overflows
-from 256 on.
+from 256 on. In float32 one does from 10¹⁹ on, so σ² is computed in units of u²,
+
+    σ² = u² v  and  1 / √(σ² + ε) = 1 / (u √(v + ε / u²)),
+
+with the largest u (a power of two, which rounds nothing) by which all that is visible beside ε
+stays above the smallest number: for ε = 10⁻⁵ deviations of 10³⁰ are squared as safely as ones of 1.
 """
 
 import dataclasses
@@ -31,7 +36,7 @@ from jaxnn.core.validation import (
     require_rank,
     require_share,
 )
-from jaxnn.kernels.products import sum_dtype
+from jaxnn.kernels.products import norm_along, sum_dtype
 from jaxnn.layers.activations import OverAxis
 
 
@@ -77,7 +82,7 @@ class _Norm(Layer):
     def forward(self, params: Any, state: Any, x: Array, key: Array | None):
         self.require(params, x)
         mean, variance = self.moments(x)
-        scales = mean, self.inverse(variance)
+        scales = mean, self.inverse(variance, self.unit(variance.dtype))
         return self.affine(params, x, *scales), state, (x, *scales)
 
     def backward(self, params: Any, residuals: Any, dy: Array):
@@ -105,25 +110,37 @@ class _Norm(Layer):
             features = own.shape[0] if by_features else x.shape[-1]
             require_features(self.name, x, features, own.dtype)
 
+    def unit(self, dtype: Any) -> float:
+        """u: what deviations are divided by before they are squared. Where ε is 0, it is 1."""
+        info, epsilon = jnp.finfo(dtype), self._epsilon
+        if epsilon == 0:
+            return 1.0
+        return 2.0 ** math.floor((math.log2(epsilon) - info.nmant - 1 - info.minexp) / 2)
+
     def moments(self, x: Array) -> tuple[Array, Array]:
-        """μ and σ² of every set, or 0 and the mean of x²; summed axes stay with size 1.
+        """μ and σ² / u² of every set, or 0 and the mean of x² / u²; summed axes stay with size 1.
 
         A sum of many equal numbers is a little off, which deviations far smaller would show. So the
         first mean is but a shift near to the numbers, and the moments are taken of what remains
         (the corrected two-pass algorithm of Chan, Golub and LeVeque, 1983).
         """
         x, axes = self.sets(x.astype(sum_dtype(x.dtype)))
+        unit = self.unit(x.dtype)
         if not self.centred:
-            return jnp.zeros((), x.dtype), jnp.mean(x * x, axes, keepdims=True)
+            return jnp.zeros((), x.dtype), jnp.mean(jnp.square(x / unit), axes, keepdims=True)
         shift = jax.lax.stop_gradient(jnp.mean(x, axes, keepdims=True))
         rest = jnp.mean(x - shift, axes, keepdims=True)
-        variance = jnp.mean(jnp.square(x - shift), axes, keepdims=True) - rest * rest
-        return shift + rest, jnp.maximum(variance, 0)
+        squares = jnp.mean(jnp.square((x - shift) / unit), axes, keepdims=True)
+        return shift + rest, jnp.maximum(squares - jnp.square(rest / unit), 0)
 
-    def inverse(self, variance: Array) -> Array:
-        """1 / √(σ² + ε)."""
-        epsilon = self.epsilon  # pyright: ignore[reportAttributeAccessIssue]
-        return jax.lax.rsqrt(variance.astype(sum_dtype(variance.dtype)) + epsilon)
+    def inverse(self, variance: Array, unit: float = 1.0) -> Array:
+        """1 / √(σ² + ε) of σ² / u²."""
+        variance = variance.astype(sum_dtype(variance.dtype))
+        return 1 / (unit * jnp.sqrt(variance + self._epsilon / unit**2))
+
+    @property
+    def _epsilon(self) -> float:
+        return self.epsilon  # pyright: ignore[reportAttributeAccessIssue]
 
     def normalized(self, x: Array, mean: Any, inverse: Array) -> Array:
         """x̂ of x, μ and 1 / √(σ² + ε)."""
@@ -326,11 +343,12 @@ class batch_norm(_Norm):
                 f"batch_norm: expected at least one example in training, got {x.shape}"
             )
         mean, variance = self.moments(x)
+        unit = self.unit(variance.dtype)
         new_state = {
             name: self._updated(state[name], moment.reshape(-1))
-            for name, moment in (("mean", mean), ("variance", variance))
+            for name, moment in (("mean", mean), ("variance", variance * unit * unit))
         }
-        scales = mean, self.inverse(variance)
+        scales = mean, self.inverse(variance, unit)
         return self.affine(params, x, *scales), new_state, (x, *scales)
 
     def backward(self, params: Any, residuals: Any, dy: Array):
@@ -396,14 +414,3 @@ class normalize(OverAxis):
 
     def _floored(self, length: Array) -> Array:
         return jnp.where(length < self.epsilon, self.epsilon, length)
-
-
-def norm_along(x: Array, axes: tuple[int, ...]) -> Array:
-    """‖x‖ along axes, which stay with size 1; the derivative at 0 is 0.
-
-    Of x divided by its largest element, whose square neither overflows nor vanishes.
-    """
-    largest = jax.lax.stop_gradient(jnp.max(abs(x), axes, keepdims=True, initial=0))
-    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    squares = jnp.sum(jnp.square(x / unit), axes, keepdims=True)
-    return unit * jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)

@@ -13,7 +13,7 @@ times slower on CPU, and keeps the whole input; here only the index of the winne
 
 import math
 from dataclasses import KW_ONLY, replace
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -39,6 +39,7 @@ from jaxnn.layers.windows import (
     Sizes,
     output_sizes,
     per_dimension,
+    require_sizes,
     require_spatial,
     resolve_padding,
     spatial_dimensions,
@@ -162,18 +163,26 @@ class avg_pool(_Pool):
         return sums / windows.counts(sums.dtype)
 
 
+def _require_output_size(where: str, name: str, value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        sizes = require_sizes(where, name, [1 if size is None else size for size in value])
+        return tuple(None if own is None else n for own, n in zip(value, sizes, strict=True))
+    return None if value is None else require_sizes(where, name, value)
+
+
 class _AdaptivePool(ParameterFree):
     """Base of pooling layers whose windows follow from the size of y.
 
     Args:
-        output_size: The size of y in each spatial dimension; an integer stands for all of them.
+        output_size: The size of y in each spatial dimension; one stands for all of them. None is
+            that of x.
 
     Raises:
         TypeError: x is not floating-point, or a size is not an integer.
         ValueError: x has another rank than ``output_size``, or a size is below 1.
     """
 
-    output_size: Sizes
+    output_size: Annotated[int | tuple[int | None, ...] | None, _require_output_size]
 
     mixes = False
 
@@ -181,7 +190,8 @@ class _AdaptivePool(ParameterFree):
         """The spatial sizes of x and of y."""
         dimensions = spatial_dimensions(self.name, output_size=self.output_size)
         size = require_spatial(self.name, x, dimensions)
-        return size, per_dimension(self.output_size, len(size))
+        wanted = per_dimension(self.output_size, len(size))
+        return size, tuple(n if m is None else m for n, m in zip(size, wanted, strict=True))
 
 
 class adaptive_max_pool(_AdaptivePool):

@@ -16,8 +16,7 @@ from jax import Array
 from jaxnn.core.combinators import Wrapper
 from jaxnn.core.contract import Capture, Layer
 from jaxnn.core.validation import brief, require_count, require_key
-from jaxnn.kernels.products import add_all, sum_dtype
-from jaxnn.layers.normalization import norm_along
+from jaxnn.kernels.products import add_all, norm_along, sum_dtype
 
 FIRST_ITERATIONS = 15
 """Power iterations before the first step."""

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -93,6 +93,7 @@ class _Shuffle(ParameterFree):
     """Base of the two: a permutation of the elements, of which dx is the inverse."""
 
     factor: Sizes
+    mode: Literal["CRD", "DCR"] = "CRD"
 
     mixes = False
 
@@ -106,13 +107,18 @@ class pixel_shuffle(_Shuffle):
     """y[r h + i, r w + j, c] = x[h, w, (c r + i) r + j]: channels become finer positions.
 
     x is [batch, *size, channels · r²], y is [batch, *(size · r), channels] (Shi et al., 2016), in 1
-    to 3 spatial dimensions, with one factor r for all of them or one for each. Channels are counted
-    as in PyTorch and ONNX's mode CRD. dx is `pixel_unshuffle` of dy.
+    to 3 spatial dimensions, with one factor r for all of them or one for each. dx is
+    `pixel_unshuffle` of dy.
+
+    Args:
+        factor: r.
+        mode: How channels are counted, named as by ONNX: "CRD" as above and in PyTorch, or "DCR",
+            x[h, w, (i r + j) channels + c], as in TensorFlow and by default in ONNX.
 
     Raises:
         TypeError: x is not floating-point, or a factor is not an integer.
-        ValueError: a factor is below 1, x has another rank than ``factor``, or the factors do not
-            divide its channels.
+        ValueError: a factor is below 1, x has another rank than ``factor``, the factors do not
+            divide its channels, or ``mode`` is unknown.
     """
 
     def apply(self, x: Array):
@@ -122,16 +128,17 @@ class pixel_shuffle(_Shuffle):
                 f"pixel_shuffle: expected factor {self.factor} to divide the channels of x, "
                 f"{math.prod(factors)} of them for each of y, got {x.shape[-1]}"
             )
-        return _shuffled(x, factors), Static(factors)
+        return _shuffled(x, factors, self.mode), Static(factors)
 
     def pull_back(self, residuals: Static, dy: Array):
-        return _unshuffled(dy, residuals.value)
+        return _unshuffled(dy, residuals.value, self.mode)
 
 
 class pixel_unshuffle(_Shuffle):
     """y[h, w, (c r + i) r + j] = x[r h + i, r w + j, c]: the inverse of `pixel_shuffle`.
 
-    x is [batch, *size, channels], y is [batch, *(size / r), channels · r²].
+    x is [batch, *size, channels], y is [batch, *(size / r), channels · r²]. ONNX's SpaceToDepth
+    counts them as mode "DCR" does. Arguments are those of `pixel_shuffle`.
 
     Raises:
         TypeError: x is not floating-point, or a factor is not an integer.
@@ -146,26 +153,31 @@ class pixel_unshuffle(_Shuffle):
                 f"pixel_unshuffle: expected factor {self.factor} to divide the spatial sizes of x, "
                 f"got {tuple(x.shape[1:-1])}"
             )
-        return _unshuffled(x, factors), Static(factors)
+        return _unshuffled(x, factors, self.mode), Static(factors)
 
     def pull_back(self, residuals: Static, dy: Array):
-        return _shuffled(dy, residuals.value)
+        return _shuffled(dy, residuals.value, self.mode)
 
 
-def _shuffled(x: Array, factors: tuple[int, ...]) -> Array:
+def _shuffled(x: Array, factors: tuple[int, ...], mode: str) -> Array:
     n, (batch, *sizes, _) = len(factors), x.shape
     channels = x.shape[-1] // math.prod(factors)
-    apart = x.reshape(batch, *sizes, channels, *factors)
+    if mode == "CRD":
+        apart = x.reshape(batch, *sizes, channels, *factors)
+    else:
+        apart = jnp.moveaxis(x.reshape(batch, *sizes, *factors, channels), -1, n + 1)
     # [batch, h, i, w, j, channels]
     pairs = [axis for d in range(n) for axis in (1 + d, n + 2 + d)]
     larger = (size * factor for size, factor in zip(sizes, factors, strict=True))
     return apart.transpose(0, *pairs, n + 1).reshape(batch, *larger, channels)
 
 
-def _unshuffled(x: Array, factors: tuple[int, ...]) -> Array:
+def _unshuffled(x: Array, factors: tuple[int, ...], mode: str) -> Array:
     n, (batch, *sizes, channels) = len(factors), x.shape
     smaller = [size // factor for size, factor in zip(sizes, factors, strict=True)]
     pairs = (size for pair in zip(smaller, factors, strict=True) for size in pair)
     apart = x.reshape(batch, *pairs, channels)
-    order = (0, *range(1, 2 * n, 2), 2 * n + 1, *range(2, 2 * n + 1, 2))
+    fine, last = range(2, 2 * n + 1, 2), 2 * n + 1
+    within = (last, *fine) if mode == "CRD" else (*fine, last)
+    order = (0, *range(1, 2 * n, 2), *within)
     return apart.transpose(order).reshape(batch, *smaller, channels * math.prod(factors))

@@ -1,14 +1,15 @@
 """Transformer blocks, put together with the combinators."""
 
 import functools
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, replace
 from typing import Annotated, Literal
 
 from jaxnn.core.combinators import Compound, add, fork, on, select, serial, skip
 from jaxnn.core.contract import Layer
 from jaxnn.core.validation import require_positive_integer, require_rate
 from jaxnn.layers.activations import gelu
-from jaxnn.layers.attention import attention
+from jaxnn.layers.attention import attention as attention_layer
+from jaxnn.layers.attention.rotary import BASE
 from jaxnn.layers.dense import dense
 from jaxnn.layers.dropout import dropout as dropout_layer
 from jaxnn.layers.normalization import layer_norm, rms_norm
@@ -59,7 +60,11 @@ class transformer_block(Compound):
 
     Args:
         features: Those of x and y.
-        heads: Those of `attention`, as are groups and block.
+        heads: Those of `attention`, as are groups and block; unless ``attention`` is given.
+        attention: The self-attention with all its options, such as ``attention(8, causal=True,
+            alibi=True, softcap=30.0)``, in place of one with heads, groups, block, causal, rotary,
+            and of the dropout of its weights and its biases. The attention to a memory has the same
+            options but for those that are about positions: causal, rotary, alibi and relative.
         hidden: That of `feed_forward`, as is activation.
         memory: Whether x has a memory behind it.
         mask: Whether x has a mask at its end.
@@ -73,13 +78,14 @@ class transformer_block(Compound):
             name, where it is "layer_norm", an offset.
 
     Raises:
-        ValueError: ``features`` is not positive, ``norm`` is unknown, or one of the layers named
-            refuses its arguments.
+        ValueError: ``features`` is not positive, ``norm`` is unknown, ``attention`` is given beside
+            what it is in place of, or nothing is; or one of the layers named refuses its arguments.
     """
 
     features: Annotated[int, require_positive_integer]
-    heads: Annotated[int, require_positive_integer]
+    heads: Annotated[int, require_positive_integer] | None = None
     _: KW_ONLY
+    attention: attention_layer | None = None
     hidden: Annotated[int, require_positive_integer] | None = None
     memory: bool = False
     mask: bool = False
@@ -98,23 +104,46 @@ class transformer_block(Compound):
 
     @functools.cached_property
     def made(self) -> Layer:
-        attend = functools.partial(
-            attention,
-            self.heads,
-            groups=self.groups,
-            block=self.block,
-            dropout=self.dropout,
-            use_bias=self.use_bias,
+        attend = self._self_attention()
+        elsewhere = replace(
+            attend,
+            causal=False,
+            alibi=False,
+            relative=None,
+            rotary=False,
+            rotary_features=None,
+            interleaved=False,
+            rotary_base=BASE,
         )
         network = feed_forward(
             self.features, self.hidden, activation=self.activation, use_bias=self.use_bias
         )
         own_mask = (1,) if self.mask and not self.memory else ()
         return serial(
-            self._residual(attend(causal=self.causal, rotary=self.rotary), *own_mask),
-            *([self._residual(attend(), *range(1, self._members))] if self.memory else []),
+            self._residual(attend, *own_mask),
+            *([self._residual(elsewhere, *range(1, self._members))] if self.memory else []),
             self._residual(network),
         )
+
+    def _self_attention(self) -> attention_layer:
+        options = {
+            "groups": self.groups,
+            "block": self.block,
+            "causal": self.causal,
+            "rotary": self.rotary,
+        }
+        given = [name for name, value in ({"heads": self.heads} | options).items() if value]
+        if self.attention is None:
+            if self.heads is None:
+                raise ValueError("transformer_block: expected heads or attention, got neither")
+            own = {"dropout": self.dropout, "use_bias": self.use_bias}
+            return attention_layer(self.heads, **options, **own)
+        if given:
+            raise ValueError(
+                f"transformer_block: expected attention in place of {', '.join(given)}, got both: "
+                "say it in attention"
+            )
+        return self.attention
 
     @property
     def _members(self) -> int:

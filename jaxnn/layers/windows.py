@@ -97,7 +97,7 @@ def spatial_dimensions(where: str, **arguments: Any) -> int | None:
     return next(iter(lengths.values()), None)
 
 
-def per_dimension(value: Sizes, dimensions: int) -> tuple[int, ...]:
+def per_dimension(value: Any, dimensions: int) -> tuple:
     """``value`` as one number for each of ``dimensions``."""
     return value if isinstance(value, tuple) else (value,) * dimensions
 

@@ -210,7 +210,8 @@ def _occupied(trellis: _Trellis, alphas: Array, log_p: Array) -> Array:
 
     def body(beta: Array, inputs: tuple):
         alpha, emitted, valid = inputs
-        occupied = jnp.exp(alpha + beta - log_p[:, None])
+        # A probability, which rounding of logarithms far from 0 would make infinite.
+        occupied = jnp.exp(jnp.minimum(alpha + beta - log_p[:, None], 0))
         ahead = beta + emitted
         one, two = _shift(ahead, -1), _shift(ahead + trellis.from_two_before, -2)
         before = jnp.logaddexp(jnp.logaddexp(ahead, one), two)

@@ -159,7 +159,8 @@ class gaussian_nll(Loss):
 
     def value(self, prediction: Any, target: Any):
         m, v, t, count = self._read(prediction, target)
-        values = (jnp.log(v) + jnp.square(t - m) / v) / 2
+        # Not of a square, which overflows or vanishes where the quotient does not.
+        values = (jnp.log(v) + (t - m) * ((t - m) / v)) / 2
         if self.full:
             values += math.log(2 * math.pi) / 2
         return like(prediction[0], sum_by_example(values) / count)

@@ -4,6 +4,7 @@ Such a prediction is what `fork` or `share` returns: arrays [batch, features], o
 """
 
 from dataclasses import KW_ONLY
+from functools import partial
 from typing import Annotated, Any
 
 import jax
@@ -12,6 +13,7 @@ from jax import Array
 
 from jaxnn.core.contract import Loss
 from jaxnn.core.validation import require_non_negative, require_number, require_positive
+from jaxnn.layers.normalization import normalize
 from jaxnn.losses.targets import like, like_prediction, require_alike, wide
 
 
@@ -76,20 +78,10 @@ SHORTEST = 1e-6
 
 
 def unit(a: Array) -> tuple[Array, Any]:
-    """a / max(‖a‖, SHORTEST) along the last axis, in the dtype of sums, and its pull-back.
-
-    du is pulled back to (du − u (u · du)) / ‖a‖, and to du / SHORTEST where the vector is shorter.
-    """
-    a = wide(a)
-    square = jnp.sum(a * a, -1, keepdims=True)
-    scale = jax.lax.rsqrt(jnp.maximum(square, SHORTEST**2))
-    u = a * scale
-
-    def back(du: Array):
-        along = jnp.where(square > SHORTEST**2, jnp.sum(u * du, -1, keepdims=True), 0)
-        return scale * (du - u * along)
-
-    return u, back
+    """a / max(‖a‖, SHORTEST) along the last axis, in the dtype of sums, and its pull-back."""
+    layer = normalize(epsilon=SHORTEST)
+    u, residuals = layer.apply(wide(a))
+    return u, partial(layer.pull_back, residuals)
 
 
 def _require_order(where: str, name: str, value: Any) -> float:

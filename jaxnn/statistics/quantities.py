@@ -5,16 +5,20 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.captures import contract_for
 from jaxnn.core.contract import Layer, Loss
-from jaxnn.core.gradients import backward_pass, present, require_weights, shares, weighted_mean
+from jaxnn.core.gradients import backward_pass, present, require_weights, weighted_mean
 from jaxnn.core.mixing import require_apart, require_loss_apart
 from jaxnn.core.validation import brief, unknown_name
-from jaxnn.statistics.trees import require_examples_apart, scaled, without
+from jaxnn.statistics.trees import (
+    require_examples_apart,
+    scaled,
+    shares_of,
+    widened,
+    without,
+)
 
 
 def own_captures(where: str, network: Layer, loss: Loss) -> Callable:
@@ -160,17 +164,16 @@ def measuring(network: Layer, loss: Loss, /, **quantities: Quantity) -> Callable
         require_apart("measuring", network, params, state, x, key)
         require_loss_apart("measuring", loss, network, params, state, x, target, key)
         arguments = (params, state, x, target, key, weights)
-        prediction = jax.eval_shape(network.forward, params, state, x, key)[0]
-        values = jax.eval_shape(loss.value, prediction, target)
-        require_weights(weights, values)
-        share = shares(weights, values)
-        result = run(params, state, x, target, key, share)
-        factors = jnp.where(share == 0, 0, 1 / jnp.where(share == 0, 1, share))
+        result = run(params, state, *present(weights, (x, target)), key)
+        require_weights(weights, result.values)
         captures = {s: other(*arguments) for s, other in passes.items()}
-        captures[_OWN] = scaled(result.captures, factors)
-        measured = _all_of(quantities, captures, weights)
-        value = Measured(weighted_mean(result.values, weights), measured)
-        return (value, result.state), contract_for(params, result.captures)
+        captures[_OWN] = result.captures
+        value = Measured(
+            weighted_mean(result.values, weights), _all_of(quantities, captures, weights)
+        )
+        # The shares of a large batch may be no numbers of half precision.
+        own = widened(result.captures)
+        return (value, result.state), contract_for(params, scaled(own, shares_of(own, weights)))
 
     return gradient
 

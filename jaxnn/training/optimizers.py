@@ -19,6 +19,7 @@ from jaxnn.core.validation import (
     require_rate,
     unknown_name,
 )
+from jaxnn.kernels.products import norm_along, sum_dtype
 
 _REFUSED = {
     "dpsgd": "train privately with --gradient private, by any optimiser that is not told the loss",
@@ -160,12 +161,26 @@ def assemble_optimizer(
     """As `make_optimizer`, of arguments that are valid: numbers may be traced ones."""
     parts, options = [], dict(options)
     if clip_norm is not None:
-        parts.append(optax.clip_by_global_norm(clip_norm))
+        parts.append(_clip_by_global_norm(clip_norm))
     if (mask := _mask_of(name)) is not None:
         options |= {"weight_decay": weight_decay, mask: only_weights}
     elif isinstance(weight_decay, jax.Array) or weight_decay > 0:
         parts.append(optax.add_decayed_weights(weight_decay, only_weights))
     return optax.chain(*parts, OPTIMIZERS[name](learning_rate=learning_rate, **options))
+
+
+def _clip_by_global_norm(most: Any) -> optax.GradientTransformation:
+    """That of optax, of gradients whose squares overflow or vanish too, as 10³⁰ or in halves."""
+
+    def clip(gradients: Any, params: Any = None) -> Any:
+        wide = jax.tree.map(lambda g: g.astype(sum_dtype(g.dtype)), gradients)
+        own = (norm_along(g, tuple(range(g.ndim))) for g in jax.tree.leaves(wide))
+        norms = [norm.reshape(1) for norm in own]
+        norm = norm_along(jnp.concatenate(norms), (0,)) if norms else jnp.zeros(1)
+        factor = jnp.where(norm < most, 1, most / norm)[0]
+        return jax.tree.map(lambda g, a: (a * factor).astype(g.dtype), gradients, wide)
+
+    return optax.stateless(clip)
 
 
 def _require_option(where: str, option: str, value: Any, default: Any) -> None:

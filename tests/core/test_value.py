@@ -28,6 +28,9 @@ def test_the_repr_is_the_expression_that_builds_an_equal_value(name):
     value = VALUES[name]
     again = build(repr(value), "layer", NAMES)
     assert again == value
+    if isinstance(value, nn.Layer):
+        at_rest = nn.in_inference_mode(value)
+        assert build(repr(at_rest), "layer", NAMES) == at_rest
     assert hash(again) == hash(value)
     assert repr(again) == repr(value)
 

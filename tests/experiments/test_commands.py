@@ -3,16 +3,15 @@
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import error_of
 from sklearn.datasets import load_wine
 
 from experiments import check, evaluate, predict, train
-from experiments.support.command_line import run_script
 from experiments.support.runs import Run, restore
 
 # Two dense layers with dropout and batch norm, an order and noise that a seed draws, a smaller last
@@ -27,18 +26,6 @@ WINE = [
 def metrics(folder):
     lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
-
-
-def error_of(script, arguments, monkeypatch, capsys):
-    """What a command that fails prints; it must be a message, not a traceback."""
-    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-    with pytest.raises(SystemExit) as info:
-        run_script(script)
-    assert info.value.code == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert "Traceback" not in error
-    return error
 
 
 @pytest.fixture(scope="module")

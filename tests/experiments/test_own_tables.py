@@ -2,15 +2,14 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from commands import error_of
 
 from experiments import evaluate, predict, train
-from experiments.support.command_line import run_script
 from experiments.support.runs import Run
 
 QUICK = [
@@ -23,16 +22,6 @@ QUICK = [
     "relu()",
     "dense(outputs)",
 ]
-
-
-def error_of(script, arguments, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-    with pytest.raises(SystemExit) as info:
-        run_script(script)
-    assert info.value.code == 1
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    return error
 
 
 def final_metrics(folder):

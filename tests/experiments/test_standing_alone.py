@@ -4,29 +4,21 @@ import csv
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import error_of
 
 from experiments import evaluate, map_data, predict, train
-from experiments.support.command_line import run_script, take_config
+from experiments.support.command_line import take_config
 from experiments.support.config import DataConfig, ReadingConfig, to_table
 from experiments.support.runs import Run, open_trained
 from jaxnn.data.table import Reading
 
-WINE = ["wine_mlp", "--network", "dense(3)", "--data.standardize", "features"]
-
-
-def error_of(script, arguments, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-    with pytest.raises(SystemExit) as info:
-        run_script(script)
-    assert info.value.code == 1
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    return error
+# That both gradients agree is the business of other tests, and has to be compiled.
+UNCHECKED = ["wine_mlp", "--crosscheck-every", "0"]
+WINE = [*UNCHECKED, "--network", "dense(3)", "--data.standardize", "features"]
 
 
 def metrics(folder):
@@ -55,7 +47,7 @@ def trained(tmp_path_factory):
     table = pets(folder / "pets.csv")
     data = ["--data.name", str(table), "--data.target", "kind", "--data.validation-fraction", "0.2"]
     network = ["--network", "dense(2)", "--learning-rate", "0.05", "--epochs", "30"]
-    train.main(["wine_mlp", *network, *data, "--output", str(folder / "run")])
+    train.main([*UNCHECKED, *network, *data, "--output", str(folder / "run")])
     assert metrics(folder / "run")[-1]["test"]["accuracy"] > 0.9
     return folder
 
@@ -262,7 +254,7 @@ def test_arrays_by_their_names_and_labels_that_are_a_part_of_the_classes(capsys)
     test = {"x_test": x[:3], "y_test": np.array([[0], [3], [9]])}
     np.savez("mnist.npz", x_train=x, y_train=labels.reshape(-1, 1), **test)
     data = ["--data.name", "mnist.npz", "--data.inputs", "x_train", "--data.target", "y_train"]
-    train.main(["wine_mlp", "--network", "dense(10)", *data, "--epochs", "1", "--output", "run"])
+    train.main([*UNCHECKED, "--network", "dense(10)", *data, "--epochs", "1", "--output", "run"])
     assert accuracy_of(
         ["run", "--file", "mnist.npz", "--inputs", "x_test", "--target", "y_test"], capsys
     )
@@ -270,8 +262,9 @@ def test_arrays_by_their_names_and_labels_that_are_a_part_of_the_classes(capsys)
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
-@pytest.mark.parametrize("flatten", ["--data.flatten", "--data.no-flatten"])
-@pytest.mark.parametrize("task", ["classes", "numbers"])
+@pytest.mark.parametrize(
+    ("task", "flatten"), [("classes", "--data.flatten"), ("numbers", "--data.no-flatten")]
+)
 def test_mapped_data_keep_their_preparation_and_original_units(task, flatten, capsys):
     random = np.random.default_rng(0)
     x = random.normal(size=(80, 3)) * [1, 100, 1e4] + [0, 0, 1e6]
@@ -285,7 +278,7 @@ def test_mapped_data_keep_their_preparation_and_original_units(task, flatten, ca
         loss = ["--network", "dense(1)", "--loss", "half_squared_error()"]
     map_data.main(["wine_mlp", *data, "--output", "mapped"])
     same = ["--data.name", "mapped", "--data.standardize", "none", "--stream"]
-    options = ["wine_mlp", *loss, "--epochs", "40", "--learning-rate", "0.05"]
+    options = [*UNCHECKED, *loss, "--epochs", "40", "--learning-rate", "0.05"]
     train.main([*options, *same, "--output", "run"])
     shutil.rmtree("mapped")
     test = metrics("run")[-1]["test"]
@@ -311,7 +304,7 @@ def test_seconds_since_1970_are_learnt_from(capsys):
     options = ["--network", "dense(1)", "--loss", "half_squared_error()", "--epochs", "60"]
     data += ["--data.standardize-target", "--data.task", "regression"]
     options += ["--learning-rate", "0.1", "--schedule", "cosine()", "--weight-decay", "0"]
-    train.main(["wine_mlp", *options, *data])
+    train.main([*UNCHECKED, *options, *data])
     assert metrics("runs/t")[-1]["test"]["r2"] > 0.99999
 
 
@@ -345,7 +338,7 @@ def test_a_run_that_lost_its_patience_stays_stopped(capsys):
 def test_the_best_epoch_is_tested_and_predicted_with(capsys):
     options = [*WINE, "--data.validation-fraction", "0.3", "--learning-rate", "1"]
     train.main([*options, "--epochs", "8", "--output", "run"])
-    *epochs, test = metrics("run")
+    *epochs, _ = metrics("run")
     best = min(epochs, key=lambda record: record["validation_loss"])["epoch"]
     assert best < 8
     out = capsys.readouterr().out
@@ -354,9 +347,9 @@ def test_the_best_epoch_is_tested_and_predicted_with(capsys):
     assert f"run after epoch {best} on" in capsys.readouterr().out
     evaluate.main(["run", "--weights", "last"])
     assert "run after epoch 8 on" in capsys.readouterr().out
-    train.main([*options, "--epochs", "8", "--output", "run2", "--best", "last"])
+    train.main([*options, "--epochs", "2", "--output", "run2", "--best", "last"])
     assert not Path("run2/best").exists()
-    assert metrics("run2")[-1]["test"] != test["test"]
+    assert "the best in validation" not in capsys.readouterr().out
 
 
 def test_the_metric_of_the_best_can_be_named(monkeypatch, capsys):
@@ -397,7 +390,7 @@ def test_errors_in_validation_are_in_the_units_of_the_target(capsys):
     data = ["--data.name", "homes.npz", "--data.standardize-target", "--metrics", "rmse"]
     split = ["--data.validation-fraction", "0.3", "--learning-rate", "1e-6", "--epochs", "1"]
     network = ["--network", "dense(1)", "--loss", "half_squared_error()"]
-    train.main(["wine_mlp", *network, *data, *split, "--output", "run"])
+    train.main([*UNCHECKED, *network, *data, *split, "--output", "run"])
     epoch, _ = metrics("run")
     found = {name: epoch[f"validation_{name}"] for name in ("mae", "rmse")}
     evaluate.main(["run", "--split", "validation"])
@@ -431,7 +424,7 @@ def test_balanced_classes_count_the_same_and_the_run_keeps_their_weights(loss, c
     table = pets(Path("t.csv"), rows=[*range(0, 100, 2), *range(1, 30, 2)])
     data = ["--data.name", str(table), "--data.target", "kind", "--data.test-fraction", "0.2"]
     options = ["--network", outputs, "--loss", loss, "--class-weights", "balanced"]
-    train.main(["wine_mlp", *options, *data, "--epochs", "1", "--output", "run"])
+    train.main([*UNCHECKED, *options, *data, "--epochs", "1", "--output", "run"])
     run = Run(Path("run"))
     splits = run.read_config().load()
     cats, dogs = np.bincount(splits.train.target)

@@ -4,14 +4,13 @@ import csv
 import json
 import shutil
 import struct
-import sys
 from pathlib import Path
 
 import pytest
+from commands import error_of
 from tensorboardX.proto.event_pb2 import Event
 
 from experiments import compare, train
-from experiments.support.command_line import run_script
 
 TRAINING = ["wine_mlp", "--network", "dense(3)", "--data.validation-fraction", "0.1"]
 
@@ -40,14 +39,6 @@ def runs(tmp_path_factory):
     other = ["--learning-rate", "0.02", "--clip-norm", "1"]
     train.main([*TRAINING, "--epochs", "2", *other, "--output", str(folder / "b")])
     return folder
-
-
-def error_of(arguments, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
-    with pytest.raises(SystemExit) as info:
-        run_script(compare.main)
-    assert info.value.code == 1
-    return capsys.readouterr().err
 
 
 def test_event_files_hold_the_metrics(runs):
@@ -108,18 +99,22 @@ def test_a_comparison_has_the_metrics_and_the_settings_that_differ(runs, capsys)
 def test_a_comparison_is_not_overwritten_unless_told(runs, monkeypatch, capsys):
     arguments = [str(runs / "a"), str(runs / "b"), "--output", "comparison"]
     compare.main(arguments)
-    assert "not to exist" in error_of(arguments, monkeypatch, capsys)
+    assert "not to exist" in error_of(compare.main, arguments, monkeypatch, capsys)
     compare.main([*arguments, "--overwrite"])
 
 
 def test_what_cannot_be_compared_is_named(runs, monkeypatch, capsys):
     a, output = runs / "a", ["--output", "comparison"]
-    error = error_of([a, "nowhere", *output], monkeypatch, capsys)
+    error = error_of(compare.main, [a, "nowhere", *output], monkeypatch, capsys)
     assert "expected nowhere to be a run folder with config.toml" in error
-    assert "two or more different run folders" in error_of([a, *output], monkeypatch, capsys)
-    assert "two or more different run folders" in error_of([a, a, *output], monkeypatch, capsys)
+    assert "two or more different run folders" in error_of(
+        compare.main, [a, *output], monkeypatch, capsys
+    )
+    assert "two or more different run folders" in error_of(
+        compare.main, [a, a, *output], monkeypatch, capsys
+    )
     empty = shutil.copytree(a, "empty")
     (Path(empty) / "metrics.jsonl").write_text("")
-    error = error_of([a, "empty", *output], monkeypatch, capsys)
+    error = error_of(compare.main, [a, "empty", *output], monkeypatch, capsys)
     assert "expected empty to have metrics of an epoch" in error
     assert not Path("comparison").exists()

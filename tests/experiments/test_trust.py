@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from commands import error_of
 
 from experiments import crash, train
 from experiments.support.command_line import run_script
@@ -37,14 +38,6 @@ def status_of(arguments, monkeypatch):
     with pytest.raises(SystemExit) as info:
         run_script(train.main)
     return info.value.code
-
-
-def error_of(arguments, monkeypatch, capsys):
-    assert status_of(arguments, monkeypatch) == 1
-    error = capsys.readouterr().err
-    assert error.startswith(("error: ", "warning: "))
-    assert "Traceback" not in error
-    return error
 
 
 @contextmanager
@@ -146,7 +139,7 @@ def test_a_second_run_on_the_same_folder_is_refused(whole, run, monkeypatch, cap
     before = contents(run)
     with open_run(run) as first:
         first.lock()
-        error = error_of(["--resume", run], monkeypatch, capsys)
+        error = error_of(train.main, ["--resume", run], monkeypatch, capsys)
         assert f"expected {run} to be free: another process is training in it" in error
     assert contents(run) == before
     train.main(["--resume", str(run)])
@@ -214,7 +207,7 @@ def test_where_all_checkpoints_are_damaged_nothing_is_touched(run, monkeypatch, 
     for path in run.glob("checkpoints/*/contents/metadata"):
         path.write_text("{")
     before = contents(run)
-    error = error_of(["--resume", run], monkeypatch, capsys)
+    error = error_of(train.main, ["--resume", run], monkeypatch, capsys)
     assert all(f"{run}/checkpoints/{epoch} is damaged" in error for epoch in (2, 3, 4))
     assert contents(run) == before
 
@@ -243,7 +236,7 @@ def test_where_there_is_no_room_the_last_checkpoint_stays(
     try:
         with after_epoch(2, full.__enter__, monkeypatch):
             arguments = [*TRAINING, "--save-seconds", save_seconds, "--output", folder]
-            error = error_of(arguments, monkeypatch, capsys)
+            error = error_of(train.main, arguments, monkeypatch, capsys)
     finally:
         full.__exit__(None, None, None)
     assert where.format(folder) in error
@@ -260,9 +253,9 @@ def test_a_read_only_folder_is_named(run, monkeypatch, capsys):
     try:
         if os.access(run, os.W_OK):
             pytest.skip("nothing is read-only for this user")
-        error = error_of(["--resume", run], monkeypatch, capsys)
+        error = error_of(train.main, ["--resume", run], monkeypatch, capsys)
         assert f"cannot write {run}" in error
-        error = error_of(["wine_mlp", "--output", run / "new"], monkeypatch, capsys)
+        error = error_of(train.main, ["wine_mlp", "--output", run / "new"], monkeypatch, capsys)
         assert "expected output to be a folder that can be made" in error
     finally:
         run.chmod(0o700)

@@ -106,7 +106,8 @@ def test_the_derivative_of_the_first_maximum_is_that_of_its_element():
 
 @pytest.mark.parametrize("name", GEOMETRIES)
 @pytest.mark.parametrize("ties", [False, True])
-def test_windows_one_axis_after_the_other_are_those_written_out(name, ties, monkeypatch, x64):
+@pytest.mark.parametrize("long", [False, True])
+def test_windows_one_axis_after_the_other_are_those_written_out(name, ties, long, monkeypatch, x64):
     w = GEOMETRIES[name]
     x = normal(0, (2, *w.size, 3))
     if ties:
@@ -124,8 +125,19 @@ def test_windows_one_axis_after_the_other_are_those_written_out(name, ties, monk
 
     expected = everything()
     monkeypatch.setattr(windows_module, "MOST_WRITTEN_OUT", 0)
+    if long:
+        monkeypatch.setattr(windows_module, "LONG_WINDOW", 0)
     found = everything()
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(found[2], found[3], rtol=1e-12, atol=1e-12)
+
+
+def test_a_long_window_is_compared_as_often_as_it_can_be_halved():
+    w = windows((1200,), (1000,), (1,), "SAME", (1,))
+    program = str(jax.make_jaxpr(lambda x: maximum(w, x))(jnp.ones((1, 1200, 1))))
+    assert "reduce_window" not in program
+    y, winner = maximum(w, jnp.zeros((1, 1200, 1)).at[0, 700].set(1))
+    assert y.sum() == 1000
+    assert winner[0, 300, 0] == 700 - 300 + 499

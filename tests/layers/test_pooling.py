@@ -366,6 +366,16 @@ def test_a_window_that_is_kept_by_ceil_mode_is_not_fused_away():
 
 
 @pytest.mark.parametrize("make", [nn.adaptive_max_pool, nn.adaptive_avg_pool])
+def test_no_size_of_an_adaptive_pool_is_that_of_the_input(make):
+    x = normal(0, (2, 5, 4, 3))
+    for kept, size in (((None, 2), (5, 2)), ((3, None), (3, 4)), (None, (5, 4))):
+        layer = make(kept)
+        for a, b in zip(run(layer, x), run(make(size), x), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert eval(repr(layer), vars(nn)) == layer
+
+
+@pytest.mark.parametrize("make", [nn.adaptive_max_pool, nn.adaptive_avg_pool])
 def test_sizes_that_no_adaptive_pool_has_are_refused(make):
     with pytest.raises(ValueError, match="expected output_size to be at least 1, got 0"):
         make(0)

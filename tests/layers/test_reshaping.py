@@ -43,6 +43,19 @@ def test_a_scalar_and_a_tuple_are_refused(layer, untyped):
         layer.predict((), (), (jnp.ones((1, 1)),))
 
 
+def test_the_other_order_of_channels_is_that_of_onnx():
+    x = np.arange(2 * 3 * 2 * 8.0).reshape(2, 3, 2, 8)
+    # ONNX's definition of DepthToSpace in mode DCR, of NCHW.
+    apart = x.transpose(0, 3, 1, 2).reshape(2, 2, 2, 2, 3, 2)
+    expected = apart.transpose(0, 3, 4, 1, 5, 2).reshape(2, 2, 6, 4).transpose(0, 2, 3, 1)
+    shuffled, back = nn.pixel_shuffle(2, "DCR"), nn.pixel_unshuffle(2, mode="DCR")
+    y = shuffled.predict((), (), jnp.asarray(x))
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(back.predict((), (), y), x)
+    nn.check_layer(shuffled, x).require()
+    nn.check_layer(back, np.asarray(y)).require()
+
+
 def test_pixel_shuffle_is_that_of_pytorch():
     x = jnp.moveaxis(jnp.arange(16.0).reshape(1, 8, 1, 2), 1, -1)
     y = nn.pixel_shuffle(2).predict((), (), x)

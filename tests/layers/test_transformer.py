@@ -43,6 +43,40 @@ def test_the_gradient_of_a_block_agrees_with_autodiff(memory, mask, norm_first):
         check(network, x)
 
 
+def test_a_block_takes_an_attention_with_all_its_options():
+    attend = nn.attention(
+        2, causal=True, alibi=True, relative=2, softcap=3.0, rotary=True, rotary_features=2, depth=4
+    )
+    block = nn.transformer_block(4, attention=attend, hidden=6, memory=True)
+    own, of_memory = (layer for _, layer in nn.walk(block) if isinstance(layer, nn.attention))
+    assert own == attend
+    assert of_memory == nn.attention(2, softcap=3.0, depth=4)
+    assert eval(repr(block), vars(nn)) == block
+    assert nn.in_inference_mode(block).attention == attend
+    with jax.enable_x64(True):
+        check(nn.serial(block, nn.select(0)), given(True, False))
+
+
+def test_a_block_of_heads_is_that_of_an_attention_with_as_many():
+    by_heads = nn.transformer_block(4, 2, causal=True, rotary=True, groups=1)
+    given = nn.transformer_block(4, attention=nn.attention(2, causal=True, rotary=True, groups=1))
+    assert given.made == by_heads.made
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "expected heads or attention, got neither"),
+        ({"heads": 2, "causal": True}, "expected attention in place of heads, causal, got both"),
+    ],
+)
+def test_a_block_is_told_its_attention_once(options, message):
+    if options:
+        options |= {"attention": nn.attention(2)}
+    with pytest.raises(ValueError, match=f"transformer_block: {message}"):
+        nn.transformer_block(4, **options)
+
+
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_a_block_is_its_residual_connections_one_after_the_other(norm_first, x64):
     x = normal(0, (2, 3, 4))

@@ -129,6 +129,14 @@ def test_logits_that_are_nan_show_in_loss_and_gradient():
     assert np.isnan(delta).all()
 
 
+def test_probabilities_of_states_stay_probabilities_where_logits_are_rounded_by_more():
+    logits = jnp.float32(1e18) * normal(0, (4, 5, 6), jnp.float32)
+    target = jnp.asarray([[1, 2], [2, -1], [-1, -1], [3, 3]])
+    value, delta = value_and_gradient(nn.ctc(), logits, target)
+    assert np.isfinite(value).all()
+    assert np.abs(delta).max() <= 2
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

@@ -125,6 +125,13 @@ def test_a_variance_below_0_is_named():
         nn.gaussian_nll().value(y, y)
 
 
+@pytest.mark.parametrize("size", [1e30, 1e-6])
+def test_an_error_whose_square_is_no_float32_may_be_small_for_its_variance(size):
+    zero, size = jnp.zeros((1, 1)), jnp.full((1, 1), size)
+    value = nn.gaussian_nll(delta=1e-30).value((zero, size), size)
+    np.testing.assert_allclose(value, (np.log(size) + size)[0] / 2, rtol=1e-6)
+
+
 def test_the_gaussian_gradient_is_that_of_autodiff_where_the_variance_is_small_too(x64):
     m, t = normal(0, (4, 3)), normal(1, (4, 3))
     v = jnp.abs(normal(2, (4, 3))).at[0].set(0)

@@ -70,6 +70,18 @@ def test_vectors_of_any_length_have_finite_losses_and_gradients(name, scale):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * max(1, np.abs(b).max()))
 
 
+@pytest.mark.parametrize("name", ["cosine_embedding", "contrastive"])
+def test_vectors_whose_squares_are_no_float32_have_the_angles_that_they_have(name):
+    loss, prediction, target = CASES[name]
+    prediction = jax.tree.map(jnp.float32, prediction)
+    value, gradient = value_and_gradient(loss, prediction, target)
+    large = jax.tree.map(lambda a: a * jnp.float32(2.0**100), prediction)
+    of_large, by_large = value_and_gradient(loss, large, target)
+    np.testing.assert_allclose(of_large, value, rtol=1e-6)
+    for a, b in zip(by_large, gradient, strict=True):
+        np.testing.assert_allclose(2.0**100 * a, b, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
 def test_equal_vectors_have_the_distance_and_the_slope_0(p):
     loss, same = nn.triplet_margin(1.0, p, delta=0.0), (jnp.ones((2, 3)),) * 3

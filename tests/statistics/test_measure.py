@@ -94,6 +94,22 @@ def test_a_measured_gradient_has_the_dtypes_of_the_parameters():
     assert value.measures["norms"].dtype == jnp.float32
 
 
+def test_shares_that_are_no_half_precision_numbers_do_not_blur_what_is_measured():
+    layer, weights = nn.dense(3), jnp.ones(64, jnp.float16).at[0].set(6e-6)
+    x, target = normal(0, (64, 4), jnp.float16), normal(1, (64, 3), jnp.float16)
+    params, state = started(layer, x)
+    given = (params, state, x, target, None, weights)
+    norms = statistics.per_example_squared_norms
+    (value, _), gradients = statistics.measuring(layer, nn.mean_squared_error(), norms=norms)(
+        *given
+    )
+    wide = jax.tree.map(lambda a: a.astype(jnp.float32), given)
+    assert_agree(value.measures["norms"], norms(layer, nn.mean_squared_error())(*wide), 1e-2)
+    (_, _), expected = nn.backprop(layer, nn.mean_squared_error())(*wide)
+    for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-2)
+
+
 def test_a_quantity_of_ones_own_is_one_function(x64):
     given = arguments()
     norms = jax.jit(statistics.per_example_squared_norms(NETWORK, LOSS))(*given)

@@ -183,6 +183,16 @@ def test_clipping_scales_the_whole_gradient_to_the_norm():
     )
 
 
+@pytest.mark.parametrize(("size", "dtype"), [(1e30, jnp.float32), (300, jnp.float16)])
+def test_gradients_whose_squares_overflow_are_clipped_all_the_same(size, dtype):
+    large = {"weight": jnp.full((3, 4), size, dtype), "bias": jnp.full((4,), -size, dtype)}
+    optimizer = make_optimizer("sgd", 1.0, clip_norm=2.0)
+    updates, _ = optimizer.update(large, optimizer.init(large))
+    expected = jax.tree.map(lambda g: jnp.full(g.shape, -0.5 * jnp.sign(g), dtype), large)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-3)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, large)
+
+
 def test_decay_is_not_clipped_away():
     params = after_steps(make_optimizer("sgd", 1.0, weight_decay=0.5, clip_norm=0.5), 1)
     clipped = after_steps(make_optimizer("sgd", 1.0, clip_norm=0.5), 1)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.kernels.convolution import direct, elementwise, patches, winograd
+from jaxnn.kernels.convolution import direct, elementwise, patches, taps, winograd
 from jaxnn.kernels.convolution.geometry import Geometry
 
 PASSES = ("forward", "input_gradient", "weight_gradient")
@@ -22,6 +22,7 @@ ALGORITHMS: dict[str, Any] = {
     "patches": patches,
     "elementwise": elementwise,
     "winograd": winograd,
+    "taps": taps,
 }
 """Modules or hashable objects, each with ``forward(x, weight, geometry)``,
 ``input_gradient(dy, weight, geometry)`` and ``weight_gradient(x, dy, geometry)``. One that cannot
@@ -44,6 +45,16 @@ class Case(NamedTuple):
         patch = self.geometry.taps * self.inputs
         return self.inputs <= MAX_NARROW_CHANNELS and patch <= MAX_NARROW_PATCH
 
+    @property
+    def has_few_taps(self) -> bool:
+        """Whether the sum over the taps may be written out."""
+        return self.geometry.taps <= MAX_TAPS_WRITTEN_OUT
+
+    @property
+    def adds_many_back(self) -> bool:
+        """Whether many patches, each as large as dx, would be added up."""
+        return self.pass_name == "input_gradient" and self.geometry.taps > MAX_TAPS_ADDED_BACK
+
 
 class Line(NamedTuple):
     """An algorithm, for which cases it is taken, and why."""
@@ -53,6 +64,9 @@ class Line(NamedTuple):
     reason: str
 
 
+MAX_TAPS_WRITTEN_OUT = 25
+MAX_TAPS_ADDED_BACK = 9
+MAX_SHIFTS = 64
 MAX_GROUPS_IN_A_ROW = 16
 MIN_WINOGRAD_CHANNELS = 32
 MAX_NARROW_CHANNELS = 6
@@ -67,8 +81,13 @@ RULE = [
     ),
     Line(
         "patches",
-        lambda case: case.pass_name == "forward" and case.inputs == 1,
+        lambda case: case.pass_name == "forward" and case.inputs == 1 and case.has_few_taps,
         "sums over elements would be computed again by all that use them",
+    ),
+    Line(
+        "taps",
+        lambda case: case.pass_name == "forward" and case.inputs == 1,
+        "XLA's convolution is slower, and patches of many taps take long to compile",
     ),
     Line(
         "patches",
@@ -91,19 +110,35 @@ RULE = [
     ),
     Line(
         "patches",
-        lambda case: case.pass_name == "weight_gradient",
-        "XLA's convolution is slower, in a loop body most of all",
+        lambda case: (
+            case.pass_name == "weight_gradient" and sum(case.geometry.kernel_size) <= MAX_SHIFTS
+        ),
+        "XLA's convolution is slower, in a loop body most of all; of large kernels it is not",
     ),
     Line("direct", lambda case: True, "the library's convolution needs no copies of x"),
 ]
 """Of the lines whose algorithm applies, the first that holds."""
 
 RULE_OF_GROUPS = [
-    Line("elementwise", lambda case: True, "XLA's depthwise convolution is slower"),
+    Line(
+        "elementwise",
+        lambda case: case.has_few_taps and not case.adds_many_back,
+        "XLA's depthwise convolution is slower",
+    ),
+    Line(
+        "taps",
+        lambda case: case.inputs == case.geometry.groups,
+        "the same in a loop, which does not grow with the kernel; back, its sums are never copied",
+    ),
     Line(
         "patches",
-        lambda case: case.geometry.groups > MAX_GROUPS_IN_A_ROW,
+        lambda case: case.geometry.groups > MAX_GROUPS_IN_A_ROW and case.has_few_taps,
         "XLA's grouped convolution is slower; too many groups for one by one",
+    ),
+    Line(
+        "taps",
+        lambda case: case.geometry.groups > MAX_GROUPS_IN_A_ROW,
+        "patches of many taps take long to compile",
     ),
 ]
 """The same for several groups; where none holds they are computed one after the other."""

@@ -57,8 +57,8 @@ class Convolution(Affine):
         use_bias: Whether b is added.
         weight_init: The initialiser of ``weight``.
         bias_init: The initialiser of ``bias``.
-        algorithm: "direct", "patches", "winograd" or "elementwise" for all three passes, or one of
-            your own; unless given, the fastest is chosen for each (see
+        algorithm: "direct", "patches", "winograd", "elementwise" or "taps" for all three passes, or
+            one of your own; unless given, the fastest is chosen for each (see
             `jaxnn.kernels.convolution.choosing`).
 
     Raises:

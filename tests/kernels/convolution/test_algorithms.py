@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from jaxnn.kernels.convolution import direct, elementwise, patches, winograd
+from jaxnn.kernels.convolution import direct, elementwise, patches, taps, winograd
 from jaxnn.kernels.convolution.geometry import Geometry
 from jaxnn.layers.windows import output_sizes
 
@@ -93,6 +93,13 @@ def test_elementwise_agrees_with_autodiff_of_the_library(drawn, batch):
         require_agreement(elementwise, *drawn, batch, jnp.float64, 1e-12)
 
 
+@given(drawn=geometries(), batch=st.integers(0, 3))
+@settings(max_examples=6, deadline=None, derandomize=True)
+def test_taps_agree_with_autodiff_of_the_library(drawn, batch):
+    with jax.enable_x64(True):
+        require_agreement(taps, *drawn, batch, jnp.float64, 1e-12)
+
+
 def three_by_three(size, padding):
     output = output_sizes("conv", size, (3, 3), (1, 1), padding, (1, 1))
     return Geometry(size, output, (3, 3), (1, 1), padding, (1, 1), 1)
@@ -133,13 +140,13 @@ def test_winograd_agrees_where_the_weight_gradient_takes_large_tiles(
     require_agreement(winograd, geometry, 2, 3, 4, dtype, tolerance)
 
 
-@pytest.mark.parametrize("algorithm", [direct, patches, elementwise, winograd])
+@pytest.mark.parametrize("algorithm", [direct, patches, elementwise, winograd, taps])
 def test_float32_agrees(algorithm):
     geometry = three_by_three((9, 8), ((1, 1), (0, 2)))
     require_agreement(algorithm, geometry, 1, 4, 3, jnp.float32, 3e-6)
 
 
-@pytest.mark.parametrize("algorithm", [direct, patches, elementwise, winograd])
+@pytest.mark.parametrize("algorithm", [direct, patches, elementwise, winograd, taps])
 def test_weight_gradients_of_half_precision_are_summed_in_float32(algorithm):
     # One by one in bfloat16 the sum would stop at 256, where adding 1 no longer changes it.
     geometry = three_by_three((32, 32), ((1, 1), (1, 1)))
@@ -149,7 +156,7 @@ def test_weight_gradients_of_half_precision_are_summed_in_float32(algorithm):
     assert float(gradient[1, 1, 0, 0]) == 2048
 
 
-@pytest.mark.parametrize("algorithm", [direct, patches, elementwise])
+@pytest.mark.parametrize("algorithm", [direct, patches, elementwise, taps])
 def test_the_taps_of_half_precision_are_added_in_float32(algorithm):
     # The first tap is 256; of the following ones each is too small to change it in bfloat16.
     geometry = three_by_three((6, 6), ((1, 1), (1, 1)))

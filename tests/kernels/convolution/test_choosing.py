@@ -3,6 +3,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers import assert_agree
 
 import jaxnn as nn
 from jaxnn.kernels.convolution.choosing import ALGORITHMS, choose
@@ -40,6 +41,46 @@ def test_few_input_channels_take_patches_back_and_to_few_outputs_forward():
 
 def test_depthwise_convolutions_are_elementwise():
     assert chosen(geometry(3, groups=64), 64, 64) == ["elementwise"] * 3
+
+
+def test_depthwise_convolutions_of_large_kernels_take_one_tap_after_the_other():
+    assert chosen(geometry(5, groups=64), 64, 64) == ["elementwise", "taps", "elementwise"]
+    assert chosen(geometry(7, groups=64), 64, 64) == ["taps"] * 3
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "groups"), [(4, 4, 4), (4, 8, 4), (1, 2, 1), (3, 2, 1), (36, 36, 18)]
+)
+def test_no_program_grows_with_the_kernel(inputs, outputs, groups):
+    layer = nn.conv(outputs, 40, groups=groups, padding="VALID")
+    x = jnp.ones((1, 41, 41, inputs))
+    params, _ = layer.init(jax.random.key(0), x)
+
+    def both(params, x):
+        y, _, residuals = layer.forward(params, (), x, None)
+        dx, captures = layer.backward(params, residuals, y)
+        return dx, nn.contract(captures)
+
+    program = jax.jit(both).lower(params, x).as_text()
+    assert program.count("\n") < 2000  # of 1,600 taps
+
+
+def test_a_large_kernel_agrees_with_autodiff_of_the_library():
+    layer, x = nn.conv(4, 7, groups=2, padding="VALID"), jnp.ones((2, 9, 8, 2)).at[0, 3, 4].set(5)
+    params, _ = layer.init(jax.random.key(0), x)
+
+    @jax.jit
+    def both(params, x):
+        y, _, residuals = layer.forward(params, (), x, None)
+        dx, captures = layer.backward(params, residuals, y)
+        by_library = nn.conv(4, 7, groups=2, padding="VALID", algorithm="direct").predict
+        expected, vjp = jax.vjp(lambda p, x: by_library(p, (), x), params, x)
+        by_autodiff = jax.vjp(lambda p, x: layer.predict(p, (), x), params, x)[1](y)
+        return (y, nn.contract(captures), dx), (expected, *vjp(y)), (y, *by_autodiff)
+
+    found, expected, by_autodiff = both(params, x)
+    assert_agree(found, expected, 1e-5)
+    assert_agree(by_autodiff, expected, 1e-5)
 
 
 def test_a_few_groups_are_computed_as_convolutions_of_their_own():
