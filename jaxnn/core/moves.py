@@ -6,7 +6,6 @@ an empty one of NumPy they show which elements of the parameter are seen where.
 """
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -64,20 +63,15 @@ def _elements(shape: tuple[int, ...]) -> np.ndarray:
 def repeats(seen: np.ndarray) -> tuple[bool, ...]:
     """Of each axis of a `layout`: whether it shows the same elements over and over."""
     return tuple(
-        step == 0 and size > 1 for step, size in zip(seen.strides, seen.shape, strict=True)
+        step == 0 and size > 1 and seen.size > 0
+        for step, size in zip(seen.strides, seen.shape, strict=True)
     )
 
 
-def is_everything(shape: tuple[int, ...], moves: Moves) -> bool:
-    """Whether each element is seen once."""
-    seen = layout(shape, moves)
-    return seen is not None and not any(repeats(seen)) and seen.size == math.prod(shape)
-
-
 def same_elements(shape: tuple[int, ...], first: Moves, second: Moves) -> bool:
-    """Whether both see the same elements at the same places."""
+    """Whether both see the same elements at the same places, and none of them twice."""
     a, b = layout(shape, first), layout(shape, second)
-    return a is not None and b is not None and _place(a) == _place(b)
+    return a is not None and b is not None and _place(a) == _place(b) and not any(repeats(a))
 
 
 def are_apart(shape: tuple[int, ...], first: Moves, second: Moves) -> bool:

@@ -88,7 +88,7 @@ class layer(Layer):
         findings = analysis.arrangement.findings
         batch = batch_of("layer", x)
         zeros = {n: jnp.zeros((batch, *s.shape), s.dtype) for n, s in added(findings).items()}
-        leaves = jax.tree.leaves(params)
+        leaves = list(map(jnp.asarray, jax.tree.leaves(params)))
         explicit = {
             i: jnp.zeros((batch, *leaves[i].shape), leaves[i].dtype) for i in findings.explicit
         }
@@ -200,10 +200,10 @@ def captures(loss: Callable, *, fallback: bool = True) -> Callable[[Any, Any], t
 
     def run_it(params: Any, batch: Any) -> tuple[Array, Any]:
         values, _, residuals = function.forward(params, (), batch, None)
-        if not isinstance(values, Array) or values.ndim != 1:
+        if not isinstance(values, Array) or values.ndim != 1 or not _is_floating(values):
             raise ValueError(
-                f"captures: expected {function.name} to return one number for one example, got "
-                f"{jax.tree.map(lambda a: f'{a.dtype}{list(a.shape[1:])}', values)}"
+                f"captures: expected {function.name} to return one real number for one example, "
+                f"got {jax.tree.map(lambda a: f'{a.dtype}{list(a.shape[1:])}', values)}"
             )
         _, found = function.backward(params, residuals, jnp.ones_like(values))
         return values, found

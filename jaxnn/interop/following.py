@@ -274,7 +274,8 @@ class _Follower:
         operands = [env.tag(v) for v in equation.invars]
         output = equation.outvars[0]
         shape = aval(output).shape
-        if name == "stop_gradient" or not jnp.issubdtype(aval(output).dtype, jnp.inexact):
+        is_inexact = [jnp.issubdtype(aval(v).dtype, jnp.inexact) for v in equation.outvars]
+        if name == "stop_gradient" or not any(is_inexact):
             return True
         if jnp.issubdtype(aval(output).dtype, jnp.complexfloating):
             return False
@@ -300,9 +301,9 @@ class _Follower:
             other = equation.invars[1 - side]
             if not env.is_known(other) or (name == "div" and side == 1) or operands[1 - side]:
                 return False
-            if aval(equation.invars[side]).shape != shape:
-                return False
             factor = float(env.value(other))
+            if aval(equation.invars[side]).shape != shape or (name == "div" and factor == 0):
+                return False
             factor = factor if name == "mul" else 1 / factor
             env.set(output, tuple(_times(f, factor) for f in operands[side]))
             return True
@@ -341,13 +342,18 @@ class _Follower:
         (side,) = tagged
         if side not in _SIDES.get(name, ()):
             raise _Explicit(operands[side], f"goes through `{name}`")
+        if any(
+            jnp.issubdtype(aval(v).dtype, jnp.complexfloating)
+            for v in (*equation.invars, *equation.outvars)
+        ):
+            raise _Explicit(operands[side], f"meets complex numbers in `{name}`")
         kind = "add" if name in _SUMS else name
         tag = operands[side]
         if name == "sub" and side == 1:
             tag = tuple(_times(f, -1.0) for f in tag)
         use = Use(kind, equation, side, tag, scans)
         output = equation.outvars[0]
-        if kind == "add":
+        if kind == "add" and not (name == "sub" and side == 0):  # there the deltas' signs differ
             source = env.source(equation.invars[1 - side])
             same_shape = aval(equation.invars[1 - side]).shape == aval(output).shape
             if source and same_shape and self.uses[source[0]].scans == scans:
@@ -422,6 +428,7 @@ _UNCHANGED = {
     "convert_element_type",
     "copy",
     "copy_p",
+    "name",
     "reduce_precision",
     "optimization_barrier",
     "sharding_constraint",
@@ -482,6 +489,10 @@ def _moves_of(name: str, p: dict, shape: tuple, output: tuple) -> Moves | None:
             steps = p["strides"] or (1,) * len(shape)
             bounds = zip(p["start_indices"], p["limit_indices"], steps, strict=True)
             return (("slice", tuple(bounds)),)
+        case "tile":
+            apart = tuple(k for n in shape for k in (1, n))
+            wide = tuple(k for pair in zip(p["reps"], shape, strict=True) for k in pair)
+            return (("reshape", apart), ("broadcast", wide), ("reshape", output))
         case "rev":
             reverse = (None, None, -1)
             whole = ((0, n, 1) for n in shape)

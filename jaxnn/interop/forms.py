@@ -17,10 +17,12 @@ from jaxnn.core.captures import AffineCapture, EmbeddingCapture, LinearCapture, 
 from jaxnn.core.contract import Capture
 from jaxnn.core.moves import Moves, repeats
 from jaxnn.core.tied import OffsetCapture
+from jaxnn.core.validation import widened
 from jaxnn.interop.following import Followed, Use, layout_of
 from jaxnn.interop.jaxprs import aval
 from jaxnn.interop.operations import Operation, OperationCapture
 from jaxnn.kernels.convolution.geometry import Geometry
+from jaxnn.kernels.products import sum_dtype
 from jaxnn.layers.convolution.capture import ConvCapture
 
 
@@ -43,6 +45,8 @@ class Part:
     """(data, deltas, whether a bias shares the deltas) -> its capture; [batch, *scans, …]."""
     is_whole: bool
     """Whether it enters as it is: not scaled, not beside other values."""
+    sees_once: bool
+    """Whether no element of it is in several places of its capture's parameter."""
     groups: tuple
     """Over which axes there is one of it for each step of a scan or for each batch of a product."""
     joins: Any
@@ -70,6 +74,9 @@ def _part(number: int, use: Use, followed: Followed) -> Part:
             joins = object()
             kind, name, moves, features, build = _any_operation(use, followed, axes)
 
+    # What an elementwise operation repeats along are positions.
+    again = repeats(layout_of(followed))[: axes.depth if kind in ("scale", "offset") else None]
+
     def capture(data: Array | None, deltas: Array, with_bias: bool) -> Capture:
         if followed.factor != 1:
             deltas = deltas * jnp.asarray(followed.factor, deltas.dtype)
@@ -85,6 +92,7 @@ def _part(number: int, use: Use, followed: Followed) -> Part:
         features=features,
         capture=capture,
         is_whole=followed.factor == 1 and followed.window is None,
+        sees_once=not any(again),
         groups=(followed.stacked, axes.groups),
         joins=joins,
     )
@@ -182,6 +190,9 @@ def _product(use: Use, followed: Followed, axes: _Axes):
                 leading,
                 {d: window[a] for a, d in zip((*pb, *pf), (*out_b, *out_pf), strict=True)},
             )
+        is_floating = jnp.issubdtype(data.dtype, jnp.floating)
+        if not is_floating or sum_dtype(data.dtype) != sum_dtype(deltas.dtype):
+            data = data.astype(deltas.dtype)
         inputs = axes.arrange(data, db, df, dc)
         outputs = axes.arrange(deltas, out_b, out_df, out_pf)
         return LinearCapture(inputs, outputs, use_bias=with_bias)
@@ -272,7 +283,7 @@ def _rows_of_table(use: Use, followed: Followed, axes: _Axes, axis: int):
 
     def build(data: Array | None, deltas: Array, with_bias: bool) -> Capture:
         assert data is not None
-        ids = data[..., 0]  # an id is a vector of one index
+        ids = widened(data[..., 0])  # an id is a vector of one index
         if mode != lax.GatherScatterMode.FILL_OR_DROP:
             ids = jnp.clip(ids, 0, rows - 1)
         rank = ids.ndim - 1 - axes.scans
@@ -291,7 +302,7 @@ def _elementwise(use: Use, followed: Followed, axes: _Axes):
     local = layout_of(followed)
     again = repeats(local)[axes.depth :]
     sizes = local.shape[axes.depth :]
-    features = [a for a, (n, r) in enumerate(zip(sizes, again, strict=True)) if n > 1 and not r]
+    features = [a for a, (n, r) in enumerate(zip(sizes, again, strict=True)) if n != 1 and not r]
     others = [a for a in range(len(output)) if a not in features]
     first = tuple((0, n, 1) if a in features else (0, 1, 1) for a, n in enumerate(sizes))
     count = math.prod(sizes[a] for a in features)

@@ -26,9 +26,11 @@ class Placed:
     """One capture to be, and the places of its parameters."""
 
     groups: tuple[Group, ...]
-    """More than one where the parameter is tied."""
+    """One, unless it is tied."""
     places: tuple[Place, ...]
     with_bias: bool = False
+    is_tied: bool = False
+    """Whether its elements are in several places, of one use or of different ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Arrangement:
             return first.join(*others) if others else first
 
         def of_placed(one: Placed) -> Capture:
-            if len(one.groups) == 1:
+            if not one.is_tied:
                 return of_group(one.groups[0], one.with_bias)
             return TiedCapture(
                 tuple(of_group(group, False) for group in one.groups),
@@ -116,13 +118,13 @@ def arrange(closed: ClosedJaxpr, params: Any, path_of: Callable[[int], str]) -> 
         if not entangled:
             break
         explicit |= dict.fromkeys(entangled, "is used in several ways in the steps of a scan")
-    biases = _biases(findings.uses, groups)
+    biases = _biases(findings.uses, groups, shapes)
     placed = []
     for leaf, own in groups.items():
         if any(leaf == bias[0].leaf for bias in biases.values()):
             continue
-        if len(own) > 1 and not _are_all_apart(shapes[leaf], own):
-            placed.append(Placed(tuple(own), (Place("weight", leaf, ()),)))
+        if not _lie_apart(shapes[leaf], own):
+            placed.append(Placed(tuple(own), (Place("weight", leaf, ()),), is_tied=True))
             continue
         for group in own:
             places = [Place(group[0].name, leaf, group[0].moves)]
@@ -156,21 +158,28 @@ def _is_alike(shape: tuple[int, ...], a: Part, b: Part) -> bool:
     )
 
 
-def _are_all_apart(shape: tuple[int, ...], groups: list[Group]) -> bool:
+def _lie_apart(shape: tuple[int, ...], groups: list[Group]) -> bool:
+    """Whether each element is in one place of one group."""
     moves = [group[0].moves for group in groups]
-    return all(are_apart(shape, a, b) for i, a in enumerate(moves) for b in moves[:i])
+    return all(group[0].sees_once for group in groups) and all(
+        are_apart(shape, a, b) for i, a in enumerate(moves) for b in moves[:i]
+    )
 
 
 def _is_entangled(shape: tuple[int, ...], groups: list[Group]) -> bool:
     """Whether uses of one leaf overlap, of which some are of a slice in each step of a scan."""
     stacked = any(group[0].groups != ((), None) for group in groups)
-    return len(groups) > 1 and stacked and not _are_all_apart(shape, groups)
+    return stacked and not _lie_apart(shape, groups)
 
 
-def _biases(uses: list[Use], groups: dict[int, list[Group]]) -> dict[int, Group]:
+def _biases(uses: list[Use], groups: dict[int, list[Group]], shapes: tuple) -> dict[int, Group]:
     """For each leaf that is a linear map in all of its uses: the offset of their outputs, where
     these, and nothing else, are what the one parameter is added to."""
-    alone = {leaf: own[0] for leaf, own in groups.items() if len(own) == 1}
+    alone = {
+        leaf: own[0]
+        for leaf, own in groups.items()
+        if len(own) == 1 and _lie_apart(shapes[leaf], own)
+    }
     of_use = {}
     for group in alone.values():
         for part in group:

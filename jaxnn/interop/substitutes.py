@@ -121,10 +121,11 @@ def _batched(
         if batch is None:
             return function(x, *others), True
         x = jnp.moveaxis(x, 0, batch)
-        folded = x.reshape(*x.shape[:batch], -1, *x.shape[batch + 2 :])
+        own = x.shape[batch + 1]
+        folded = x.reshape(*x.shape[:batch], size * own, *x.shape[batch + 2 :])
         y = function(folded, *others)
         at = batch_of_result
-        y = y.reshape(*y.shape[:at], size, -1, *y.shape[at + 1 :])  # pyright: ignore
+        y = y.reshape(*y.shape[:at], size, own, *y.shape[at + 1 :])  # pyright: ignore
         return jnp.moveaxis(y, at, 0), True  # pyright: ignore
 
     return called

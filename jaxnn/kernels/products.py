@@ -1,6 +1,7 @@
 """Sums and products, in the dtype, the layout and the memory that they need."""
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,7 @@ def sum_dtype(dtype: jax.typing.DTypeLike) -> jnp.dtype:
 
 def rows_of(a: Array) -> Array:
     """[*, features] as [rows, features]."""
-    return a.reshape(-1, a.shape[-1])
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
 def sum_rows(a: Array) -> Array:

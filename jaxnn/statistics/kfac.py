@@ -18,7 +18,7 @@ from jax import Array
 from jaxnn.core.captures import StackedCapture, map_captures
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.validation import unknown_name
-from jaxnn.kernels.products import sum_dtype
+from jaxnn.kernels.products import rows_of, sum_dtype
 from jaxnn.kernels.sums import sum_examples
 from jaxnn.statistics.choosing import linear_bytes
 from jaxnn.statistics.columns import ColumnsCapture, hessian_root_captures, over_columns
@@ -103,5 +103,5 @@ _POSITIONS: dict[str, Callable] = {"expand": _expand, "reduce": _reduce}
 
 
 def _self_product(a: Array) -> Array:
-    rows = a.reshape(-1, a.shape[-1])
+    rows = rows_of(a)
     return rows.T @ rows

@@ -211,6 +211,34 @@ def physics(p, x):
     return lax.scan(step, (x[0], x[1]), None, length=5)[1] - p[2]
 
 
+def subtracted_from(p, x):
+    return (p["b"] - x @ p["w"]) * jnp.cos(-p["c"] - x[:3] @ p["v"])
+
+
+def repeated(p, x):
+    h = x @ jnp.broadcast_to(p["row"], (4, 3)) + x @ jnp.tile(p["column"], (1, 3))
+    h = h * (jnp.broadcast_to(p["number"], (4, 3))[jnp.argsort(x)[:2]] @ h).sum()
+    kernel = jnp.broadcast_to(p["taps"], (2, 1, 3))
+    y = lax.conv_general_dilated(x.reshape(1, 1, 4), kernel, (1,), "SAME")
+    steps = jnp.broadcast_to(p["step"], (2, 3))
+    return lax.scan(lambda h, a: (jnp.tanh(h * a), None), h, steps)[0] + y.sum()
+
+
+def beside_integers(p, x):
+    order = jnp.argsort(x)
+    _, w = lax.optimization_barrier((order, p["w"]))
+    return w * x + lax.sort((order, p["v"]), num_keys=1)[1]
+
+
+def of_other_dtypes(p, x):
+    rounded = x.astype(jnp.float16).astype(jnp.float32)
+    return rounded @ p["w"] + jnp.argsort(x) @ p["w"] + jnp.abs(jnp.fft.fft(x) @ p["v"])
+
+
+def without_elements(p, x):
+    return (x[:0] @ p["w"] + p["b"]).sum() + x @ p["v"] + p["c"] * x[:0]
+
+
 SHAPES = {
     dense: {"w": (4, 3), "b": (3,)},
     two_sums: {"w": (4, 3), "b": (3,), "c": (1,), "d": ()},
@@ -247,6 +275,11 @@ SHAPES = {
     },
     nested_lists: [[[(4, 5), (5,)], [(5, 3), (3,)]], (3, 2)],
     physics: [(), (), ()],
+    subtracted_from: {"w": (4, 3), "b": (3,), "v": (3, 3), "c": (3,)},
+    repeated: {"row": (3,), "column": (4, 1), "number": (), "taps": (3,), "step": (3,)},
+    beside_integers: {"w": (4,), "v": (4,)},
+    of_other_dtypes: {"w": (4, 3), "v": (4, 3)},
+    without_elements: {"w": (0, 3), "b": (3,), "v": (4, 0), "c": (0,)},
 }
 
 
@@ -331,6 +364,13 @@ def test_an_explanation_prints_a_line_for_each_parameter():
     text = str(interop.explain(loss_of(nonlinear))(params_of(nonlinear), batch_of(nonlinear)))
     assert len(text.splitlines()) == 4
     assert "s  explicit: it goes through `custom_jvp_call`" in text
+
+
+def test_ids_in_eight_bits_reach_the_rows_of_a_longer_table():
+    loss = lambda p, ids: jnp.sum(jnp.take(p, ids, axis=0, mode="clip"))  # noqa: E731
+    ids = jnp.array([[50, 230]], jnp.uint8)
+    gradient = nn.contract(interop.captures(loss)(jnp.ones((300, 1)), ids)[1])
+    assert jnp.nonzero(gradient[:, 0])[0].tolist() == [50, 230]
 
 
 def test_an_own_derivative_of_a_function_without_parameters_is_kept(x64):
@@ -569,8 +609,16 @@ def test_a_loss_of_several_numbers_is_refused():
     def vector(p, x):
         return x @ p
 
-    with pytest.raises(ValueError, match=r"captures: expected vector to return one number .*\[2\]"):
+    with pytest.raises(ValueError, match=r"expected vector to return one real number .*\[2\]"):
         interop.captures(vector)(jnp.ones((3, 2)), jnp.ones((4, 3)))
+
+
+def test_a_loss_that_is_a_count_is_refused():
+    def errors(p, x):
+        return jnp.sum(x @ p > 0)
+
+    with pytest.raises(ValueError, match=r"expected errors to return one real number .*int32\[\]"):
+        interop.captures(errors)(jnp.ones((3, 2)), jnp.ones((4, 3)))
 
 
 def test_integer_parameters_are_refused_by_their_path():
