@@ -97,8 +97,13 @@ class Use:
 
     @property
     def data(self) -> Any:
-        """The variable of the other operand; None of a sum, which does not need it."""
-        return None if self.kind == "add" else self.equation.invars[1 - self.side]
+        """The variable of the other operand, of a slice that of where it begins; None of a sum,
+        which does not need it."""
+        if self.kind == "add":
+            return None
+        if (axis := sliced_axis(self.equation)) is not None:
+            return self.equation.invars[1 + axis]
+        return self.equation.invars[1 - self.side]
 
 
 @dataclasses.dataclass
@@ -349,6 +354,10 @@ class _Follower:
             raise _Explicit(operands[side], f"meets complex numbers in `{name}`")
         kind = "add" if name in _SUMS else name
         tag = operands[side]
+        if name == "dynamic_slice" and (
+            sliced_axis(equation) is None or any(f.window is not None for f in tag)
+        ):
+            raise _Explicit(tag, "is sliced at several places of the data")
         if name == "sub" and side == 1:
             tag = tuple(_times(f, -1.0) for f in tag)
         use = Use(kind, equation, side, tag, scans)
@@ -442,6 +451,7 @@ _SIDES = {
     "dot_general": (0, 1),
     "conv_general_dilated": (1,),
     "gather": (0,),
+    "dynamic_slice": (0,),
     "mul": (0, 1),
     "div": (0,),
     "add": (0, 1),
@@ -449,6 +459,15 @@ _SIDES = {
     "sub": (0, 1),
 }
 """The operands in which each operation is linear."""
+
+
+def sliced_axis(equation: JaxprEqn) -> int | None:
+    """The one axis that a `dynamic_slice` does not take all of."""
+    if equation.primitive.name != "dynamic_slice":
+        return None
+    pairs = zip(equation.params["slice_sizes"], aval(equation.invars[0]).shape, strict=True)
+    axes = [axis for axis, (size, whole) in enumerate(pairs) if size != whole]
+    return axes[0] if len(axes) == 1 else None
 
 
 def _has_substitute(equation: JaxprEqn) -> bool:

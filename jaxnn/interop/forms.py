@@ -18,7 +18,7 @@ from jaxnn.core.contract import Capture
 from jaxnn.core.moves import Moves, repeats
 from jaxnn.core.tied import OffsetCapture
 from jaxnn.core.validation import widened
-from jaxnn.interop.following import Followed, Use, layout_of
+from jaxnn.interop.following import Followed, Use, layout_of, sliced_axis
 from jaxnn.interop.jaxprs import aval
 from jaxnn.interop.operations import Operation, OperationCapture
 from jaxnn.kernels.convolution.geometry import Geometry
@@ -67,7 +67,9 @@ def _part(number: int, use: Use, followed: Followed) -> Part:
             joins = geometry.groups
             kind, name, moves, features, build = _convolution(use, followed, axes, geometry)
         case "gather" if (axis := _gathered_axis(use, followed)) is not None:
-            kind, name, moves, features, build = _rows_of_table(use, followed, axes, axis)
+            kind, name, moves, features, build = _gathered_rows(use, followed, axes, axis)
+        case "dynamic_slice" if (axis := sliced_axis(use.equation)) is not None:
+            kind, name, moves, features, build = _sliced_rows(use, followed, axes, axis)
         case "mul" | "div" | "add":
             kind, name, moves, features, build = _elementwise(use, followed, axes)
         case _:
@@ -271,23 +273,49 @@ def _gathered_axis(use: Use, followed: Followed) -> int | None:
     return axis
 
 
-def _rows_of_table(use: Use, followed: Followed, axes: _Axes, axis: int):
+def _gathered_rows(use: Use, followed: Followed, axes: _Axes, axis: int):
     numbers, mode = (use.equation.params[name] for name in ("dimension_numbers", "mode"))
+    rows = aval(use.equation.invars[0]).shape[axis]
+
+    def ids_of(data: Array) -> Array:
+        ids = widened(data[..., 0])  # an id is a vector of one index
+        is_dropped = mode == lax.GatherScatterMode.FILL_OR_DROP
+        return ids if is_dropped else jnp.clip(ids, 0, rows - 1)
+
+    of_rest = list(numbers.offset_dims)
+    of_ids = [a for a in range(len(use.output.shape)) if a not in of_rest]
+    return _rows_of_table(use, followed, axes, axis, ids_of, of_ids)
+
+
+def _sliced_rows(use: Use, followed: Followed, axes: _Axes, axis: int):
+    rows, size = (v.shape[axis] for v in (aval(use.equation.invars[0]), use.output))
+
+    def ids_of(data: Array) -> Array:
+        return jnp.clip(widened(data), 0, rows - size)[..., None] + jnp.arange(size)
+
+    return _rows_of_table(use, followed, axes, axis, ids_of, [axis])
+
+
+def _rows_of_table(
+    use: Use,
+    followed: Followed,
+    axes: _Axes,
+    axis: int,
+    ids_of: Callable[[Array], Array],
+    of_ids: list[int],
+):
+    """Rows along an axis, taken by ids, which are the axes ``of_ids`` of the output."""
     shape = aval(use.equation.invars[0]).shape
     rest = [a for a in range(len(shape)) if a != axis]
     rows, features = shape[axis], math.prod(shape[a] for a in rest)
     moves = followed.moved(("transpose", (axis, *rest))).moves
     moves += (("reshape", axes.shape(rows, features)),)
-    of_rest = list(numbers.offset_dims)
-    of_ids = [a for a in range(len(use.output.shape)) if a not in of_rest]
+    of_rest = [a for a in range(len(use.output.shape)) if a not in of_ids]
 
     def build(data: Array | None, deltas: Array, with_bias: bool) -> Capture:
         assert data is not None
-        ids = widened(data[..., 0])  # an id is a vector of one index
-        if mode != lax.GatherScatterMode.FILL_OR_DROP:
-            ids = jnp.clip(ids, 0, rows - 1)
-        rank = ids.ndim - 1 - axes.scans
-        ids = axes.arrange(ids[..., None], [], list(range(rank)), [rank])[..., 0]
+        ids, rank = ids_of(data)[..., None], len(of_ids)
+        ids = axes.arrange(ids, [], list(range(rank)), [rank])[..., 0]
         return EmbeddingCapture(ids, axes.arrange(deltas, [], of_ids, of_rest), rows)
 
     return "embedding", "weight", moves, (), build

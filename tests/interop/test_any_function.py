@@ -66,6 +66,14 @@ def columns_of_a_table(p, x):
     return jnp.take(p["table"], ids, axis=1, mode="clip").sum(1) + p["table"][0, ids[0]]
 
 
+def slices_at_places_of_the_data(p, x):
+    place = jnp.argmax(x)
+    row, column = p["table"][place], p["table"][:, place - 1]
+    window = lax.dynamic_slice_in_dim(p["v"], place, 3)
+    both = lax.dynamic_slice(p["w"], (place, 1), (2, 2))
+    return row * jnp.tanh(column[:3]) + window.sum(0) + jnp.tanh(both).sum() * x[:3]
+
+
 def several_uses(p, x):
     return jnp.tanh(x @ p["w"] + p["b"]) @ p["w"] + p["b"]
 
@@ -250,6 +258,7 @@ SHAPES = {
     summed: {"w": (4, 3), "v": (4, 3), "b": (3,), "c": (3,)},
     tied: {"table": (6, 3), "positions": (5, 3)},
     columns_of_a_table: {"table": (2, 3)},
+    slices_at_places_of_the_data: {"table": (5, 3), "v": (5, 3), "w": (4, 4)},
     several_uses: {"w": (4, 4), "b": (4,)},
     overlapping: {"w": (4, 4)},
     recurrent: {"w": (3,), "u": (3, 3), "b": (3,), "start": (3,)},
@@ -349,6 +358,9 @@ def ways(apply):
 def test_an_explanation_names_what_each_parameter_is():
     assert ways(dense) == {"w": "linear", "b": "bias"}
     assert ways(tied)["table"] == "embedding and linear"
+    found = ways(slices_at_places_of_the_data)
+    assert (found["table"], found["v"]) == ("embedding and embedding", "embedding")
+    assert found["w"] == "explicit: it is sliced at several places of the data"
     assert ways(several_uses) == {"w": "linear × 2", "b": "bias"}
     assert ways(stacked)["blocks.b"] == "bias"
     assert ways(convolutions)["k"] == "convolution"
