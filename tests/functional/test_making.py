@@ -20,12 +20,16 @@ LAYERS_WITHOUT_FUNCTION = {
         ("feedback_alignment", "direct_feedback_alignment", "kolen_pollack", "sign_concordant"),
         "has feedback weights as its state",
     ),
-    "batch_norm": "has running statistics as its state",
+    **dict.fromkeys(("batch_norm", "batch_norm_at_rest"), "has running statistics as its state"),
     **dict.fromkeys(
-        ("identity", "add", "multiply", "concatenate", "select", "split", "flatten", "reshape"),
+        (
+            *("identity", "add", "multiply", "concatenate", "select", "split", "flatten"),
+            *("reshape", "center_crop"),
+        ),
         "jax.numpy has it, and nothing is to be derived",
     ),
     "projection": "dense, for a loss that multiplies itself: `functional.projected_cross_entropy`",
+    "projection_at_rest": "dense, by another name",
 }
 
 FUNCTIONS = [name for name, f in vars(functional).items() if inspect.isfunction(f)]
