@@ -110,7 +110,6 @@ class _Axes:
         self.positions = [1 + i for i, n in enumerate(numbers) if n not in followed.stacked]
         self.depth = len(followed.stacked)
         lengths = layout_of(followed).shape[: self.depth]
-        self.stack_shape = tuple(lengths)
         self.groups: int | None = math.prod(lengths) if lengths else None
 
     @property

@@ -484,8 +484,16 @@ def test_as_a_layer_it_keeps_the_laws(wrap):
     nn.check_layer(wrap(square_layer()), normal(0, (3, 4))).require()
 
 
-def test_stacked_by_repeat_it_has_norms_of_its_own():
-    network, x = nn.repeat(square_layer(), 3), normal(0, (6, 4), np.float32)
+def tied_layer():
+    def apply(p, x):
+        return jnp.tanh(x @ p["w"] + p["b"]) @ p["w"].T
+
+    return interop.layer(apply, start=square_layer().start)
+
+
+@pytest.mark.parametrize("layer", [square_layer, tied_layer])
+def test_stacked_by_repeat_it_has_norms_of_its_own(layer):
+    network, x = nn.repeat(layer(), 3), normal(0, (6, 4), np.float32)
     params, state = network.init(jax.random.key(0), x)
     norms, gradients = (
         jax.jit(f(network, LOSS))(params, state, x, LABELS)
