@@ -370,9 +370,10 @@ class Config:
 
 def _exported(kind: type) -> dict[str, Any]:
     """The public classes of jaxnn that can be made and are of this kind, by name."""
+    public = {name: getattr(jaxnn, name) for name in dir(jaxnn)}
     return {
         name: value
-        for name, value in vars(jaxnn).items()
+        for name, value in public.items()
         if isinstance(value, type) and issubclass(value, kind) and not inspect.isabstract(value)
     }
 
