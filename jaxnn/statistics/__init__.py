@@ -25,6 +25,7 @@ from jaxnn.statistics.hessian import hessian_diagonal, hessian_trace, hessian_ve
 from jaxnn.statistics.influence import influence
 from jaxnn.statistics.kernel import empirical_ntk
 from jaxnn.statistics.kfac import kfac_factors
+from jaxnn.statistics.kronecker import Kronecker, ekfac, kronecker
 from jaxnn.statistics.moments import (
     GradientNoise,
     gradient_noise,
@@ -33,5 +34,6 @@ from jaxnn.statistics.moments import (
     gradient_signal_to_noise,
     gradient_variance,
 )
+from jaxnn.statistics.over_batches import blocks, over_batches
 from jaxnn.statistics.quantities import Measured, Quantity, measure, measuring, quantity
 from jaxnn.statistics.trees import scaled

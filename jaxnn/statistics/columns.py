@@ -62,6 +62,13 @@ def over_columns(function: Callable) -> Callable:
     return mapped
 
 
+def without_columns(capture: Any) -> Any:
+    """The capture that has columns, as if it had none: for what it is of, not for its arrays."""
+    if isinstance(capture, StackedCapture):
+        return StackedCapture(without_columns(capture.capture))
+    return capture.capture if isinstance(capture, ColumnsCapture) else capture
+
+
 def add_up_columns(function: Callable, columns: ColumnsCapture) -> Any:
     """The sum over the columns of ``function`` of each column's capture."""
     leaves, treedef = jax.tree.flatten(columns.capture)
