@@ -22,7 +22,7 @@ from jaxnn.statistics.examples import (
 )
 from jaxnn.statistics.gauss_newton import diagonal_ggn, fisher_information, ggn_vector_product
 from jaxnn.statistics.hessian import hessian_diagonal, hessian_trace, hessian_vector_product
-from jaxnn.statistics.influence import influence
+from jaxnn.statistics.influence import GgnInverse, influence
 from jaxnn.statistics.kernel import empirical_ntk
 from jaxnn.statistics.kfac import kfac_factors
 from jaxnn.statistics.kronecker import Kronecker, ekfac, kronecker
@@ -36,4 +36,5 @@ from jaxnn.statistics.moments import (
 )
 from jaxnn.statistics.over_batches import blocks, over_batches
 from jaxnn.statistics.quantities import Measured, Quantity, measure, measuring, quantity
+from jaxnn.statistics.scores import influence_scores, self_influence
 from jaxnn.statistics.trees import scaled

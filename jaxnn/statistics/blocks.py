@@ -216,6 +216,18 @@ def multiplied(capture: Any, left: Array, right: Array) -> Any:
     return _multiplied(linear, left, right)
 
 
+def with_bias_as_input(capture: Any) -> Any:
+    """The linear capture of weight and bias as one matrix: a constant 1 has entered as well."""
+    linear = capture if isinstance(capture, StackedCapture) else capture.linear()
+    if isinstance(linear, StackedCapture):
+        return StackedCapture(jax.vmap(with_bias_as_input)(linear.capture))
+    if not linear.use_bias:
+        return linear
+    ones = jnp.ones((*linear.inputs.shape[:-1], 1), linear.inputs.dtype)
+    inputs = jnp.concatenate([linear.inputs, ones], -1)
+    return dataclasses.replace(linear, inputs=inputs, use_bias=False)
+
+
 def _multiplied(linear: Any, left: Array, right: Array) -> Any:
     inputs, deltas = (a.astype(left.dtype) for a in (linear.inputs, linear.deltas))
     inner = inputs.shape[-1]
