@@ -35,6 +35,7 @@ from jaxnn.statistics.moments import (
     gradient_variance,
 )
 from jaxnn.statistics.over_batches import blocks, over_batches
+from jaxnn.statistics.projections import projected_gradients, trak
 from jaxnn.statistics.quantities import Measured, Quantity, measure, measuring, quantity
 from jaxnn.statistics.scores import influence_scores, self_influence
 from jaxnn.statistics.trees import scaled

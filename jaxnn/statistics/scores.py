@@ -104,7 +104,8 @@ def influence_scores(
         _require_operator("influence_scores", operator)
         arguments = (params, state)
         asked, learnt = (
-            _counted(name, data) for name, data in (("queries", queries), ("training", training))
+            require_data(name, data)
+            for name, data in (("queries", queries), ("training", training))
         )
         shapes = jax.eval_shape(own, *arguments, *_one(training), key)
         positions = batch_of(shapes) if per_position else 1
@@ -112,9 +113,9 @@ def influence_scores(
         query_block = _fitting(memory // 2, of_query, asked)
         training_block = _fitting(memory // 2, of_training(query_block), learnt)
         scores = np.zeros((asked, learnt * positions), _dtype(shapes))
-        for rows, part in _numbered(queries, query_block):
+        for rows, part in numbered(queries, query_block):
             prepared = prepare(*arguments, *part, key, operator)
-            for columns, other in _numbered(training, training_block):
+            for columns, other in numbered(training, training_block):
                 found = np.asarray(score(*arguments, *other, key, prepared))
                 width = (columns.stop - columns.start) * positions
                 start = columns.start * positions
@@ -145,14 +146,13 @@ def self_influence(
 
     def compute(params, state, training, key=None, *, operator=None):
         _require_operator("self_influence", operator)
-        count = _counted("training", training)
+        count = require_data("training", training)
         shapes = jax.eval_shape(run, params, state, *_one(training), key)
-        _, of_training = _bytes(shapes, operator)
-        size = _fitting(memory, of_training(1), count)
+        size = block_size(run, params, state, training, key, memory)
         if isinstance(operator, Kronecker):
             operator = jax.jit(Kronecker.eigh)(operator)
         scores = np.zeros(count, _dtype(shapes))
-        for rows, part in _numbered(training, size):
+        for rows, part in numbered(training, size):
             found = np.asarray(score(params, state, *part, key, operator))
             scores[rows] = found[: rows.stop - rows.start]
         return scores
@@ -259,7 +259,7 @@ def _require_operator(where: str, operator: Any) -> None:
         )
 
 
-def _counted(name: str, data: Any) -> int:
+def require_data(name: str, data: Any) -> int:
     """How many examples there are in (x, target)."""
     if not isinstance(data, tuple) or len(data) != 2:
         raise TypeError(f"influence: expected {name} to be a tuple (x, target), got {brief(data)}")
@@ -275,7 +275,7 @@ def _one(data: Any) -> Any:
     return jax.tree.map(lambda a: shape((1, *a.shape[1:]), canonicalize_dtype(a.dtype)), data)
 
 
-def _numbered(data: Any, size: int) -> Iterator[tuple[slice, tuple]]:
+def numbered(data: Any, size: int) -> Iterator[tuple[slice, tuple]]:
     """The numbers of the examples of each block, and the block filled up."""
     count = batch_size("influence", data)
     parts = blocks(data[0], data[1], size)
@@ -294,6 +294,14 @@ def _bytes(shapes: Any, operator: Any) -> tuple[int, Callable[[int], int]]:
         return sum(pair_bytes(capture, queries) for capture in captures)
 
     return of_query + (0 if operator is None else 3 * formed), of_training
+
+
+def block_size(
+    run: Callable, params: Any, state: Any, data: tuple, key: Array | None, memory: int
+) -> int:
+    """How many examples fit whose captures, which ``run`` gives, are contracted."""
+    shapes = jax.eval_shape(run, params, state, *_one(data), key)
+    return _fitting(memory, _bytes(shapes, None)[1](1), batch_size("influence", data))
 
 
 def _fitting(memory: int, each: int, count: int) -> int:

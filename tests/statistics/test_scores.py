@@ -107,6 +107,34 @@ def test_parts_of_positions_add_up_and_are_those_of_the_position_alone(x64):
     assert_agree(parts[..., 2], alone / 4, 1e-9)
 
 
+@pytest.mark.parametrize("make", [images, words], ids=["images", "words"])
+def test_products_of_random_features_are_those_of_gradients_in_the_mean(make, x64):
+    network = NETWORK if make is images else WORDS
+    queries, training = make(0, 3), make(1, 6)
+    params, state = started(network, training[0])
+    asked, learnt = (gradients(network, params, state, data) for data in (queries, training))
+
+    @jax.jit
+    def mean_products(keys):
+        def products(key):
+            features = statistics.projected_gradients(network, LOSS, size=8, key=key)
+            sides = (features(params, state, *data) for data in (queries, training))
+            return jnp.matmul(next(sides), next(sides).T)
+
+        return jnp.mean(jax.lax.map(products, keys), 0)
+
+    found = mean_products(jax.random.split(jax.random.key(0), 400))
+    norms = np.linalg.norm(asked, axis=1)[:, None] * np.linalg.norm(learnt, axis=1)
+    assert np.all(np.abs(found - asked @ learnt.T) < 0.15 * norms)
+
+    key = jax.random.key(1)
+    features = jax.jit(statistics.projected_gradients(network, LOSS, size=3, key=key))
+    a, b = (np.asarray(features(params, state, *data)) for data in (queries, training))
+    solved = np.linalg.solve(b.T @ b / len(b) + DAMPING * np.eye(b.shape[1]), b.T)
+    compute = statistics.trak(network, LOSS, size=3, damping=DAMPING, memory=12_000)
+    assert_agree(compute(params, state, queries, training, key), -a @ solved, 1e-9)
+
+
 def test_what_cannot_be_scored_is_refused(untyped):
     params, state = started(NETWORK, images(0, 1)[0])
     compute = statistics.influence_scores(NETWORK, LOSS, per_position=True)
@@ -123,6 +151,12 @@ def test_what_cannot_be_scored_is_refused(untyped):
         statistics.influence_scores(NETWORK, LOSS, memory=0)
     with pytest.raises(ValueError, match="block"):
         statistics.GgnInverse(NETWORK, LOSS, params, state, *images(0, 2), damping=0.1, block=0)
+    with pytest.raises(ValueError, match="damping"):
+        statistics.trak(NETWORK, LOSS, size=3, damping=0.0)
+    with pytest.raises(ValueError, match=r"trak: expected .*key"):
+        statistics.trak(NETWORK, LOSS, size=3, damping=0.1)(
+            params, state, images(0, 2), images(1, 2), None
+        )
     rows = nn.serial(nn.dense(3), nn.batch_norm())
     x, target = normal(0, (2, 3)), jnp.array([0, 1])
     with pytest.raises(ValueError, match="mixes the examples"):
