@@ -36,8 +36,8 @@ from jaxnn.statistics import contractions
 from jaxnn.statistics.blocks import (
     Eigenbasis,
     Factors,
+    from_matrix,
     multiplied,
-    product,
     turned,
     with_bias_as_input,
 )
@@ -187,8 +187,13 @@ def _prepared(captures: Any, operator: Any) -> Any:
 def _prepared_block(capture: Any, block: Any) -> Any:
     if isinstance(block, Factors):
         return _Matrix(multiplied(capture, block.inputs, block.deltas))
+    if isinstance(block, Eigenbasis):
+        # Turned as inputs and deltas; what comes back is no product of any.
+        there = contractions.per_example(turned(widened(capture), block))["weight"]
+        back = jax.vmap(lambda own: from_matrix(capture, block, block.turned_back(own)))
+        return _Explicit(back(block.values * there))
     gradients = contractions.per_example(capture)
-    return _Explicit(jax.vmap(lambda own: product(capture, block, own))(gradients))
+    return _Explicit(jax.vmap(block.apply)(gradients))
 
 
 def _products(capture: Any, prepared: Any) -> Array:

@@ -10,7 +10,7 @@ from helpers import normal
 
 import jaxnn as nn
 from experiments import inspect, train
-from experiments.studies import critical_batch_size, feedback, private, second_order
+from experiments.studies import critical_batch_size, feedback, influence, private, second_order
 from experiments.support.config import DataConfig
 
 WINE = DataConfig("wine", standardize="features")
@@ -212,3 +212,18 @@ def test_layers_inside_of_a_scan_are_looked_at_as_one():
     loss = nn.half_squared_error()
     flow = inspect.flow_through(network, loss, params, state, x, jnp.zeros((4, 2)))
     assert set(flow.activations) == {"0 repeat", "1 dense"}
+
+
+def test_wrong_labels_are_found_and_images_shown_behind_predictions(tmp_path, monkeypatch):
+    data = DataConfig("digits", flatten=False, standardize="all")
+    small = influence.Problem(data, lambda: nn.serial(nn.flatten(), nn.dense(10)), 60)
+    monkeypatch.setattr(influence, "PROBLEMS", {"digits": small})
+    influence.main(["--examples", "400", "--queries", "1", "--output", str(tmp_path)])
+    found = written(tmp_path, "influence")
+    assert found["flipped"] == 20
+    for ranking in found["found"].values():
+        assert 0.5 <= ranking["recall"] <= 1  # a ranking by chance finds 0.1
+        assert ranking["precision"] == pytest.approx(ranking["recall"] / 2)
+    (one,) = found["behind"]
+    assert len(one["helped"]) == len(one["hurt"]) == 4
+    assert not set(one["helped"]) & set(one["hurt"])
