@@ -25,7 +25,8 @@ from jaxnn.statistics.hessian import hessian_diagonal, hessian_trace, hessian_ve
 from jaxnn.statistics.influence import GgnInverse, influence
 from jaxnn.statistics.kernel import empirical_ntk
 from jaxnn.statistics.kfac import kfac_factors
-from jaxnn.statistics.kronecker import Kronecker, ekfac, kronecker
+from jaxnn.statistics.kronecker import Kronecker, diagonal_curvature, ekfac, kronecker
+from jaxnn.statistics.laplace import Laplace, laplace
 from jaxnn.statistics.moments import (
     GradientNoise,
     gradient_noise,

@@ -74,6 +74,10 @@ class Factors:
         inputs, deltas = _inverse(self.inputs, root * pi), _inverse(self.deltas, root / pi)
         return dataclasses.replace(self, inputs=inputs, deltas=deltas)
 
+    def quadratic(self, columns: Any) -> Array:
+        """See `Eigenbasis.quadratic`."""
+        return self.eigh().quadratic(columns)
+
     def corrected(self, capture: Any, root_shares: Array) -> "Eigenbasis":
         """See `Eigenbasis.corrected`."""
         return self.eigh().corrected(capture, root_shares)
@@ -122,6 +126,11 @@ class Eigenbasis:
         """The function of the matrix: that of its eigenvalues."""
         return dataclasses.replace(self, values=function(self.values))
 
+    def quadratic(self, columns: Any) -> Array:
+        """[batch, columns, columns], J C Jᵀ for the columns' gradients J of each example."""
+        turned_columns = turned(widened(columns), self)
+        return contractions.weighted_products(turned_columns, {"weight": self.values})
+
     def corrected(self, capture: Any, root_shares: Array) -> "Eigenbasis":
         """With Λ = Σ_b s_b (U_Aᵀ G_b U_B)², element by element, of the examples' gradients G_b.
 
@@ -165,6 +174,10 @@ class Diagonal:
     def inverse(self, damping: Any) -> "Diagonal":
         """1 / (Λ + λ)."""
         return self.map(lambda values: 1 / (values + damping))
+
+    def quadratic(self, columns: Any) -> Array:
+        """[batch, columns, columns], J C Jᵀ for the columns' gradients J of each example."""
+        return contractions.weighted_products(columns, self.values)
 
     def corrected(self, capture: Any, root_shares: Array) -> "Diagonal":
         """The second moments of the gradients in ``capture``."""

@@ -62,6 +62,19 @@ def over_columns(function: Callable) -> Callable:
     return mapped
 
 
+def over_columns_of(function: Callable, captures: Any) -> Any:
+    """``function`` of each capture of a tree, mapped over its columns, which come first."""
+
+    def of_one(capture: Any) -> Any:
+        if isinstance(capture, StackedCapture):
+            # Columns lie inside of the stack; what is said of a batch has the stack after it.
+            each = jax.vmap(of_one)(capture.capture)
+            return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 2), each)
+        return over_columns(function)(capture)
+
+    return map_captures(of_one, captures)
+
+
 def without_columns(capture: Any) -> Any:
     """The capture that has columns, as if it had none: for what it is of, not for its arrays."""
     if isinstance(capture, StackedCapture):

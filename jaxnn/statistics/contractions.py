@@ -120,6 +120,28 @@ def weighted_squares(capture: Any, values: dict[str, Array]) -> Array:
     return map_examples(of_examples, gradient_bytes(capture), capture)
 
 
+def weighted_products(columns: Any, values: dict[str, Array]) -> Array:
+    """[batch, columns, columns], Σ Λ ∘ J_bk ∘ J_bl for Λ like the parameters and the gradients J_bk
+    of the columns of an example, with one position without forming any."""
+    if isinstance(columns, StackedCapture):
+        return jnp.sum(jax.vmap(weighted_products)(columns.capture, values), 0)
+    one = columns.capture
+    if isinstance(one, LinearCapture) and positions_of(columns) == 1:
+        inputs, deltas = (
+            _wide(a).reshape(*shape, a.shape[-1])
+            for a, shape in ((one.inputs, one.inputs.shape[:1]), (one.deltas, one.deltas.shape[:2]))
+        )
+        met = inputs**2 @ values["weight"] + (values["bias"] if one.use_bias else 0)
+        return jnp.einsum("bn,kbn,lbn->bkl", met, deltas, deltas)
+    own = over_columns(per_example)(columns)
+
+    def products(gradients: Array, weights: Array) -> Array:
+        flat = _wide(gradients).reshape(*gradients.shape[:2], -1)
+        return jnp.einsum("p,kbp,lbp->bkl", weights.reshape(-1), flat, flat)
+
+    return add_all(*(products(own[name], values[name]) for name in values))
+
+
 def sum_of_squares(capture: Any) -> dict[str, Array]:
     """[*parameter], Σ_b G_b² element by element; of a capture with columns, over those as well."""
     match capture:

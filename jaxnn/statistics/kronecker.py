@@ -128,6 +128,22 @@ class Kronecker:
 
         return in_params(map_captures(of_one, self._captures(), self.blocks), leading=0)
 
+    def quadratic(self, columns: Any) -> Array:
+        """[batch, columns, columns], J_b C J_bᵀ for the captures of the columns of a matrix that is
+        pulled back, whose gradients are the rows of J_b: of unit vectors, the Jacobian."""
+        products = map_captures(lambda c, block: block.quadratic(c), columns, self.blocks)
+        return reduce(jnp.add, jax.tree.leaves(products))
+
+    def eigenvalues(self) -> Array:
+        """[parameters], all of them, in no order."""
+
+        def values(block: Any) -> Array:
+            leaves = jax.tree.leaves(block.eigh().values)
+            return jnp.concatenate([leaf.ravel() for leaf in leaves])
+
+        found = jax.tree.leaves(self._map_blocks(values))
+        return jnp.concatenate(found)
+
     def dense(self) -> Array:
         """[parameters, parameters], C, its rows and columns as `ravel_pytree` of params has them.
         For small networks."""
@@ -242,6 +258,19 @@ def kronecker(
     blocks = map_captures(block, captures, factors)
     if not jax.tree.leaves(blocks):
         raise ValueError("kronecker: expected a network with parameters, got one without")
+    return Kronecker(blocks, _layout(captures))
+
+
+@quantity(captures_of=_captures_of)
+def diagonal_curvature(captures: Any, weights: Array | None = None) -> Kronecker:
+    """The diagonal of what `kronecker` approximates as an operator of the same kind, exact: that of
+    the Gauss-Newton matrix, or with ``empirical`` of the empirical Fisher.
+
+    Raises:
+        ValueError: as `kronecker`.
+    """
+    roots = jnp.sqrt(shares_of(captures, weights))
+    blocks = map_captures(lambda capture: diagonal_of(capture, roots), captures)
     return Kronecker(blocks, _layout(captures))
 
 

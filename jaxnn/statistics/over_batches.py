@@ -59,7 +59,8 @@ def blocks(x: Any, target: Any, size: int, weights: Any = None) -> Iterator[tupl
     """(x, target, weights) of so many examples at a time, in their order.
 
     The last block is filled up with its first example at weight 0, which is not there for any
-    quantity, so that all have one shape. Arrays may be mapped from a file.
+    quantity, so that all have one shape. Arrays may be mapped from a file. Weights that are not
+    given are 1, in the dtype of x where it is floating.
 
     Raises:
         ValueError: x, target and weights are not of equally many examples.
@@ -76,10 +77,14 @@ def blocks(x: Any, target: Any, size: int, weights: Any = None) -> Iterator[tupl
 
 
 def _blocks(x: Any, target: Any, size: int, weights: Any, count: int) -> Iterator[tuple]:
-    weights = np.ones(count, np.float32) if weights is None else np.asarray(weights)
+    if weights is None:
+        dtypes = (jnp.asarray(leaf[:0]).dtype for leaf in jax.tree.leaves(x))
+        floating = (dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating))
+        weights = np.ones(count, next(floating, jnp.ones(()).dtype))
+    weights = np.asarray(weights)
     for start in range(0, count, size):
         rows = np.arange(start, start + size)
         there = rows < count
         rows = np.where(there, rows, start)
         part = jax.tree.map(lambda a, rows=rows: jnp.asarray(a[rows]), (x, target))
-        yield *part, jnp.asarray(np.where(there, weights[rows], 0))
+        yield *part, jnp.asarray(np.where(there, weights[rows], weights.dtype.type(0)))

@@ -13,7 +13,7 @@ from jaxnn import statistics
 DAMPING = 0.2
 LOSS = nn.softmax_cross_entropy()
 NETWORK = nn.serial(
-    nn.conv(4, (2, 2), groups=2), nn.tanh(), nn.flatten(), nn.dense(3), nn.layer_norm(), nn.dense(3)
+    nn.conv(4, (2, 2), groups=2), nn.tanh(), nn.flatten(), nn.layer_norm(), nn.dense(3)
 )
 WORDS = nn.serial(nn.embedding(6, 4), nn.repeat(nn.serial(nn.dense(4), nn.tanh()), 2), nn.dense(3))
 
