@@ -10,7 +10,14 @@ from helpers import normal
 
 import jaxnn as nn
 from experiments import inspect, train
-from experiments.studies import critical_batch_size, feedback, influence, private, second_order
+from experiments.studies import (
+    critical_batch_size,
+    feedback,
+    influence,
+    private,
+    second_order,
+    uncertainty,
+)
 from experiments.support.config import DataConfig
 
 WINE = DataConfig("wine", standardize="features")
@@ -227,3 +234,31 @@ def test_wrong_labels_are_found_and_images_shown_behind_predictions(tmp_path, mo
     (one,) = found["behind"]
     assert len(one["helped"]) == len(one["hurt"]) == 4
     assert not set(one["helped"]) & set(one["hurt"])
+
+
+def test_probabilities_are_held_against_what_comes_true_and_foreign_images(tmp_path, monkeypatch):
+    held_out = {"test_fraction": 0.4, "validation_fraction": 0.1}
+    data = DataConfig("digits", flatten=False, standardize="all", **held_out)
+    small = uncertainty.Problem(data, lambda: nn.serial(nn.flatten(), nn.dense(10)), 60)
+    monkeypatch.setattr(uncertainty, "PROBLEMS", {"digits": small})
+    monkeypatch.setattr(uncertainty, "GRID", (1.0, 100.0))
+    uncertainty.main(["--examples", "300", "--output", str(tmp_path)])
+    found = written(tmp_path, "uncertainty")
+    assert len(found["ways"]) == 1 + 3 * 2
+    for way in found["ways"].values():
+        assert sum(way["counts"]) == 300
+        assert way["accuracy"] > 0.7
+        assert way["noise"] > 0.5
+    # The network without its posterior is the surest of what it has never seen.
+    assert found["ways"]["network"]["noise"] < found["ways"]["last layer, evidence"]["noise"]
+
+
+def test_calibration_is_counted_in_bins_of_confidence():
+    probabilities = np.array([[0.95, 0.05], [0.91, 0.09], [0.35, 0.65], [0.4, 0.6]])
+    found = uncertainty.judge(probabilities, np.array([0, 1, 1, 1]))
+    gaps = (abs(0.5 - 0.93) * 2 + abs(1 - 0.625) * 2) / 4
+    assert found["counts"][6] == found["counts"][9] == 2
+    assert found["calibration_error"] == pytest.approx(gaps)
+    assert found["log_loss"] == pytest.approx(-np.log([0.95, 0.09, 0.65, 0.6]).mean())
+    known, foreign = np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([[0.7, 0.3]])
+    assert uncertainty.told_apart(known, foreign) == 0.5
