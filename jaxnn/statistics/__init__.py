@@ -23,7 +23,7 @@ from jaxnn.statistics.examples import (
 from jaxnn.statistics.gauss_newton import diagonal_ggn, fisher_information, ggn_vector_product
 from jaxnn.statistics.hessian import hessian_diagonal, hessian_trace, hessian_vector_product
 from jaxnn.statistics.influence import GgnInverse, influence
-from jaxnn.statistics.kernel import empirical_ntk
+from jaxnn.statistics.kernel import empirical_ntk, ntk_diagonal, pseudo_ntk
 from jaxnn.statistics.kfac import kfac_factors
 from jaxnn.statistics.kronecker import Kronecker, diagonal_curvature, ekfac, kronecker
 from jaxnn.statistics.laplace import Laplace, laplace
@@ -39,4 +39,11 @@ from jaxnn.statistics.over_batches import blocks, over_batches
 from jaxnn.statistics.projections import projected_gradients, trak
 from jaxnn.statistics.quantities import Measured, Quantity, measure, measuring, quantity
 from jaxnn.statistics.scores import influence_scores, self_influence
+from jaxnn.statistics.spectrum import (
+    Eigenpairs,
+    Estimate,
+    spectral_density,
+    top_eigenpairs,
+    trace_estimate,
+)
 from jaxnn.statistics.trees import scaled

@@ -66,11 +66,8 @@ def over_columns_of(function: Callable, captures: Any) -> Any:
     """``function`` of each capture of a tree, mapped over its columns, which come first."""
 
     def of_one(capture: Any) -> Any:
-        if isinstance(capture, StackedCapture):
-            # Columns lie inside of the stack; what is said of a batch has the stack after it.
-            each = jax.vmap(of_one)(capture.capture)
-            return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 2), each)
-        return over_columns(function)(capture)
+        plain = without_columns(capture)  # whose deltas have the axis all the same
+        return jax.vmap(function, (_delta_axes(plain),))(plain)
 
     return map_captures(of_one, captures)
 

@@ -198,20 +198,6 @@ def test_a_straight_through_estimator_is_looked_at_as_one_by_the_slope_that_it_p
     assert flow.dead == flow.saturated == {"1 straight_through": 0.0}
 
 
-def test_the_spectrum_has_the_eigenvalues_and_their_shares(x64):
-    """Five steps find all of a matrix with five different eigenvalues, however often each comes."""
-    eigenvalues = np.repeat([-3.0, 0.0, 0.5, 2.0, 10.0], [1, 200, 50, 40, 9])
-    rotation = np.linalg.qr(np.asarray(normal(0, (300, 300))))[0]
-    matrix = jnp.asarray(rotation @ np.diag(eigenvalues) @ rotation.T)
-    values, shares = inspect.spectrum(lambda v: {"a": matrix @ v["a"]}, {"a": jnp.zeros(300)}, 12)
-    np.testing.assert_allclose(values, [-3, 0, 0.5, 2, 10], atol=1e-6)
-    np.testing.assert_allclose(shares.sum(), 1)
-    # Of a random vector, whose squared components scatter: a beta distribution.
-    expected = np.array([1, 200, 50, 40, 9]) / 300
-    deviations = np.sqrt(2 * expected * (1 - expected) / 302)
-    assert (np.abs(shares - expected) < 4 * deviations).all()
-
-
 def test_layers_inside_of_a_scan_are_looked_at_as_one():
     network = nn.serial(nn.repeat(nn.serial(nn.dense(3), nn.tanh()), 2), nn.dense(2))
     x = normal(0, (4, 3), jnp.float32)
