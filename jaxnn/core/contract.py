@@ -195,5 +195,5 @@ class Capture:
         return None
 
     def fold(self, parameters: Any) -> Any:
-        """Parameters of the `linear` capture in the shapes of this one's own."""
+        """Parameters of the `linear` capture in the shapes of this one's own, by static fields."""
         return parameters
