@@ -100,6 +100,7 @@ from jaxnn.layers.recurrent import bidirectional, gru, lstm, rnn
 from jaxnn.layers.reparametrization import ReparametrizedCapture, spectral_norm, weight_norm
 from jaxnn.layers.reshaping import flatten, pixel_shuffle, pixel_unshuffle, reshape, split
 from jaxnn.layers.resizing import resize, upsample
+from jaxnn.layers.reversible import reversible
 from jaxnn.layers.transformer import feed_forward, transformer_block
 from jaxnn.learning.accumulation import accumulate
 from jaxnn.learning.feedback import (

@@ -51,6 +51,7 @@ from jaxnn.core.value import Value
 from jaxnn.kernels.opaque import always
 from jaxnn.kernels.ordering import after
 from jaxnn.kernels.products import add_all, rows_of, sum_dtype
+from jaxnn.layers.reversible import reversible
 from jaxnn.rewrites.precision import with_precision
 from jaxnn.rewrites.recompute import recompute
 from jaxnn.statistics.contractions import squared_norms
@@ -120,6 +121,8 @@ class update_in_backward(Value):
                 return _RepeatInPlace(parts[0], n)
             case recompute():
                 return _RecomputeInPlace(parts[0])
+            case reversible():
+                return _ReversibleInPlace(*parts, momentum=layer.momentum)
         return layer.with_parts(parts)
 
     def init(self, params: Any) -> Any:
@@ -168,7 +171,8 @@ class update_in_backward(Value):
 
 
 _HANDING_ON = {serial.backward, fork.backward, parallel.backward, on.backward, repeat.backward}
-_HANDING_ON |= {recompute.backward, Compound.backward, with_precision.backward}
+_HANDING_ON |= {recompute.backward, reversible.backward}
+_HANDING_ON |= {Compound.backward, with_precision.backward}
 """Of these, each part's captures are the part's own, and its parameters are used nowhere else."""
 
 
@@ -251,26 +255,25 @@ class _RepeatInPlace(repeat):
             return super().backward(params, residuals, dy)
 
         def body(carried, slices):
-            (dy, stacked), (index, residuals) = carried, slices
+            (carried, stacked), (index, kept) = carried, slices
             own = jax.tree.map(lambda node: node.at(index), stacked, is_leaf=_is_moving)
             # The update is a branch of its own, so that each slice is read before it is exchanged:
             # a compiler that reads it again behind the exchange would copy the whole stack.
-            dx, moved = jax.lax.cond(
+            carried, moved = jax.lax.cond(
                 always(jnp.asarray(index, float)),
-                self.layer.backward,
-                lambda own, residuals, dy: (dy, own),
-                *(own, residuals, dy),
+                self.one_back,
+                lambda own, kept, carried: (carried, own),
+                *(own, kept, carried),
             )
-            put = partial(Moving.put, index=index)
             stacked = jax.tree.map(
-                lambda node, new: put(node, own=new), stacked, moved, is_leaf=_is_moving
+                lambda node, new: node.put(index, new), stacked, moved, is_leaf=_is_moving
             )
-            return (dx, stacked), None
+            return (carried, stacked), None
 
         with inside(self, 0):
-            (dx, stacked), _ = jax.lax.scan(
-                body, (dy, params[0]), (jnp.arange(self.n), residuals[0]), reverse=True
-            )
+            carried, kept = self.back_from(residuals[0], dy)
+            slices = (jnp.arange(self.n), kept)
+            ((_, dx), stacked), _ = jax.lax.scan(body, (carried, params[0]), slices, reverse=True)
         return dx, (stacked,)
 
 
@@ -286,11 +289,30 @@ class _RecomputeInPlace(recompute):
         return y, state, (kept,)
 
     def backward(self, params: Any, residuals: Any, dy: Any):
-        def before(node: Any) -> Any:
-            return node.params if _is_moving(node) else node
+        return super().backward(params, ((_before(params[0]), *residuals[0]),), dy)
 
-        own = jax.tree.map(before, params[0], is_leaf=_is_moving)
-        return super().backward(params, ((own, *residuals[0]),), dy)
+
+class _ReversibleInPlace(reversible):
+    """`reversible`, likewise."""
+
+    mixes = False
+    forgets = True
+
+    def advance(self, params: Any, state: Any, x: Any, key: Array | None):
+        y, state, (_, *kept) = super().advance(params, state, x, key)
+        return y, state, kept
+
+    def reverse(self, params: Any, kept: Any, y: Any, dy: Any):
+        return super().reverse(params, (_before(params), *kept), y, dy)
+
+
+def _before(params: Any) -> Any:
+    """The params themselves, not yet changed."""
+
+    def own(node: Any) -> Any:
+        return node.params if _is_moving(node) else node
+
+    return jax.tree.map(own, params, is_leaf=_is_moving)
 
 
 def _over_units(function: Callable, layer: Layer, *trees: Any) -> Any:
