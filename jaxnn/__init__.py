@@ -135,6 +135,7 @@ from jaxnn.losses.likelihoods import focal, gaussian_nll, poisson_nll
 from jaxnn.losses.pairs import cosine_embedding, triplet_margin
 from jaxnn.losses.projection import projected_cross_entropy, projection, projection_at_rest
 from jaxnn.losses.sequences import sequence_loss
+from jaxnn.rewrites.compress import compress
 from jaxnn.rewrites.precision import POLICIES, Policy, with_precision
 from jaxnn.rewrites.recompute import recompute
 

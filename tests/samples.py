@@ -165,6 +165,7 @@ NETWORKS = {
         nn.serial(*[nn.reversible(nn.serial(nn.dense(3), nn.tanh()), momentum=0.7)] * 2),
         ROWS,
     ),
+    "compress": (nn.compress(nn.serial(nn.dense(8), nn.tanh(), nn.dropout(0.2)), 8), ROWS),
     "weight_norm": (nn.weight_norm(nn.dense(3)), ROWS),
     "weight_norm of a convolution": (nn.weight_norm(nn.conv(3, (3, 3), groups=3), 0), IMAGES),
     "spectral_norm": (nn.serial(nn.spectral_norm(nn.dense(3)), nn.tanh()), SEQUENCE),
