@@ -136,8 +136,10 @@ from jaxnn.losses.pairs import cosine_embedding, triplet_margin
 from jaxnn.losses.projection import projected_cross_entropy, projection, projection_at_rest
 from jaxnn.losses.sequences import sequence_loss
 from jaxnn.rewrites.compress import compress
+from jaxnn.rewrites.deltas import low_precision_deltas
 from jaxnn.rewrites.precision import POLICIES, Policy, with_precision
 from jaxnn.rewrites.recompute import recompute
+from jaxnn.rewrites.sampled import sampled, sampling_variance
 
 __version__ = "0.2.0"
 

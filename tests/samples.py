@@ -166,6 +166,11 @@ NETWORKS = {
         ROWS,
     ),
     "compress": (nn.compress(nn.serial(nn.dense(8), nn.tanh(), nn.dropout(0.2)), 8), ROWS),
+    "sampled": (nn.sampled(nn.dense(3), 0.4, "winner"), ROWS),
+    "low_precision_deltas": (
+        nn.low_precision_deltas(nn.dense(3), "int8", scale="row", stochastic=True),
+        ROWS,
+    ),
     "weight_norm": (nn.weight_norm(nn.dense(3)), ROWS),
     "weight_norm of a convolution": (nn.weight_norm(nn.conv(3, (3, 3), groups=3), 0), IMAGES),
     "spectral_norm": (nn.serial(nn.spectral_norm(nn.dense(3)), nn.tanh()), SEQUENCE),

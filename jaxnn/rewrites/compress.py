@@ -11,7 +11,6 @@ rounding depends on another. What is 0 in a group whose smallest value is 0, as 
 """
 
 import dataclasses
-import functools
 import math
 from typing import Annotated, Any, Literal
 
@@ -19,22 +18,22 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.adapters import Around, Pointwise
+from jaxnn.core.adapters import Pointwise
 from jaxnn.core.captures import static
-from jaxnn.core.combinators import Compound
 from jaxnn.core.contract import Layer
 from jaxnn.core.networks import label
 from jaxnn.core.residuals import Static
 from jaxnn.core.validation import require_key, require_positive_integer
 from jaxnn.kernels.ordering import after
 from jaxnn.layers.activations import Clipped, heaviside, leaky_relu, relu
+from jaxnn.rewrites.leaves import Altered, OfLeaves
 
 SMALL = 8
 """An array of so many times fewer elements than the largest that a layer keeps is kept as it is,
 such as the means of a normalisation."""
 
 
-class compress(Compound):
+class compress(OfLeaves):
     """The same layer, or network, which keeps what backward needs in ``bits`` bits an element.
 
     Its y is the layer's own. Of each layer inside,
@@ -64,25 +63,15 @@ class compress(Compound):
             training, there is no key.
     """
 
-    layer: Layer
     bits: Literal[8, 4, 2] = 4
     group: Annotated[int, require_positive_integer] = 128
 
-    mixes = False
+    def inside(self, layer: Layer) -> Layer:
+        return layer if layer.forgets else super().inside(layer)
 
-    @functools.cached_property
-    def made(self) -> Layer:
-        """The network with a `Compressed` in place of every layer that keeps residuals."""
-        return self._inside(self.layer)
-
-    def _inside(self, layer: Layer) -> Layer:
-        if isinstance(layer, Pointwise):
-            return CompressedSlope(layer, self.bits, self.group)
-        if layer.forgets:
-            return layer
-        if not layer.parts:
-            return Compressed(layer, self.bits, self.group)
-        return layer.with_parts(tuple(map(self._inside, layer.parts)))
+    def replaced(self, leaf: Layer) -> Layer:
+        kind = CompressedSlope if isinstance(leaf, Pointwise) else Compressed
+        return kind(leaf, self.bits, self.group)
 
     def init(self, key: Array | None, x: Any):
         params, state = self.made.init(key, x)
@@ -96,20 +85,11 @@ class compress(Compound):
         return params, state
 
 
-class Compressed(Around):
+class Compressed(Altered):
     """A layer without parts, whose residuals are kept in a few bits."""
 
     bits: int
     group: int
-
-    def at_rest(self) -> Layer:
-        return self.layer.at_rest()
-
-    def plain(self) -> Layer:
-        return self.layer.plain()
-
-    def summing(self) -> Layer:
-        return dataclasses.replace(self, layer=self.layer.summing())
 
     def forward(self, params: Any, state: Any, x: Any, key: Array | None):
         y, new_state, residuals = self.layer.forward(params, state, x, key)
