@@ -21,7 +21,6 @@ the R rows the sum is estimated without bias, each row divided by how often it i
 """
 
 import math
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import jax
@@ -31,7 +30,7 @@ from jax import Array
 from jaxnn.core.adapters import Pointwise
 from jaxnn.core.captures import ContractedCapture, LinearCapture, map_captures
 from jaxnn.core.contract import Capture, Layer, Loss
-from jaxnn.core.gradients import backward_pass
+from jaxnn.core.gradients import pass_with, shares
 from jaxnn.core.validation import require_key, require_number
 from jaxnn.core.value import Value
 from jaxnn.kernels.products import contract_rows, rows_of, sum_dtype
@@ -155,15 +154,14 @@ class sampling_variance(Value):
     by: Rule = "norm"
 
     def __call__(self, params, state, x, target, key=None, weights=None):
-        run: Callable = backward_pass(self.network, self.loss)
+        run = pass_with(self.network, self.loss, shares)
         result = run(params, state, x, target, key, weights)
-        total = result.values.size if weights is None else jnp.sum(weights)
 
         def predicted(capture: Capture) -> dict[str, Array]:
             linear = capture.linear()
             if type(linear) is not LinearCapture:
                 return {}
-            return {"weight": variance(linear, self.share, self.by) / total**2}
+            return {"weight": variance(linear, self.share, self.by)}
 
         return map_captures(predicted, result.captures)
 

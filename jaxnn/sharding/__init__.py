@@ -3,6 +3,7 @@
 from jaxnn.kernels.parts import map_parts, on_each_part, split_batch, sum_parts, whole
 from jaxnn.sharding.communication import Collective, collectives, sent_bytes
 from jaxnn.sharding.examples import join_columns, own_columns, place_examples, take_examples
+from jaxnn.sharding.factors import Sent, send_captures
 from jaxnn.sharding.layouts import (
     LAYOUTS,
     Layout,
