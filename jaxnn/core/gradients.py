@@ -67,8 +67,7 @@ class backprop(Value):
 
 
 def pass_with(network: Layer, loss: Loss, factors: Callable) -> Callable[..., BackwardPass]:
-    """`backward_pass`, where ``factors`` of (weights, values) multiply the examples' deltas, such as
-    `shares`."""
+    """`backward_pass`, where ``factors`` of (weights, values), as `shares`, multiply the deltas."""
 
     def run(params, state, x, target, key=None, weights=None):
         x, target = of_those_present(loss, weights, x, target)

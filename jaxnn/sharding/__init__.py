@@ -13,3 +13,14 @@ from jaxnn.sharding.layouts import (
     tensor_parallel,
 )
 from jaxnn.sharding.mesh import DATA, MODEL, make_mesh, mesh_of, on_mesh, require_divisible
+from jaxnn.sharding.pipelines import (
+    SCHEDULES,
+    Costs,
+    Simulation,
+    Task,
+    gpipe,
+    one_forward_one_backward,
+    schedule,
+    zero_bubble,
+)
+from jaxnn.sharding.pipelining import pipelined

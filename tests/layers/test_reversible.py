@@ -32,7 +32,7 @@ def test_reversible_layers_keep_the_laws(name):
 
 
 def test_gradients_of_many_blocks_are_those_of_autodiff(x64):
-    network = nn.serial(nn.repeat(PAIR, 6), nn.repeat(MOMENTUM, 6), PAIR, PAIR)
+    network = nn.serial(nn.repeat(PAIR, 12), MOMENTUM, MOMENTUM)
     x, key = normal(0, (4, 6)), jax.random.key(3)
     params, state = started(network, x)
     both = [f(network, nn.mean_squared_error()) for f in (nn.backprop, nn.autodiff)]

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import assert_agree, normal, started
 
 import jaxnn as nn
-from jaxnn import statistics
+from jaxnn import statistics, training
 from jaxnn.rewrites.compress import Packed, Rounded, rounded
 
 LOSS = nn.softmax_cross_entropy()
@@ -38,13 +39,15 @@ def test_codes_have_the_mean_of_the_values_and_never_the_wrong_neighbour(bits, x
 
 
 def test_zeros_equal_values_halves_and_booleans_are_kept_as_they_are():
-    key = jax.random.key(0)
-    a = jax.nn.relu(normal(0, (4, 40), np.float32))
-    assert np.all(np.asarray(rounded(a, 2, 16, key).values())[np.asarray(a) == 0] == 0)
+    key, a = jax.random.key(0), jax.nn.relu(normal(0, (4, 40), np.float32))
     same = jnp.full((2, 3, 9), 1e30, jnp.float32)
-    np.testing.assert_array_equal(rounded(same, 4, 128, key).values(), same)
-    half = rounded(same[:1].astype(jnp.bfloat16), 4, 8, key)
-    assert half.values().dtype == half.step.dtype == jnp.bfloat16
+    halves = same.astype(jnp.bfloat16)
+    run = jax.jit(lambda *arrays: [rounded(own, 2, 16, key).values() for own in arrays])
+    own, own_same, own_halves = run(a, same, halves)
+    assert np.all(np.asarray(own)[np.asarray(a) == 0] == 0)
+    np.testing.assert_array_equal(own_same, same)
+    np.testing.assert_array_equal(own_halves, halves)
+    assert own_halves.dtype == jnp.bfloat16
 
 
 def test_no_examples_rounding_depends_on_another():
@@ -148,25 +151,27 @@ def test_four_bits_keep_a_fifth_of_the_bytes_and_the_compiled_program_too():
 
 
 def test_rules_statistics_and_updates_on_the_way_back_work_on():
-    from jaxnn import training  # here: the rest does without
-
     network = nn.compress(nn.serial(nn.dense(16), nn.tanh(), nn.dense(3)))
-    x = normal(0, (4, 16), np.float32)
-    params, state = started(network, x)
-    key = jax.random.key(0)
-    _, gradients = nn.backprop(network, LOSS)(params, state, x, LABELS, key)
-    own = statistics.per_example_gradients(network, LOSS)(params, state, x, LABELS, key)
-    assert_agree(jax.tree.map(lambda g: jnp.mean(g, 0), own), gradients, 1e-5)
-    fed = nn.feedback_alignment(network)
-    params, state = fed.init(key, x)
-    nn.backprop(fed, LOSS)(params, state, x, LABELS, key)
-    import optax
-
+    x, key = normal(0, (4, 16), np.float32), jax.random.key(0)
     step = training.update_in_backward(network, LOSS, optax.sgd(0.1))
-    before = step.create_state(key, x)
     plain = training.make_step(nn.backprop(network, LOSS), optax.sgd(0.1))
-    expected = plain(training.create_state(network, optax.sgd(0.1), key, x), x, LABELS)[0]
-    assert_agree(step(before, x, LABELS)[0].params, expected.params, 1e-6)
+    before = step.create_state(key, x)
+    params, state = before.params, before.state
+
+    @jax.jit
+    def run():
+        examples = statistics.per_example_gradients(network, LOSS)(params, state, x, LABELS, key)
+        _, gradients = nn.backprop(network, LOSS)(params, state, x, LABELS, key)
+        expected = before._replace(optimizer_state=optax.sgd(0.1).init(params))
+        both = step(before, x, LABELS)[0].params, plain(expected, x, LABELS)[0].params
+        return jax.tree.map(lambda g: jnp.mean(g, 0), examples), gradients, both
+
+    mean, gradients, both = run()
+    assert_agree(mean, gradients, 1e-5)
+    assert_agree(*both, 1e-6)
+    fed = nn.feedback_alignment(network)
+    params, state = jax.eval_shape(fed.init, key, x)
+    jax.eval_shape(nn.backprop(fed, LOSS), params, state, x, LABELS, key)
 
 
 def test_what_cannot_be_compressed_is_refused(untyped):
