@@ -172,6 +172,7 @@ from .layers.resizing import (
     resize as resize,
     upsample as upsample,
 )
+from .layers.reversible import reversible as reversible
 from .layers.transformer import (
     feed_forward as feed_forward,
     transformer_block as transformer_block,
@@ -220,11 +221,14 @@ from .losses.projection import (
     projection_at_rest as projection_at_rest,
 )
 from .losses.sequences import sequence_loss as sequence_loss
+from .rewrites.compress import compress as compress
+from .rewrites.deltas import low_precision_deltas as low_precision_deltas
 from .rewrites.precision import (
     POLICIES as POLICIES,
     Policy as Policy,
     with_precision as with_precision,
 )
 from .rewrites.recompute import recompute as recompute
+from .rewrites.sampled import sampled as sampled, sampling_variance as sampling_variance
 
 __version__: str
