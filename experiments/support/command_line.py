@@ -16,6 +16,7 @@ import tyro
 from experiments.support.calling import command
 from experiments.support.config import AUTO, CONFIGS, Config, DataConfig, find_config, read_config
 from jaxnn.core.validation import printable
+from jaxnn.data import is_mapped
 
 Configured = Annotated[Config, tyro.conf.arg(name="")]
 """A field of this type puts the configuration's options beside the script's own."""
@@ -35,6 +36,13 @@ FOLLOWING = Config(
     data=DataConfig(standardize=AUTO, validation_fraction=0.1),
 )
 """What follows from the data; see `Config.resolved`."""
+FOLLOWING_IMAGES = dataclasses.replace(
+    FOLLOWING,
+    network=(AUTO,),
+    learning_rate=1e-3,
+    data=dataclasses.replace(FOLLOWING.data, flatten=False),
+)
+"""The same of images."""
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
 
@@ -50,8 +58,10 @@ def take_config(arguments: list[str], *, auto: bool = False) -> tuple[str, Confi
     """
     named = bool(arguments) and not arguments[0].startswith("-")
     if not named and auto and (data := option_of("--data.name", arguments)) not in (None, "digits"):
-        following = FOLLOWING
-        if DataConfig(name=str(data)).is_mapped:  # whose splits are drawn
+        following, column = FOLLOWING, option_of("--data.images", arguments)
+        if DataConfig(name=str(data), images=column).are_images:
+            following = FOLLOWING_IMAGES
+        elif is_mapped(str(data)):  # whose splits are drawn
             known = dataclasses.replace(FOLLOWING.data, validation_fraction=0.0)
             following = dataclasses.replace(FOLLOWING, data=known)
         return Path(str(data)).stem, following, arguments

@@ -49,8 +49,8 @@ class DataConfig:
     """Which data, and how they are split; see jaxnn.data.load."""
 
     name: str = "digits"
-    """A name such as digits, wine, fashion_mnist, or the path of a .csv or .npz file or of a folder
-    of .npy files."""
+    """A name such as digits, wine, fashion_mnist, or the path of a .csv or .npz file, of a folder
+    with a folder of images for each class, or of one with .npy files."""
     folder: str | None = None
     """Where the files of mnist or fashion_mnist are."""
     target: tuple[str, ...] | None = None
@@ -94,6 +94,12 @@ class DataConfig:
     """For tables: of the text; found unless given."""
     header: str = ""
     """For tables: yes or no, whether the first row names the columns; found unless given."""
+    images: str | None = None
+    """For tables: the column with the paths of images, which the network then is given."""
+    size: tuple[int, int] | None = None
+    """For images: height and width, to which they are resized."""
+    colors: str = ""
+    """For images: gray or rgb; gray where all are, unless given."""
 
     def load(self, *, prefer_numbers: bool = False) -> jaxnn.data.Splits:
         """The splits; ``prefer_numbers`` where whole numbers are meant as a regression."""
@@ -116,7 +122,12 @@ class DataConfig:
     @property
     def is_mapped(self) -> bool:
         """Whether they are a folder, whose preparation is in it."""
-        return not self.is_named and Path(self.name).expanduser().is_dir()
+        return jaxnn.data.is_mapped(self.name)
+
+    @property
+    def are_images(self) -> bool:
+        """Whether they are images in files."""
+        return self.images is not None or jaxnn.data.are_images(self.name)
 
     @property
     def short_name(self) -> str:
@@ -342,13 +353,15 @@ class Config:
         outputs = task_on(build(loss, "loss", LOSSES), known).outputs
         if outputs is None:
             outputs = splits.train.target.shape[-1]
-        network = tuple(re.sub(r"\boutputs\b", str(outputs), text) for text in self.network)
+        network = _for_images(known) if self.network == (AUTO,) else self.network
+        network = tuple(re.sub(r"\boutputs\b", str(outputs), text) for text in network)
         batch_size = self.batch_size or next(
             size for size, most in _BATCH_SIZES if examples <= most
         )
         batch_size = min(batch_size, examples)
         steps = steps_per_epoch(examples, max(batch_size, 1))
-        epochs = self.epochs or int(np.clip(_STEPS // steps, 10, 200))
+        most = 200 if known.images is None else 30
+        epochs = self.epochs or int(np.clip(_STEPS // steps, 10, most))
         standardize = self.data.standardize
         if standardize == AUTO:
             standardize = "features" if known.feature_names else "all"
@@ -366,6 +379,20 @@ class Config:
                 self.data, standardize=standardize, standardize_target=standardize_target
             ),
         )
+
+
+def _for_images(known: jaxnn.data.Preparation) -> tuple[str, ...]:
+    """Convolutions and pooling until the shorter side has 4 to 7 pixels, then dense layers; for
+    anything but images, dense layers alone."""
+    shape = known.network_shape
+    if len(shape) != 3:
+        return ("dense(64)", "relu()", "dense(32)", "relu()", "dense(outputs)")
+    pools = min(max(int(math.log2(min(shape[:2]) / 4)), 0), 6)
+    first = 32 if pools < 4 else 16
+    layers = [f"conv({first}, (3, 3))", "relu()"] * (pools < 2)
+    for level in range(pools):
+        layers += [f"conv({min(first << level, 128)}, (3, 3))", "relu()", "max_pool(2)"]
+    return (*layers, "flatten()", "dropout(0.25)", "dense(64)", "relu()", "dense(outputs)")
 
 
 def _exported(kind: type) -> dict[str, Any]:
@@ -480,7 +507,8 @@ def _fill(kind: type, table: Any, where: str) -> Any:
 def _convert(value: Any, expected: Any, where: str) -> Any:
     if isinstance(value, str) and str(expected).startswith("tuple") and "None" in str(expected):
         value = (value,)
-    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+    inner = int if "tuple[int" in str(expected) else str
+    if isinstance(value, list) and all(type(v) is inner for v in value):
         value = tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and "float" in str(expected):
         value = float(value)

@@ -72,7 +72,7 @@ def as_images(preparation: Preparation, x: np.ndarray) -> np.ndarray | None:
         return None
     x = preparation.standardization.invert(x).reshape(-1, *preparation.shape)
     if x.ndim == 4:
-        return x
+        return x if preparation.images is None else x / 255
     side = round(x.shape[-1] ** 0.5)
     is_square = x.ndim == 2 and side * side == x.shape[-1]
     return x.reshape(-1, side, side, 1) if is_square else None

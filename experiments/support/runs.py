@@ -396,6 +396,14 @@ class Trained(NamedTuple):
         """Of the data that it was trained on."""
         return self.record.preparation
 
+    @property
+    def inputs(self) -> tuple[str, ...] | None:
+        """What the training data call x, where it has a name: an array, or a column of paths."""
+        data = self.config.data
+        if self.preparation.images is not None:
+            return None if data.images is None else (data.images,)
+        return None if self.preparation.feature_names else data.inputs
+
 
 def open_trained(
     folder: Path, *, allow_changes: bool = False, weights: str = "best"

@@ -14,6 +14,7 @@ from jaxnn.data.digests import digest
 from jaxnn.data.encoding import MISSING
 from jaxnn.data.files import SUFFIXES, examples_like, is_file_name, read_file, read_inputs
 from jaxnn.data.generated import GENERATED
+from jaxnn.data.images import is_image_folder, read_images
 from jaxnn.data.mapped import map_splits
 from jaxnn.data.mnist import MNIST, read_mnist
 from jaxnn.data.preparation import fit, flattened, require_standardization
@@ -49,6 +50,9 @@ def load(
     flatten: bool = True,
     missing: str = "fill",
     reading: Reading = FOUND,
+    images: str | None = None,
+    size: tuple[int, int] | None = None,
+    colors: str = "",
 ) -> Splits:
     """A data set, checked, split into training, validation and test examples.
 
@@ -67,6 +71,7 @@ def load(
     ``FILE.npz``        your own    array ``inputs``        array ``target``
     a table             your own    columns ``inputs``      columns ``target``
     ``FOLDER``          your own    train_x.npy, …          train_target.npy, …
+    ``FOLDER``          your own    images in [0, 1]        the folder that each lies in
     ==================  ==========  ======================  ==========================
 
     mnist and fashion_mnist have a test split of their own (10,000 examples): ``test_fraction`` is
@@ -110,6 +115,9 @@ def load(
         missing: What becomes of gaps in a table: "fill" (by the median beside a feature that says
             so), "frequent" (by the most frequent value) or "refuse".
         reading: How a table is written, where that is not to be found out.
+        images: Of a table, the column with the paths of images, which then are x.
+        size: Height and width to which images are resized; they have one size without.
+        colors: Of images, "gray" or "rgb"; gray where all are, unless given.
 
     Raises:
         ValueError: An option or the data are not as described; the message says which, what was
@@ -126,7 +134,7 @@ def load(
     require_boolean("load", "flatten", flatten)
     if standardize != AUTO:
         require_standardization("load", standardize)
-    if _is_mapped(name):
+    if is_mapped(name):
         _refuse(name, folder=folder, target=target, inputs=inputs, task=task)
         _refuse(name, test=test, groups=groups)
         _refuse(
@@ -139,9 +147,21 @@ def load(
         return _flatten_splits(splits) if flatten else splits
     if missing not in MISSING:
         raise ValueError(f"load: {unknown_name('missing', missing, MISSING)}")
-    examples, own_test = _read(
-        name, folder, target, inputs, task, test, reading, groups, prefer_numbers
-    )
+    if images is not None or are_images(name):
+        _refuse(name, folder=folder, inputs=inputs)
+        if images is None:
+            _refuse(name, target=target, task=task, groups=groups)
+        columns = (target,) if isinstance(target, str) else target
+        path, how = Path(name).expanduser(), {"size": size, "colors": colors, "task": task}
+        how |= {"reading": reading, "groups": groups, "prefer_numbers": prefer_numbers}
+        examples, own_test = read_images(path, images, columns, **how), None
+        if test is not None:
+            own_test = examples_like(examples, Path(test).expanduser(), target, images, reading)
+    else:
+        _refuse(name, size=size, colors=colors or None)
+        examples, own_test = _read(
+            name, folder, target, inputs, task, test, reading, groups, prefer_numbers
+        )
     if standardize == AUTO:
         standardize_target |= not examples.class_names and not examples.task
         standardize = "features" if examples.columns or examples.feature_names else "all"
@@ -218,6 +238,8 @@ def _read(
     if name not in NAMES:
         path = Path(name).expanduser()
         if not is_file_name(path):
+            if len(path.parts) > 1 and not path.exists():
+                raise FileNotFoundError(f"{path}: expected a file or folder, got none")
             nearest = unknown_name("data set", str(name), NAMES)
             raise ValueError(f"load: {nearest}, or the path of a {', '.join(SUFFIXES)} file")
         _refuse(name, folder=folder)
@@ -233,10 +255,16 @@ def _read(
     return (GENERATED[name]() if name in GENERATED else read_bundled(name)), None
 
 
-def _is_mapped(name: str | os.PathLike[str]) -> bool:
-    """Whether this is the folder of a mapped data set, and not a file or a name."""
+def are_images(name: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder of images, and not a name."""
+    return str(name) not in ("", *NAMES) and is_image_folder(Path(name).expanduser())
+
+
+def is_mapped(name: str | os.PathLike[str]) -> bool:
+    """Whether this is the folder of a mapped data set, and not a file, a name or images."""
     path = Path(name).expanduser()
-    return str(name) not in ("", *NAMES) and not is_file_name(path) and path.is_dir()
+    is_folder = str(name) not in ("", *NAMES) and not is_file_name(path) and path.is_dir()
+    return is_folder and not is_image_folder(path)
 
 
 def _refuse(name, **options) -> None:
