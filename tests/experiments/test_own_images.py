@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_a_run_on_a_folder_stands_alone(pets, tmp_path, monkeypatch, capsys):
     evaluate.main([str(run), "--file", str(gone)])
     assert "40 examples" in capsys.readouterr().out
     predict.main([str(run), str(gone / "dog"), "--output", "of.csv"])
-    rows = list(csv.DictReader(open("of.csv", encoding="utf-8")))
+    rows = list(csv.DictReader(Path("of.csv").read_text().splitlines()))
     assert [row["file"] for row in rows[:11]] == [f"{i}.png" for i in range(11)]
     assert {row["class"] for row in rows} == {"dog"}
     table = tmp_path / "list.csv"
@@ -56,9 +57,9 @@ def test_a_table_of_images_and_numbers_is_a_regression(pets, tmp_path):
     options = ["--data.name", "pets/ages.csv", "--data.images", "file", "--data.target", "age"]
     train.main([*options, "--data.size", "4", "4", "--output", str(run), *QUICK])
     predict.main([str(run), str(pets / "cat" / "1.png"), "--output", "one.csv"])
-    assert open("one.csv", encoding="utf-8").read().startswith("file,age\n1.png,")
+    assert Path("one.csv").read_text().startswith("file,age\n1.png,")
     predict.main([str(run), str(pets / "ages.csv"), "--output", "all.csv"])
-    assert len(open("all.csv", encoding="utf-8").read().splitlines()) == 21
+    assert len(Path("all.csv").read_text().splitlines()) == 21
 
 
 def test_the_network_of_images_fits_their_size(pets):
