@@ -10,6 +10,9 @@ from pathlib import Path
 from experiments.support.command_line import Configured, parse_options, run_script, take_config
 from jaxnn.data import write_mapped
 
+USES = ("data", "loss")
+"""Of a configuration; by the loss whole numbers are classes or a regression."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -28,7 +31,7 @@ def main(arguments: list[str]) -> None:
     """Load, and write."""
     _, config, arguments = take_config(arguments, auto=True)
     options = parse_options(
-        Options, "map_data [CONFIG]", arguments, config=config, output=Path("data")
+        Options, "map_data [CONFIG]", arguments, USES, config=config, output=Path("data")
     )
     splits = options.config.load()
     folder = write_mapped(splits, options.output)

@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,16 @@ import jax
 import tyro
 
 from experiments.support.calling import command
-from experiments.support.config import AUTO, CONFIGS, Config, DataConfig, find_config, read_config
+from experiments.support.config import (
+    AUTO,
+    Config,
+    DataConfig,
+    find_config,
+    flat,
+    read_config,
+    to_table,
+)
+from experiments.support.help import help_of, wants_help
 from jaxnn.core.validation import printable
 from jaxnn.data import is_mapped
 
@@ -76,29 +85,40 @@ def option_of(name: str, arguments: list[str]) -> str | None:
     return parser.parse_known_args(arguments)[0].value
 
 
-def parse_options(kind: type, program: str, arguments: list[str], **defaults: Any) -> Any:
+def parse_options(
+    kind: type, program: str, arguments: list[str], uses: Sequence[str] = (), **defaults: Any
+) -> Any:
     """The options of a script, a dataclass.
 
     Args:
         kind: The dataclass; its docstring is the description.
         program: The script and what stands before the options: "train [CONFIG]".
         arguments: Those behind it.
+        uses: Of a configuration, the fields that the script makes use of, where these are not all;
+            the constant USES of the script, from which its help has them.
         defaults: For fields that need one.
+
+    Raises:
+        ValueError: An option is given that the script makes no use of.
     """
-    description = kind.__doc__ or ""
-    if "CONFIG" in program:
-        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
-        description += (
-            f"\n\nCONFIG is {known}, or the path of a .toml file; digits_mlp unless given. It "
-            "stands before the options, and the defaults below are its values."
-        )
-    return tyro.cli(
+    name = program.split()[0]
+    if wants_help(arguments) and (text := help_of(name, [], command(name))) is not None:
+        print(text)
+        sys.exit(0)
+    options: Any = tyro.cli(
         kind,
         prog=command(program),
-        description=description,
+        description=kind.__doc__ or "",
         args=arguments,
         default=kind(**defaults) if defaults else None,
     )
+    if uses:
+        before, after = (dict(flat(to_table(c))) for c in (defaults["config"], options.config))
+        for option, value in after.items():
+            if value != before.get(option) and option.partition(".")[0] not in uses:
+                shown = option.replace("_", "-")
+                raise ValueError(f"{name}: expected no --{shown}, which has no effect here")
+    return options
 
 
 def take_folder(arguments: list[str], script: str) -> tuple[Path, list[str]]:

@@ -170,7 +170,9 @@ def load(
 
     require_two_classes(f"load: {name}", examples)
     indices = _split(examples, own_test, test_fraction, validation_fraction, seed, stratify)
-    whole = (*examples, *(() if own_test is None else own_test))
+    # But for how files became pixels, which the pixels say.
+    read = [part._asdict().items() for part in (examples, own_test) if part is not None]
+    whole = [value for facts in read for name, value in facts if name != "images"]
     source = Source(digest(*whole), digest(*indices))
     parts = [take(examples, index) for index in indices]
     del examples, whole  # the parts are copies, and standardising makes others
