@@ -38,6 +38,7 @@ from experiments.support.command_line import (
 from experiments.support.config import Config, flat, require_compatible, to_table
 from experiments.support.devices import DeviceOptions
 from experiments.support.held_out import describe, describe_all, evaluate_on, save_mistakes
+from experiments.support.hooks import TENSORBOARD, Hooks, find_hooks
 from experiments.support.listing import listing
 from experiments.support.modes import gradient_options, what_is_compared
 from experiments.support.processes import any_process, is_first, require_agreement
@@ -97,8 +98,10 @@ class Options:
     """Save a checkpoint when the last is so old, and at the end."""
     stop_seconds: float = 10.0
     """How long SIGTERM and Ctrl-C, unless repeated, wait for the epoch."""
+    log: tuple[str, ...] = ()
+    """Tell the metrics to tensorboard, wandb, mlflow, aim, or what module:function returns."""
     tensorboard: bool = False
-    """Write event files too; a resumed run goes on with them."""
+    """The same as --log tensorboard; a resumed run goes on with it."""
     on: Annotated[DeviceOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=DeviceOptions
     )
@@ -133,6 +136,7 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
     options = dataclasses.replace(options, config=dataclasses.replace(options.config, data=located))
     config = options.config
 
+    hooks = find_hooks(options.log)
     mesh = options.on.make_mesh()  # before anything else runs on a device
     require_number("train", "stop_seconds", options.stop_seconds, minimum=0)
     waiting(f"reading {config.data.short_name}")
@@ -179,7 +183,7 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
     if not run.has_record:
         run.write_record(config, splits)
     run.write_config(config, tuned_after)
-    run.write_epochs(past, tensorboard=options.tensorboard)
+    run.write_epochs(past, tensorboard=options.tensorboard or TENSORBOARD in options.log)
     if resumed:
         without = ": it was stopped before its first checkpoint" * (not has_checkpoint)
         print(f"resumed after epoch {len(past)}{without}")
@@ -188,6 +192,9 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
                 f"schedule {config.schedule} now spans {config.epochs - tuned_after} epochs: the "
                 f"numbers are not those of a run that was to have {config.epochs} from the start"
             )
+    if hooks and is_first():
+        told = Hooks(hooks, run.folder, dict(flat(to_table(config))), len(past))
+        run.listeners.append(locked.enter_context(told).tell)
     with Checkpoints(run.checkpoints) as checkpoints, Best(run, config, splits, past) as best:
         checkpoints.discard_after(len(past))
         observe = _observer(options, splits)

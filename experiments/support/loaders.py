@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from jaxnn import interop
 from jaxnn.data import cache, load, read_idx, write_mapped
 from jaxnn.data.images import Pixels, decode_like
 from jaxnn.data.npz import read_npz
+from jaxnn.data.sounds import read_wav
 from jaxnn.training import create_state, make_optimizer, make_schedule
 from jaxnn.training.checkpoints import Checkpoints
 
@@ -127,6 +129,15 @@ def _read_image(path: Path) -> Any:
     found = decode_like(Pixels(resized=True), (8, 10, 3), [path])
     assert found.dtype == np.uint8
     return found
+
+
+def _write_wav(folder: Path) -> Path:
+    data = np.arange(-50, 50, dtype="<i2").tobytes()
+    form = struct.pack("<HHIIHH", 1, 1, 8000, 16000, 2, 16)
+    chunks = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(data))
+    content = b"RIFF" + struct.pack("<I", len(chunks) + len(data)) + chunks + data
+    (folder / "a.wav").write_bytes(content)
+    return folder / "a.wav"
 
 
 def _idx(compress: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
@@ -247,6 +258,7 @@ LOADERS = {
     "image.jpg": Loader(_write_image("image.jpg"), _read_image),
     "image.tif": Loader(_write_image("image.tif"), _read_image),
     "image.gif": Loader(_write_image("image.gif"), _read_image),
+    "wav": Loader(_write_wav, read_wav),
     "idx": Loader(_idx(bytes), read_idx),
     "idx.gz": Loader(_idx(lambda content: gzip.compress(content, mtime=0)), read_idx, True),
     "checkpoint": Loader(_write_checkpoint, _read_checkpoint, has_checksum=True, share=2),

@@ -98,6 +98,8 @@ class Run:
         self._tensorboard = folder / "tensorboard"
         self._events: Events | None = None
         self._lock = FileLock(folder / LOCK)
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        """Are told every record of the metrics, once it is written."""
 
     def __enter__(self) -> "Run":
         return self
@@ -290,6 +292,8 @@ class Run:
         if self._events is not None:
             with writing(self._tensorboard):
                 self._events.write(record)
+        for tell in self.listeners:
+            tell(record)
 
     @_by_the_first
     def sync(self) -> None:
