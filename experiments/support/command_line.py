@@ -26,6 +26,7 @@ from experiments.support.config import (
 from experiments.support.help import help_of, wants_help
 from jaxnn.core.validation import printable
 from jaxnn.data import is_mapped
+from jaxnn.data.mapped import preparation_of
 
 Configured = Annotated[Config, tyro.conf.arg(name="")]
 """A field of this type puts the configuration's options beside the script's own."""
@@ -71,8 +72,10 @@ def take_config(arguments: list[str], *, auto: bool = False) -> tuple[str, Confi
         if DataConfig(name=str(data), images=column).are_images:
             following = FOLLOWING_IMAGES
         elif is_mapped(str(data)):  # whose splits are drawn
-            known = dataclasses.replace(FOLLOWING.data, validation_fraction=0.0)
-            following = dataclasses.replace(FOLLOWING, data=known)
+            kept = preparation_of(str(data))
+            following = FOLLOWING_IMAGES if kept is not None and kept.images else FOLLOWING
+            known = dataclasses.replace(following.data, validation_fraction=0.0)
+            following = dataclasses.replace(following, data=known)
         return Path(str(data)).stem, following, arguments
     path = find_config(arguments[0] if named else "digits_mlp")
     return path.stem, read_config(path), arguments[1:] if named else arguments

@@ -109,6 +109,21 @@ class DataConfig:
             options.pop("name"), reading=reading, prefer_numbers=prefer_numbers, **options
         )
 
+    def map(self, folder: Path, *, prefer_numbers: bool = False) -> Path:
+        """Write the splits as a folder of .npy files; images, which may be more than the memory
+        holds, a few at a time."""
+        if not self.are_images:
+            return jaxnn.data.write_mapped(self.load(prefer_numbers=prefer_numbers), folder)
+        options: dict[str, Any] = dataclasses.asdict(self)
+        reading = Reading(**{name: options.pop(name) for name in Reading._fields})
+        for name in ("folder", "inputs", "flatten", "missing"):
+            options.pop(name)
+        if self.standardize == AUTO:
+            options |= {"standardize": "all"}
+        return jaxnn.data.map_images(
+            options.pop("name"), folder, reading=reading, prefer_numbers=prefer_numbers, **options
+        )
+
     def reading(self, said: "ReadingConfig") -> Reading:
         """How another table of such data is read: as it is said, and otherwise as this one is."""
         names = [field.name for field in dataclasses.fields(said)]
@@ -333,8 +348,15 @@ class Config:
 
     def load(self) -> jaxnn.data.Splits:
         """The splits of the data; whole numbers are a regression for a loss of errors."""
-        is_of_error = self.loss != AUTO and isinstance(self.loss_function, OfError)
-        return self.data.load(prefer_numbers=is_of_error)
+        return self.data.load(prefer_numbers=self._is_of_error)
+
+    def map(self, folder: Path) -> Path:
+        """Write the splits as a folder of .npy files."""
+        return self.data.map(folder, prefer_numbers=self._is_of_error)
+
+    @property
+    def _is_of_error(self) -> bool:
+        return self.loss != AUTO and isinstance(self.loss_function, OfError)
 
     def resolved(self, splits: jaxnn.data.Splits) -> "Config":
         """The same with numbers in place of what follows from the data: a loss "auto", "outputs" in

@@ -59,6 +59,8 @@ PARTS = ("train", "training", "test", "testing", "valid", "validation", "val")
 """Folders of this name hold parts of the data, and are no classes."""
 _IGNORED = ("thumbs.db", "desktop.ini")
 _LARGEST_CACHED = 1 << 32
+_BYTES = 8
+"""Of a pixel: as it is read, as it is split, in float32, and as much again on its way."""
 _GRAY, _COLOR = ("1", "L", "LA", "La"), ("RGB", "RGBA", "RGBa", "P", "PA")
 _ALPHA = ("LA", "La", "RGBA", "RGBa", "PA")
 _TURNED = (5, 6, 7, 8)
@@ -95,7 +97,19 @@ def is_image_folder(path: Path) -> bool:
     return any(is_image(p) or p.is_dir() for p in path.iterdir() if not _is_hidden(p))
 
 
-def read_images(
+class Found(NamedTuple):
+    """Images that have been looked at, and not been decoded."""
+
+    files: list[Path]
+    examples: Dataset
+    """Without x."""
+    shape: tuple[int, int, int]
+    """Height, width and channels of all."""
+    seen: str
+    """The digest of their names, sizes and times of modification."""
+
+
+def find_examples(
     path: Path,
     column: str | None,
     targets: Sequence[str] | None,
@@ -106,8 +120,8 @@ def read_images(
     reading: Reading = FOUND,
     groups: str | None = None,
     prefer_numbers: bool = False,
-) -> Dataset:
-    """The examples of a folder with a folder of images for each class, or of a table of paths.
+) -> Found:
+    """The images of a folder with a folder of them for each class, or of a table of paths.
 
     They are in the natural order of their names (2 before 10), or in that of the table. Files whose
     name begins with a dot are passed over.
@@ -138,13 +152,45 @@ def read_images(
         )
         found = found._replace(images=pixels)
     channels = COLORS[colors] if colors else None
+    seen = digest([(str(f), s.st_size, s.st_mtime_ns) for f in files for s in [f.stat()]])
 
-    def decode() -> dict[str, np.ndarray]:
-        return {"x": _decode(files, size, channels, pixels)}
+    def look() -> dict[str, np.ndarray]:
+        return {"shape": np.array(_shape_of(files, size, channels, pixels))}
 
-    seen = [(str(f), s.st_size, s.st_mtime_ns) for f in files for s in [f.stat()]]
-    facts = "images", VERSION, digest(seen), size, channels, pixels
-    return found._replace(x=cached(path, decode, *facts, largest=_LARGEST_CACHED)["x"])
+    facts = "shape of images", VERSION, seen, size, channels, pixels
+    height, width, channels = cached(files[0].parent, look, *facts)["shape"].tolist()
+    return Found(files, found, (height, width, channels), seen)
+
+
+def read_images(found: Found) -> Dataset:
+    """The examples in memory, from the cache if they are there.
+
+    Raises:
+        ValueError: naming the file that cannot be decoded; or they take more memory than there is.
+    """
+    files, examples, shape, seen = found
+    needed = len(files) * int(np.prod(shape)) * _BYTES
+    if needed > memory():
+        raise ValueError(
+            f"images: expected what fits into the memory, got {len(files)} images of {shape[0]} × "
+            f"{shape[1]} pixels, which take {needed / 1e9:.1f} GB of {memory() / 1e9:.1f}: take a "
+            "smaller --data.size, or write them with map_data and train on its folder with --stream"
+        )
+    facts = "images", VERSION, seen, shape, examples.images
+
+    def make() -> dict[str, np.ndarray]:
+        return {"x": decode(files, shape, examples.images)}
+
+    place = files[0].parent
+    return examples._replace(x=cached(place, make, *facts, largest=_LARGEST_CACHED)["x"])
+
+
+def memory() -> float:
+    """The bytes that this machine has; no bound where it does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        return float("inf")
 
 
 class Files(NamedTuple):
@@ -185,7 +231,7 @@ def find_images(path: Path, column: str | None = None, reading: Reading = FOUND)
 
 def decode_like(pixels: Pixels, shape: tuple[int, ...], paths: Sequence[Path]) -> np.ndarray:
     """The pixels of images, as those of the training data: [images, height, width, channels]."""
-    return _decode(paths, shape[:2], shape[2], pixels)
+    return decode(paths, _shape_of(paths, shape[:2], shape[2], pixels), pixels)
 
 
 def examples_like(
@@ -296,7 +342,9 @@ def _labelled_table(
     groups: str | None = None,
     prefer_numbers: bool = False,
 ) -> tuple[list[Path], Dataset]:
-    if not path.is_file() or not is_table(path):
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a table, got no such file")
+    if not is_table(path):
         raise ValueError(f"{path}: expected a table with a column {column!r} of paths")
     if not targets:
         raise ValueError(f"{path}: expected target to name a column: say --data.target")
@@ -319,23 +367,13 @@ def _labelled_table(
     )
 
 
-def _decode(
-    files: Sequence[Path],
-    size: tuple[int, ...] | None,
-    channels: int | None,
-    pixels: Pixels,
-) -> np.ndarray:
-    """uint8 [images, height, width, channels]."""
-    with warnings.catch_warnings():
-        # Of many pixels: `_look` has a limit of its own. For all at once: filters have no threads.
-        warnings.simplefilter("ignore")
-        return _decode_quietly(files, size, channels, pixels)
-
-
-def _decode_quietly(
+def _shape_of(
     files: Sequence[Path], size: tuple[int, ...] | None, channels: int | None, pixels: Pixels
-) -> np.ndarray:
-    looks = [_look(file) for file in files]
+) -> tuple[int, int, int]:
+    """The height, width and channels that images are to have, once they are found to fit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of many pixels: `_look` has a limit of its own
+        looks = [_look(file) for file in files]
     if size is None:
         size = Counter(look[:2] for look in looks).most_common(1)[0][0]
     if channels is None:
@@ -355,12 +393,18 @@ def _decode_quietly(
             f"{listed(list(map(str, colored[:_NAMED])))}; train with --data.colors gray to have "
             "them converted"
         )
-    x = np.empty((len(files), *size, channels), np.uint8)
+    return size[0], size[1], channels
+
+
+def decode(files: Sequence[Path], shape: tuple[int, int, int], pixels: Pixels) -> np.ndarray:
+    """uint8 [images, height, width, channels], of files that `find_examples` has found to fit."""
+    x = np.empty((len(files), *shape), np.uint8)
 
     def fill(place: int) -> None:
-        x[place] = _pixels(files[place], (size[0], size[1]), channels, pixels)
+        x[place] = _pixels(files[place], shape, pixels)
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")  # for all threads at once: filters are not theirs
         for _ in pool.map(fill, range(len(files))):
             pass
     return x
@@ -394,7 +438,8 @@ def _is_deep(kind: str | None, arguments: Any) -> bool:
     return any(";16" in a if isinstance(a, str) else kind == "PPM" and a > 255 for a in of)
 
 
-def _pixels(path: Path, size: tuple[int, int], channels: int, pixels: Pixels) -> np.ndarray:
+def _pixels(path: Path, shape: tuple[int, int, int], pixels: Pixels) -> np.ndarray:
+    height, width, channels = shape
     ops = require_library("PIL.ImageOps", "reading images")
     is_clear = True
     with _opened(path) as image:
@@ -405,11 +450,11 @@ def _pixels(path: Path, size: tuple[int, int], channels: int, pixels: Pixels) ->
         # Through its own colours: the gray of a palette is not that of its numbers.
         image = image if image.mode in ("L", "RGB", "1") else image.convert("RGB")
         image = image.convert("L" if channels == 1 else "RGB")
-        if image.size != (size[1], size[0]):
+        if image.size != (width, height):
             if not pixels.resized:
                 raise ValueError(f"{image.size[1]} × {image.size[0]} pixels when it is turned")
-            image = image.resize((size[1], size[0]), 2)  # bilinear, over what a pixel takes in
-        found = np.asarray(image, np.uint8).reshape(*size, channels)
+            image = image.resize((width, height), 2)  # bilinear, over what a pixel takes in
+        found = np.asarray(image, np.uint8).reshape(shape)
     if not is_clear:
         raise ValueError(
             f"{path}: expected an opaque image, got transparent pixels, which have no colour: "
@@ -422,18 +467,14 @@ def _pixels(path: Path, size: tuple[int, int], channels: int, pixels: Pixels) ->
 def _opened(path: Path) -> Iterator[Any]:
     """The image, while whatever its decoder raises becomes a ValueError that names the file."""
     pillow = require_library("PIL.Image", "reading images")
-    try:
-        # Not by its name: Pillow would map a TIFF, and turn it wrongly.
-        with (
-            path.open("rb") as file,
-            pillow.open(file, formats=sorted({*FORMATS.values()})) as image,
-        ):
-            yield image
-    except MemoryError:
-        raise
-    except Exception as error:  # each decoder has errors of its own
-        if isinstance(error, OSError) and error.errno is not None:
-            raise OSError(f"{path}: cannot be read: {error.strerror}") from error
-        raise ValueError(
-            f"{path}: expected an image that can be decoded, got {brief(str(error))}"
-        ) from error
+    # Not by its name: Pillow would map a TIFF, and turn it wrongly.
+    with path.open("rb") as file:
+        try:
+            with pillow.open(file, formats=sorted({*FORMATS.values()})) as image:
+                yield image
+        except MemoryError:
+            raise
+        except Exception as error:  # each decoder has errors of its own
+            raise ValueError(
+                f"{path}: expected an image that can be decoded, got {brief(str(error))}"
+            ) from error

@@ -14,7 +14,7 @@ from jaxnn.data.digests import digest
 from jaxnn.data.encoding import MISSING
 from jaxnn.data.files import SUFFIXES, examples_like, is_file_name, read_file, read_inputs
 from jaxnn.data.generated import GENERATED
-from jaxnn.data.images import is_image_folder, read_images
+from jaxnn.data.images import find_examples, is_image_folder, read_images
 from jaxnn.data.mapped import map_splits
 from jaxnn.data.mnist import MNIST, read_mnist
 from jaxnn.data.preparation import fit, flattened, require_standardization
@@ -128,7 +128,7 @@ def load(
     _require_path("load", "name", name)
     if folder is not None:
         _require_path("load", "folder", folder)
-    _require_options(test_fraction, validation_fraction, seed)
+    require_options(test_fraction, validation_fraction, seed)
     require_boolean("load", "standardize_target", standardize_target)
     require_boolean("load", "stratify", stratify)
     require_boolean("load", "flatten", flatten)
@@ -154,7 +154,7 @@ def load(
         columns = (target,) if isinstance(target, str) else target
         path, how = Path(name).expanduser(), {"size": size, "colors": colors, "task": task}
         how |= {"reading": reading, "groups": groups, "prefer_numbers": prefer_numbers}
-        examples, own_test = read_images(path, images, columns, **how), None
+        examples, own_test = read_images(find_examples(path, images, columns, **how)), None
         if test is not None:
             own_test = examples_like(examples, Path(test).expanduser(), target, images, reading)
     else:
@@ -169,7 +169,7 @@ def load(
         raise ValueError("load: expected standardize_target only for a regression, got classes")
 
     require_two_classes(f"load: {name}", examples)
-    indices = _split(examples, own_test, test_fraction, validation_fraction, seed, stratify)
+    indices = draw(examples, own_test, test_fraction, validation_fraction, seed, stratify)
     # But for how files became pixels, which the pixels say.
     read = [part._asdict().items() for part in (examples, own_test) if part is not None]
     whole = [value for facts in read for name, value in facts if name != "images"]
@@ -182,7 +182,7 @@ def load(
     return Splits(train, validation, held_out, preparation, source)
 
 
-def _split(
+def draw(
     examples: Dataset,
     test: Dataset | None,
     test_fraction: float,
@@ -191,7 +191,7 @@ def _split(
     stratify: bool,
 ) -> list[np.ndarray]:
     """The indices of training and validation examples and, unless there are some, of the test."""
-    train = np.arange(len(examples.x))
+    train = np.arange(len(examples.target))
     count, drawn = len(train), []
     if test is None:
         name = "test_fraction"
@@ -285,7 +285,8 @@ def _require_path(where: str, argument: str, value: Any) -> None:
         )
 
 
-def _require_options(test_fraction: float, validation_fraction: float, seed: int) -> None:
+def require_options(test_fraction: float, validation_fraction: float, seed: int) -> None:
+    """Raise ValueError unless these can split a data set."""
     bounds = {"minimum": 0, "maximum": 1, "open_maximum": True}
     require_number("load", "test_fraction", test_fraction, open_minimum=True, **bounds)
     require_number("load", "validation_fraction", validation_fraction, **bounds)

@@ -291,7 +291,8 @@ class Table:
         if missing:
             hint = ", which is none" + f" (and {len(missing) - 1} more)" * (len(missing) > 1)
             expected = f"the path of a file, from {folder} on"
-            raise self._bad_cell(name, BadCell(int(missing[0]), expected, hint))
+            error = self._bad_cell(name, BadCell(int(missing[0]), expected, hint))
+            raise FileNotFoundError(str(error))
         return found
 
     def codes(self, name: str) -> np.ndarray:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnn.data import load
+from jaxnn.data import load, map_images, map_splits
 from jaxnn.data.files import examples_like, inputs_like
-from jaxnn.data.images import MOST_PIXELS, find_images, read_images
+from jaxnn.data.images import MOST_PIXELS, find_examples, find_images, read_images
 from jaxnn.data.preparation import from_facts
 
 
@@ -32,7 +32,7 @@ def pets(tmp_path):
 
 
 def read(folder, **options):
-    return read_images(folder, None, None, **options)
+    return read_images(find_examples(folder, None, None, **options))
 
 
 def test_a_folder_is_read_in_the_natural_order_of_its_names(pets):
@@ -77,7 +77,8 @@ def test_an_edited_image_is_read_anew_and_others_come_from_the_cache(pets, monke
     before = read(folder).x
     changed = write(folder / "class2" / "0.png", pixels(5, 4, seed=999))
     np.testing.assert_array_equal(read(folder).x[0, ..., 0], changed)
-    monkeypatch.setattr("jaxnn.data.images._decode", lambda *arguments: pytest.fail("decoded"))
+    for name in ("decode", "_look"):
+        monkeypatch.setattr(f"jaxnn.data.images.{name}", lambda *arguments: pytest.fail("decoded"))
     np.testing.assert_array_equal(read(folder).x[1:], before[1:])
 
 
@@ -86,14 +87,14 @@ def test_a_table_says_the_paths_and_numbers_or_classes(pets):
     rows = [f"class2/{i}.png,{i / 2},{'ab'[i % 2]}" for i in (11, 0, 5, 7)]
     table = folder / "list.csv"
     table.write_text("\n".join(["file,age,kind", *rows]))
-    found = read_images(table, "file", ["age"])
+    found = read_images(find_examples(table, "file", ["age"]))
     np.testing.assert_array_equal(found.x[0, ..., 0], arrays["class2"][11])
     assert found.target.ravel().tolist() == [5.5, 0, 2.5, 3.5]
     assert found.target_names == ("age",)
-    assert read_images(table, "file", ["kind"]).class_names == ("a", "b")
+    assert read_images(find_examples(table, "file", ["kind"])).class_names == ("a", "b")
     table.write_text("file,age\nclass2/0.png,1\nclass2/99.png,2\n")
-    with pytest.raises(ValueError, match="line 3, column 'file': expected the path of a file"):
-        read_images(table, "file", ["age"])
+    with pytest.raises(FileNotFoundError, match="line 3, column 'file': expected the path of a"):
+        read_images(find_examples(table, "file", ["age"]))
 
 
 def turned(path, orientation):
@@ -261,3 +262,38 @@ def test_a_network_of_gray_images_refuses_colours(pets):
 def test_options_without_a_meaning_are_refused(options, message, pets):
     with pytest.raises(ValueError, match=message):
         load(pets[0], **options)
+
+
+@pytest.mark.parametrize("standardize", ["none", "all", "features"])
+def test_images_are_mapped_as_they_are_loaded(standardize, pets, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxnn.data.mapping._CHUNK", 5)
+    options = {"validation_fraction": 0.25, "standardize": standardize, "seed": 3}
+    loaded = load(pets[0], flatten=False, **options)
+    mapped = map_splits(map_images(pets[0], tmp_path / "mapped", **options))
+    for part, other in zip(loaded[:3], mapped[:3], strict=True):
+        np.testing.assert_allclose(part.x, other.x, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(part.target, other.target)
+    assert isinstance(mapped.train.x, np.memmap)
+    assert mapped.preparation.images == loaded.preparation.images
+
+
+def test_images_and_numbers_are_mapped_without_validation_and_with_a_test_of_their_own(
+    pets, tmp_path
+):
+    folder = pets[0]
+    (folder / "list.csv").write_text("f,age\n" + "\n".join(f"class2/{i}.png,{i}" for i in range(8)))
+    (folder / "test.csv").write_text("f,age\nclass10/0.png,3\n")
+    options = {"images": "f", "target": "age", "task": "regression", "standardize_target": True}
+    options["test"] = folder / "test.csv"
+    loaded = load(folder / "list.csv", flatten=False, **options)
+    mapped = map_splits(map_images(folder / "list.csv", tmp_path / "mapped", **options))
+    assert len(mapped.validation.x) == 0
+    for part, other in ((loaded.train, mapped.train), (loaded.test, mapped.test)):
+        np.testing.assert_array_equal(part.x, other.x)
+        np.testing.assert_allclose(part.target, other.target, rtol=1e-6)
+
+
+def test_more_images_than_the_memory_holds_are_refused_with_the_way_out(pets, monkeypatch):
+    monkeypatch.setattr("jaxnn.data.images.memory", lambda: 1000.0)
+    with pytest.raises(ValueError, match=r"take a smaller --data.size, or .* with map_data"):
+        load(pets[0])

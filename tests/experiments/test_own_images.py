@@ -9,7 +9,7 @@ import pytest
 from commands import error_of
 from PIL import Image
 
-from experiments import evaluate, predict, train
+from experiments import evaluate, map_data, predict, train
 from experiments.support.command_line import FOLLOWING_IMAGES, take_config
 from jaxnn.data import load
 
@@ -59,6 +59,8 @@ def test_a_table_of_images_and_numbers_is_a_regression(pets, tmp_path):
     predict.main([str(run), str(pets / "cat" / "1.png"), "--output", "one.csv"])
     assert Path("one.csv").read_text().startswith("file,age\n1.png,")
     predict.main([str(run), str(pets / "ages.csv"), "--output", "all.csv"])
+    (pets / "cat").rename(tmp_path / "gone")
+    evaluate.main([str(run)])
     assert len(Path("all.csv").read_text().splitlines()) == 21
 
 
@@ -72,3 +74,14 @@ def test_the_network_of_images_fits_their_size(pets):
     )
     flat = config.resolved(load(pets)).network
     assert flat == ("dense(64)", "relu()", "dense(32)", "relu()", "dense(2)")
+
+
+def test_a_mapped_folder_of_images_is_streamed_and_its_run_takes_images(pets, tmp_path, capsys):
+    map_data.main(["--data.name", str(pets), "--output", "mapped", "--data.size", "4", "4"])
+    assert "mapped: 28 training examples" in capsys.readouterr().out
+    _, config, _ = take_config(["--data.name", "mapped"], auto=True)
+    assert config.network == FOLLOWING_IMAGES.network
+    run = str(tmp_path / "run")
+    train.main(["--data.name", "mapped", "--stream", "--output", run, *QUICK])
+    predict.main([run, str(pets / "dog" / "1.png")])
+    assert "\n1.png,dog," in capsys.readouterr().out.replace("\r", "")
