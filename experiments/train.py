@@ -25,7 +25,6 @@ import numpy as np
 import tyro
 from optax import GradientTransformation
 
-from experiments.support import figures, style
 from experiments.support.best import Best, require_best
 from experiments.support.calling import command, waiting
 from experiments.support.command_line import (
@@ -405,6 +404,8 @@ def _finish(config: Config, splits: Splits, train_state: TrainState, which: str,
     print(f"test{which}: {describe_all(metrics)}")
     if not is_first():
         return
+    from experiments.support import figures, style  # matplotlib, at the end
+
     metric = "accuracy" if "accuracy" in metrics else "r2"
     if config.best not in ("last", "loss"):
         metric = config.best

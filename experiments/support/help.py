@@ -180,9 +180,11 @@ def _find(name: str, path: Path) -> tuple[Path, ast.ClassDef] | None:
 
 
 def _constant(name: str, path: Path) -> Any:
+    """A tuple of strings, some of which may stand in tuples that are unpacked."""
     for node in _tree(path).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return _value(node.value)
+            parts = ast.walk(node.value)
+            return tuple(p.value for p in parts if isinstance(p, ast.Constant))
     return None
 
 

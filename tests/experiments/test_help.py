@@ -40,7 +40,13 @@ def test_the_help_has_every_option_that_there_is(name):
     module = importlib.import_module(f"experiments.{name}")
     options = getattr(sys.modules[module.main.__module__], "Options", None)
     text = help_of(name, [], f"python -m experiments.{name}")
-    if name not in ("check", "memory", "map_data"):  # which leave out what they make no use of
+    if name not in (
+        "check",
+        "memory",
+        "map_data",
+        "sweep",
+        "private",
+    ):  # which leave out what they make no use of
         assert shown_in(text) == sorted(names_of(options))
     assert all(len(line) <= WIDTH for line in text.splitlines())
     assert "\n  --" in text
@@ -92,3 +98,10 @@ def test_an_option_that_a_command_makes_no_use_of_is_not_offered_and_refused():
         check.main(["wine_mlp", "--epochs", "3"])
     used = {name for name, _ in flat(to_table(Config()))}
     assert set(check.USES) <= {name.partition(".")[0] for name in used}
+
+
+def test_what_a_command_may_need_later_is_not_imported_at_its_start():
+    late = ("matplotlib", "scipy.special", "pandas", "sklearn", "orbax", "tensorboardX", "PIL")
+    code = f"import sys, experiments.train; print([n for n in {late} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
