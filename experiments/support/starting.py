@@ -8,8 +8,6 @@ import sys
 from experiments.support.calling import command, waiting
 from experiments.support.help import help_of, wants_help
 
-QUIET = ("--process", "--quiet")
-
 
 def begin(name: str, arguments: list[str]) -> None:
     """Print the help of a command and end the process, where that is all that is wanted; else say

@@ -9,7 +9,7 @@ import scipy.fft
 import scipy.signal
 from scipy.io import wavfile
 
-from jaxnn.data.sounds import log_mel, mel_filters, read_wav, resample
+from jaxnn.data.sounds import Hearing, log_mel, mel_filters, one_rate, read_wav, resample
 
 
 def noise(count=1000, channels=1, seed=0):
@@ -149,3 +149,20 @@ def test_resampling_keeps_a_tone():
     np.testing.assert_allclose(found[200:-200], right[200:-200], atol=2e-3)
     assert resample(tone, 8000, 8000) is tone
     assert mel_filters(16000, 512, 40).shape == (40, 257)
+
+
+def test_sounds_of_another_rate_are_heard_only_where_they_are_to_be_resampled(tmp_path):
+    slow, fast = tmp_path / "slow.wav", tmp_path / "fast.wav"
+    wavfile.write(slow, 8000, noise(800))
+    wavfile.write(fast, 16000, noise(1600))
+    heard = Hearing(8000, resampled=True, mels=20).features(fast)
+    np.testing.assert_array_equal(
+        heard, log_mel(resample(noise(1600)[:, 0], 16000, 8000), 8000, mels=20)
+    )
+    with pytest.raises(
+        ValueError, match=r"fast.wav: expected 8000 samples .* train with --rate 8000"
+    ):
+        Hearing(8000).features(fast)
+    assert one_rate([slow, slow]) == 8000
+    with pytest.raises(ValueError, match=r"got .*fast.wav \(16000\); --rate 8000 resamples them"):
+        one_rate([slow, slow, fast])

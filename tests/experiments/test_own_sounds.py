@@ -106,13 +106,3 @@ def test_sounds_that_cannot_be_used_are_refused_by_name(kind, tmp_path, monkeypa
     for part in message.split(".*"):
         assert part in error
     assert not Path("runs").exists()
-
-
-def test_other_rates_are_resampled_where_that_is_said(tmp_path, capsys):
-    table = record(tmp_path / "sounds", 6)
-    wavfile.write(table.with_name("3.wav"), 8000, spoken("a", 0, 8000))
-    run = str(tmp_path / "run")
-    options = ["--rate", "4000", "--epochs", "1", "--output", run, "--test-fraction", "0.5"]
-    sounds.main([str(table), *SIZES, *options])
-    sounds.main([str(table.with_name("3.wav")), "--run", run])
-    assert "file,text\n" in capsys.readouterr().out.replace("\r", "")
