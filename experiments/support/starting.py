@@ -3,6 +3,7 @@
 Nothing is imported here but Python itself; JAX alone takes a second or two.
 """
 
+import os
 import sys
 
 from experiments.support.calling import command, waiting
@@ -21,6 +22,9 @@ def begin(name: str, arguments: list[str]) -> None:
     if wants_help(arguments[:1] if name == "launch" else arguments):
         text = help_of(name, arguments, command(name))
         if text is not None:
-            print(text)
+            try:
+                print(text, flush=True)
+            except BrokenPipeError:  # of `--help | head`, which has read enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
     waiting(f"{name}: loading JAX")
