@@ -138,20 +138,22 @@ def train(
     devices: Sequence[Any],
 ) -> Trials:
     """Every seed with every setting, measured on the validation set after every epoch."""
-    task, network, loss = config.task(splits), config.fused_layers, config.loss_function
+    task, network = config.task(splits), config.fused_layers
+    loss, target = config.supervised(splits.train, task)
     examples = len(splits.train.x)
     held_out = jnp.asarray(splits.validation.x), task.prepare(splits.validation.target)
 
     def measure(params: Any, state: Any) -> dict[str, jax.Array]:
         prediction = network.predict(params, state, held_out[0])
-        return measures(loss, task, prediction, held_out[1])
+        plain, weights = config.loss_function, splits.validation.weights
+        return measures(plain, task, prediction, held_out[1], weights)
 
     run = make_sweep(
         network,
         loss,
         lambda chosen: config.make_optimizer(examples, chosen),
         splits.train.x,
-        task.prepare(splits.train.target),
+        target,
         epochs=config.epochs,
         batch_size=config.batch_size,
         devices=devices,
@@ -163,12 +165,12 @@ def train(
 
 def tested(config: Config, splits: Splits, trials: Trials) -> dict[str, np.ndarray]:
     """[seeds, settings], the metrics of every network on the test set."""
-    task, target = config.task(splits), splits.test.target
+    task, target, weights = config.task(splits), splits.test.target, splits.test.weights
     x = jnp.asarray(splits.test.x)
 
     def of_one(trained: tuple[Any, Any]) -> dict[str, jax.Array]:
         prediction = config.layers.predict(*trained, x)
-        return measures(config.loss_function, task, prediction, task.prepare(target))
+        return measures(config.loss_function, task, prediction, task.prepare(target), weights)
 
     flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (trials.params, trials.state))
     found = jax.jit(lambda trained: jax.lax.map(of_one, trained))(flat)

@@ -270,20 +270,21 @@ def _start(
     task = config.task(splits)
     validation = None
     if len(splits.validation.x):
-        validation = splits.validation.x, task.prepare(splits.validation.target), task
+        validation = splits.validation.x, config.supervised(splits.validation, task)[1], task
+    loss, target = config.supervised(splits.train, task)
     # Autodiff has nothing from fusing, which is about backward passes.
     network = config.layers if config.gradient == "autodiff" else config.fused_layers
     return train(
         network,
-        config.loss_function,
+        loss,
         optimizer,
         train_state,
         splits.train.x,
-        task.prepare(splits.train.target),
+        target,
         epochs=config.epochs,
         batch_size=config.batch_size,
         validation=validation,
-        **gradient_options(config, network),
+        **gradient_options(config, network, loss),
         metrics=config.all_metrics,
         patience=config.patience,
         past_validation_losses=[

@@ -29,7 +29,13 @@ from jaxnn.data.table import Reading
 from jaxnn.learning.privacy import Privacy
 from jaxnn.losses.elementwise import Binary, OfError
 from jaxnn.rewrites.precision import POLICIES, Policy, skip_overflow, with_precision
-from jaxnn.training import make_optimizer, make_plateau, make_schedule, steps_per_epoch
+from jaxnn.training import (
+    make_optimizer,
+    make_plateau,
+    make_schedule,
+    steps_per_epoch,
+    weighted_examples,
+)
 from jaxnn.training.optimizers import TOLD_THE_LOSS, assemble_optimizer
 
 SETTINGS = ("learning_rate", "weight_decay", "clip_norm")
@@ -69,6 +75,8 @@ class DataConfig:
     """Whether the classes keep their proportions in a split."""
     groups: str | None = None
     """For tables: a column; examples of one group stay together in a split."""
+    weights: str | None = None
+    """For files: the column or array of what each example counts, in training and in metrics."""
     seed: int = 0
     """Draws the splits."""
     standardize: str = "none"
@@ -323,6 +331,15 @@ class Config:
     def task(self, splits: jaxnn.data.Splits) -> Task:
         """What the loss asks of these data."""
         return task_on(self.loss_function, splits.preparation)
+
+    def supervised(self, train: Dataset, task: Task) -> tuple[Loss, Any]:
+        """The loss to train with, and the targets as it takes them: with the weights of the
+        examples, if they have some, so scaled that their mean is 1."""
+        target = task.prepare(train.target)
+        if train.weights is None:
+            return self.loss_function, target
+        mean = np.mean(train.weights, dtype=np.float64)
+        return weighted_examples(self.loss_function), (target, np.float32(train.weights / mean))
 
     def load(self) -> jaxnn.data.Splits:
         """The splits of the data; whole numbers are a regression for a loss of errors."""

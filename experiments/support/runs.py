@@ -52,6 +52,8 @@ RUNS = Path("runs")
 LOCK = ".lock"
 KEPT = ("validation", "test")
 """The splits of somebody's own file that a run keeps,"""
+OF_EXAMPLES = ("x", "target", "weights")
+"""The arrays of a split that it keeps,"""
 MOST_KEPT = 1 << 28
 """where they have at most so many bytes."""
 FORMAT = 2
@@ -171,10 +173,14 @@ class Run:
         facts, arrays = splits.preparation.facts()
         parts = {name: getattr(splits, name) for name in ("train", *KEPT)}
         kept = {name: parts[name] for name in KEPT}
-        size = sum(array.nbytes for part in kept.values() for array in part[:2])
-        if not config.data.is_named and size <= MOST_KEPT:
-            arrays |= {f"{name}.x": part.x for name, part in kept.items()}
-            arrays |= {f"{name}.target": part.target for name, part in kept.items()}
+        own = {
+            f"{name}.{field}": array
+            for name, part in kept.items()
+            for field in OF_EXAMPLES
+            if (array := getattr(part, field)) is not None
+        }
+        if not config.data.is_named and sum(a.nbytes for a in own.values()) <= MOST_KEPT:
+            arrays |= own
         record = {
             "format": FORMAT,
             "network": repr(config.layers),
@@ -222,11 +228,11 @@ class Run:
         preparation = from_facts(str(self._record), facts, arrays)
         return Record(preparation, source, examples, network)
 
-    def read_kept(self, split: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """x and target of a split, if the run has kept it."""
-        names = (f"{split}.x", f"{split}.target")
-        found = read_npz(self._arrays, (), names)
-        return (found[names[0]], found[names[1]]) if len(found) == len(names) else None
+    def read_kept(self, split: str) -> dict[str, np.ndarray] | None:
+        """The `OF_EXAMPLES` of a split, if the run has kept it."""
+        found = read_npz(self._arrays, (), [f"{split}.{field}" for field in OF_EXAMPLES])
+        named = {name.partition(".")[2]: array for name, array in found.items()}
+        return named if {"x", "target"} <= {*named} else None
 
     def restore(self, like: TrainState) -> tuple[int, TrainState]:
         """The epoch and train state of the newest checkpoint; see `Checkpoints.restore`.

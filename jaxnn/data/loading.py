@@ -43,6 +43,7 @@ def load(
     validation_fraction: float = 0.0,
     stratify: bool = True,
     groups: str | None = None,
+    weights: str | None = None,
     seed: int = 0,
     standardize: str = "none",
     standardize_target: bool = False,
@@ -100,6 +101,9 @@ def load(
             training examples, in the validation split; 0 for none.
         stratify: Whether the classes keep their proportions in a split.
         groups: Of a table, a column; examples of one group stay together in a split.
+        weights: Of a file, the column or array of what each example counts, in training and in
+            metrics (scikit-learn's sample_weight): numbers of at least 0. Splits and preparation do
+            not regard them.
         seed: The same seed gives the same splits.
         standardize: "none"; "features", (x − mean) / deviation for each feature or pixel by itself;
             "all", one mean and deviation for all of x. Both are fitted on the training split only;
@@ -128,7 +132,7 @@ def load(
         require_standardization("load", standardize)
     if _is_mapped(name):
         _refuse(name, folder=folder, target=target, inputs=inputs, task=task)
-        _refuse(name, test=test, groups=groups)
+        _refuse(name, test=test, groups=groups, weights=weights)
         _refuse(
             name,
             validation_fraction=validation_fraction or None,
@@ -140,7 +144,7 @@ def load(
     if missing not in MISSING:
         raise ValueError(f"load: {unknown_name('missing', missing, MISSING)}")
     examples, own_test = _read(
-        name, folder, target, inputs, task, test, reading, groups, prefer_numbers
+        name, folder, target, inputs, task, test, reading, groups, prefer_numbers, weights
     )
     if standardize == AUTO:
         standardize_target |= not examples.class_names and not examples.task
@@ -150,14 +154,26 @@ def load(
 
     require_two_classes(f"load: {name}", examples)
     indices = _split(examples, own_test, test_fraction, validation_fraction, seed, stratify)
-    whole = (*examples, *(() if own_test is None else own_test))
+    whole = (*_told(examples), *(() if own_test is None else _told(own_test)))
     source = Source(digest(*whole), digest(*indices))
     parts = [take(examples, index) for index in indices]
     del examples, whole  # the parts are copies, and standardising makes others
     parts += [] if own_test is None else [own_test]
+    for part, of in zip(parts, ("training", "validation", "test"), strict=True):
+        if part.weights is not None and len(part.weights) and not part.weights.any():
+            raise ValueError(
+                f"load: {name}: expected weights above 0 among the {of} examples, got all "
+                f"{len(part.weights)} of weight 0: leave such rows out of the table, or draw other "
+                "splits with --data.seed"
+            )
     preparation = fit(parts[0], standardize, standardize_target, flatten, missing)
     train, validation, held_out = (preparation.apply(str(name), part) for part in parts)
     return Splits(train, validation, held_out, preparation, source)
+
+
+def _told(examples: Dataset) -> tuple:
+    """What their digest is of."""
+    return examples if examples.weights is not None else examples[:-1]
 
 
 def _split(
@@ -212,7 +228,7 @@ def read_features(
 
 
 def _read(
-    name, folder, target, inputs, task, test, reading, groups, prefer_numbers
+    name, folder, target, inputs, task, test, reading, groups, prefer_numbers, weights
 ) -> tuple[Dataset, Dataset | None]:
     """The examples, and the test examples of a data set that has its own."""
     if name not in NAMES:
@@ -221,11 +237,13 @@ def _read(
             nearest = unknown_name("data set", str(name), NAMES)
             raise ValueError(f"load: {nearest}, or the path of a {', '.join(SUFFIXES)} file")
         _refuse(name, folder=folder)
-        examples = read_file(path, target, inputs, task, reading, groups, prefer_numbers)
+        examples = read_file(path, target, inputs, task, reading, groups, prefer_numbers, weights)
         if test is None:
             return examples, None
-        return examples, examples_like(examples, Path(test).expanduser(), target, inputs, reading)
-    _refuse(name, target=target, inputs=inputs, task=task, test=test, groups=groups)
+        test = Path(test).expanduser()
+        return examples, examples_like(examples, test, target, inputs, reading, weights)
+    _refuse(name, target=target, inputs=inputs, task=task, test=test)
+    _refuse(name, groups=groups, weights=weights)
     _refuse(name, **{option: value or None for option, value in reading._asdict().items()})
     if name in MNIST:
         return read_mnist(name, folder)

@@ -103,8 +103,11 @@ def _split_groups(
 
 def take(examples: Dataset, index: np.ndarray | slice) -> Dataset:
     """The examples at ``index``."""
-    groups = None if examples.groups is None else examples.groups[index]
-    return examples._replace(x=examples.x[index], target=examples.target[index], groups=groups)
+    groups, weights = (
+        None if of is None else of[index] for of in (examples.groups, examples.weights)
+    )
+    x, target = examples.x[index], examples.target[index]
+    return examples._replace(x=x, target=target, groups=groups, weights=weights)
 
 
 def _require_stratifiable(

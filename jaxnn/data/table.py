@@ -23,6 +23,7 @@ from jaxnn.data.columns import (
     read_column,
     warn_rounded,
 )
+from jaxnn.data.dataset import BadWeight, as_weights
 from jaxnn.data.optional import require_library
 
 VERSION = 3  # changes when the same file would be decoded to something else
@@ -276,6 +277,20 @@ class Table:
                 "for truth values, of which each example has any number, say --data.task labels"
             )
         return Target(values, (), task or ("labels" if are_labels else "regression")), kept
+
+    def weights(self, name: str, kept: np.ndarray) -> np.ndarray:
+        """What the rows that are kept count, by this column: see `as_weights`."""
+        known = Column(name, "number")
+        try:
+            numbers = read_column(name, self._cells(name), self._decimal([name]), known, "")[1]
+            return as_weights(numbers[kept], int(kept.sum()))
+        except BadCell as error:
+            raise self._bad_cell(name, error) from None
+        except BadWeight as error:
+            row = int(np.flatnonzero(kept)[error.example])
+            raise self._bad_cell(name, BadCell(row, error.expected)) from None
+        except ValueError as error:
+            raise ValueError(f"{self.path}, column {name!r}: {error}") from None
 
     def codes(self, name: str) -> np.ndarray:
         """[rows], equal where the cells of a column are."""

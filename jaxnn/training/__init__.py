@@ -1,5 +1,6 @@
 """Training: pure steps and epochs, optimisers by name, and the loop around them."""
 
+from jaxnn.losses.weighting import weighted_examples
 from jaxnn.training.crosschecking import Crosscheck, Disagreement, compared
 from jaxnn.training.divergence import Diverged
 from jaxnn.training.drawing import (
@@ -31,4 +32,3 @@ from jaxnn.training.steps import (
 )
 from jaxnn.training.streaming import Streamed, make_streamed_epoch, streamed
 from jaxnn.training.sweeping import Trials, make_sweep
-from jaxnn.training.weighting import weighted_examples

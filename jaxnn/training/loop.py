@@ -16,6 +16,7 @@ from jaxnn.core.task import Task
 from jaxnn.core.validation import batch_size as batch_size_of
 from jaxnn.core.validation import require_positive_integer
 from jaxnn.core.value import checked
+from jaxnn.losses.weighting import weighted_examples
 from jaxnn.rewrites.precision import adjust_scale
 from jaxnn.sharding import mesh_of, on_mesh, require_divisible
 from jaxnn.statistics import Quantity, measuring
@@ -66,7 +67,7 @@ def train(
     batch_size: int,
     gradient: Callable | None = None,
     draw: Draw = shuffled,
-    validation: tuple[Any, Any, Task] | tuple[Any, Any, Task, Any] | None = None,
+    validation: tuple[Any, Any, Task] | None = None,
     crosscheck: Crosscheck | None = Crosscheck(),  # noqa: B008
     measure: Mapping[str, Quantity] | None = None,
     patience: int | None = None,
@@ -97,9 +98,8 @@ def train(
             being one compiled program; `streamed`, from arrays that stay where they are, on disk
             for one, where the train state may be from the middle of an epoch; or a `Draw` of
             your own.
-        validation: Inputs, targets and the task (from `task_of`) to evaluate after every epoch, and
-            after them, where they do not all count the same, the weights of the examples. (Those
-            in training are a matter of the loss: see `weighted_examples`.)
+        validation: Inputs, targets and the task (from `task_of`) to evaluate after every epoch.
+            With a loss of `weighted_examples` the targets have weights, which metrics take too.
         crosscheck: When the hand-derived gradient is compared with autodiff's on the coming batch;
             never where it is None.
         measure: Quantities of `jaxnn.statistics` by name, of the captures that backprop computes
@@ -188,11 +188,13 @@ def _make_score(network: Layer, loss: Loss, validation: tuple | None, metrics: A
     if validation is None:
         return lambda train_state: {}
     x, target = jax.tree.map(jnp.asarray, validation[:2])
-    predict, (task, *weights) = make_predict(network), validation[2:]
+    predict, task, weights = make_predict(network), validation[2], None
+    if isinstance(loss, weighted_examples):
+        loss, (target, weights) = loss.loss, target
     named_metrics(metrics, kind_of(task))  # which refuses names that are none
 
     def score(train_state: TrainState) -> dict[str, Any]:
         prediction = predict(train_state.params, train_state.state, x)
-        return metrics_of(loss, task, prediction, target, metrics, *weights)
+        return metrics_of(loss, task, prediction, target, metrics, weights)
 
     return score
