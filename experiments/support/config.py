@@ -103,12 +103,19 @@ class DataConfig:
     header: str = ""
     """For tables: yes or no, whether the first row names the columns; found unless given."""
 
-    def load(self, *, prefer_numbers: bool = False) -> jaxnn.data.Splits:
-        """The splits; ``prefer_numbers`` where whole numbers are meant as a regression."""
+    def load(
+        self, *, prefer_numbers: bool = False, fold: tuple[int, int] | None = None
+    ) -> jaxnn.data.Splits:
+        """The splits, or those of one of several folds; ``prefer_numbers`` where whole numbers are
+        meant as a regression."""
         options: dict[str, Any] = dataclasses.asdict(self)
         reading = Reading(**{name: options.pop(name) for name in Reading._fields})
         return jaxnn.data.load(
-            options.pop("name"), reading=reading, prefer_numbers=prefer_numbers, **options
+            options.pop("name"),
+            reading=reading,
+            prefer_numbers=prefer_numbers,
+            fold=fold,
+            **options,
         )
 
     def reading(self, said: "ReadingConfig") -> Reading:
@@ -341,10 +348,11 @@ class Config:
         mean = np.mean(train.weights, dtype=np.float64)
         return weighted_examples(self.loss_function), (target, np.float32(train.weights / mean))
 
-    def load(self) -> jaxnn.data.Splits:
-        """The splits of the data; whole numbers are a regression for a loss of errors."""
+    def load(self, fold: tuple[int, int] | None = None) -> jaxnn.data.Splits:
+        """The splits of the data, or of one fold; whole numbers are a regression for a loss of
+        errors."""
         is_of_error = self.loss != AUTO and isinstance(self.loss_function, OfError)
-        return self.data.load(prefer_numbers=is_of_error)
+        return self.data.load(prefer_numbers=is_of_error, fold=fold)
 
     def resolved(self, splits: jaxnn.data.Splits) -> "Config":
         """The same with numbers in place of what follows from the data: a loss "auto", "outputs" in

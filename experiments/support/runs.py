@@ -9,6 +9,7 @@ checkpoints/           train states, the newest few
 best/                  the parameters of the epoch that was the best in validation
 start/                 the train state that fine-tuning started from, where there was any
 tensorboard/           the metrics as event files, where they were asked for
+folds.json             alone beside config.toml, of a cross-validation: the metrics of each fold
 *.png                  learning curves, confusion matrix, mistakes
 .lock                  held by the process that trains
 
@@ -50,6 +51,8 @@ from jaxnn.training.checkpoints import Checkpoints
 
 RUNS = Path("runs")
 LOCK = ".lock"
+FOLDS = "folds.json"
+"""What a cross-validation leaves behind: numbers, but no network."""
 KEPT = ("validation", "test")
 """The splits of somebody's own file that a run keeps,"""
 OF_EXAMPLES = ("x", "target", "weights")
@@ -378,8 +381,14 @@ def open_run(folder: Path) -> Run:
 
     Raises:
         FileNotFoundError: There is none, or it is not a run folder.
+        ValueError: It is that of a cross-validation.
     """
     run = Run(folder)
+    if (folder / FOLDS).is_file():
+        raise ValueError(
+            f"{folder}: expected a run with a network, got a cross-validation, whose numbers are "
+            f"in {FOLDS}: train one without --folds"
+        )
     if not (folder / "config.toml").is_file():
         known = sorted(str(path.parent) for path in RUNS.glob("*/config.toml"))
         hint = f"; there are {', '.join(known)}" if known else ""

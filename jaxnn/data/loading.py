@@ -17,7 +17,7 @@ from jaxnn.data.generated import GENERATED
 from jaxnn.data.mapped import map_splits
 from jaxnn.data.mnist import MNIST, read_mnist
 from jaxnn.data.preparation import fit, flattened, require_standardization
-from jaxnn.data.splitting import Source, Splits, split_off, take
+from jaxnn.data.splitting import Source, Splits, split_fold, split_off, take
 from jaxnn.data.table import FOUND, Reading
 
 AUTO = "auto"
@@ -44,6 +44,7 @@ def load(
     stratify: bool = True,
     groups: str | None = None,
     weights: str | None = None,
+    fold: tuple[int, int] | None = None,
     seed: int = 0,
     standardize: str = "none",
     standardize_target: bool = False,
@@ -104,6 +105,9 @@ def load(
         weights: Of a file, the column or array of what each example counts, in training and in
             metrics (scikit-learn's sample_weight): numbers of at least 0. Splits and preparation do
             not regard them.
+        fold: (i, k), with i from 0: of k parts into which ``seed`` divides the examples, the i-th
+            is the test split, in place of ``test_fraction`` and of a test that the data have;
+            classes and groups are regarded as they are otherwise.
         seed: The same seed gives the same splits.
         standardize: "none"; "features", (x − mean) / deviation for each feature or pixel by itself;
             "all", one mean and deviation for all of x. Both are fitted on the training split only;
@@ -125,6 +129,11 @@ def load(
     if folder is not None:
         _require_path("load", "folder", folder)
     _require_options(test_fraction, validation_fraction, seed)
+    if fold is not None:
+        require_integer("load", "folds", fold[1], 2)
+        require_integer("load", "fold", fold[0], 0, fold[1] - 1)
+        if test is not None:
+            raise ValueError(f"load: expected no test where there are folds, got {str(test)!r}")
     require_boolean("load", "standardize_target", standardize_target)
     require_boolean("load", "stratify", stratify)
     require_boolean("load", "flatten", flatten)
@@ -132,7 +141,7 @@ def load(
         require_standardization("load", standardize)
     if _is_mapped(name):
         _refuse(name, folder=folder, target=target, inputs=inputs, task=task)
-        _refuse(name, test=test, groups=groups, weights=weights)
+        _refuse(name, test=test, groups=groups, weights=weights, fold=fold)
         _refuse(
             name,
             validation_fraction=validation_fraction or None,
@@ -153,7 +162,9 @@ def load(
         raise ValueError("load: expected standardize_target only for a regression, got classes")
 
     require_two_classes(f"load: {name}", examples)
-    indices = _split(examples, own_test, test_fraction, validation_fraction, seed, stratify)
+    if fold is not None:
+        own_test = None
+    indices = _split(examples, own_test, test_fraction, validation_fraction, fold, seed, stratify)
     whole = (*_told(examples), *(() if own_test is None else _told(own_test)))
     source = Source(digest(*whole), digest(*indices))
     parts = [take(examples, index) for index in indices]
@@ -181,13 +192,17 @@ def _split(
     test: Dataset | None,
     test_fraction: float,
     validation_fraction: float,
+    fold: tuple[int, int] | None,
     seed: int,
     stratify: bool,
 ) -> list[np.ndarray]:
     """The indices of training and validation examples and, unless there are some, of the test."""
     train = np.arange(len(examples.x))
     count, drawn = len(train), []
-    if test is None:
+    if fold is not None:
+        train, held_out = split_fold("load", examples, fold, seed, stratify)
+        drawn = [held_out]
+    elif test is None:
         name = "test_fraction"
         train, held_out = split_off(
             "load", examples, train, round(test_fraction * count), seed, name, stratify

@@ -16,6 +16,7 @@ from jaxnn.training.drawing import (
     shuffled,
 )
 from jaxnn.training.evaluation import make_predict, metrics_of, task_of
+from jaxnn.training.folding import Folds, stack_folds, train_folds
 from jaxnn.training.loop import Epoch, train
 from jaxnn.training.metrics import METRICS, Outcome, Undefined
 from jaxnn.training.optimizers import OPTIMIZERS, make_optimizer, make_plateau
