@@ -178,7 +178,8 @@ def load(
                 "splits with --data.seed"
             )
     preparation = fit(parts[0], standardize, standardize_target, flatten, missing)
-    train, validation, held_out = (preparation.apply(str(name), part) for part in parts)
+    parts.reverse()  # none of them is kept when it is prepared
+    train, validation, held_out = (preparation.apply(str(name), parts.pop()) for _ in range(3))
     return Splits(train, validation, held_out, preparation, source)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxnn.data import load, read_features
+from jaxnn.data import load, read_features, table
 from jaxnn.data.columns import Column
 from jaxnn.data.files import examples_like, inputs_like, read_file
 from jaxnn.data.preparation import STANDARDIZATIONS
@@ -494,3 +494,19 @@ def test_a_table_read_in_pieces_is_as_one_read_at_once(tmp_path, monkeypatch):
     assert found.columns[0].values == ("01", "x", "y")
     with pytest.raises(ValueError, match="line 6: expected 2 cells as in the header, got 1"):
         read_file(write(tmp_path, "a,y\n1,2\n1,2\n1,2\n1,2\n1\n"), "y", None, None)
+
+
+def test_numbers_of_a_table_with_words_are_not_read_as_text_again(tmp_path, monkeypatch):
+    rows = [f"{i + 0.5},{i % 7},{'red' if i % 2 else ' blue'},{i % 3},," for i in range(40)]
+    path = write(tmp_path, "\n".join(["a,b,word,y,c,d", *rows, "?,inf,red,1,,"]))
+    read = []
+    whole = table.read_column
+    monkeypatch.setattr(table, "read_column", lambda *a: read.append(a[1].dtype.kind) or whole(*a))
+    with pytest.raises(ValueError, match=r"line 42, column 'b': expected a finite number"):
+        load(path, target="y")
+    path.write_text(path.read_text().replace("inf", "0"))
+    read.clear()
+    splits = load(path, target="y", inputs=["b", "word", "a"])
+    assert read == ["i", "O", "O"]  # a, for its question mark, is in text as a whole
+    names = ("b", "word=blue", "word=red", "a")
+    assert splits.train.feature_names[:4] == names
