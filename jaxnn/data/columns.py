@@ -30,7 +30,7 @@ class Column(NamedTuple):
     name: str
     kind: str
     """One of `KINDS`: numbers as they are, booleans as 0 and 1, categories as their place among
-    ``values``, dates as seconds since 1970. NaN stands for a cell without any."""
+    ``values``, dates as seconds since 1970, durations as seconds. NaN stands for a cell without any."""
     values: tuple[str, ...] = ()
     """Of categories: those of the file, in order."""
     format: str = ""
@@ -72,6 +72,8 @@ def read_column(name: str, cells: Any, decimal: str, known: Column | None, kind:
     kind, _, form = (f"{known.kind}:{known.format}" if known else kind).partition(":")
     if kind == "drop":
         return Column(name, kind), None
+    if not kind and str(cells.dtype) == "category":
+        kind = "category"  # pandas was told so
     if not is_text(cells):
         found = _typed(name, cells)
         if kind in ("", found[0].kind) or (kind, found[0].kind) == ("number", "boolean"):
@@ -178,8 +180,16 @@ def _typed(name: str, cells: Any) -> tuple[Column, np.ndarray]:
         utc = pd.to_datetime(cells, utc=True)
         seconds = (utc - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
         return Column(name, "date"), np.asarray(seconds, np.float64)
-    if kind in "cm":
-        raise ValueError(f"column {name!r}: expected numbers, words or dates, got {cells.dtype}")
+    if kind == "m":
+        import pandas as pd
+
+        return Column(name, "number"), np.asarray(cells / pd.Timedelta(seconds=1), np.float64)
+    if kind == "c":
+        way_out = shlex.quote(f"{name}=drop")
+        raise ValueError(
+            f"column {name!r}: expected numbers, words or dates, got {cells.dtype}; leave it out "
+            f"with --data.kinds {way_out}"
+        )
     if kind in "iu":
         warn_rounded(name, cells.dropna())
     numbers = cells.to_numpy(np.float64, na_value=np.nan)

@@ -421,10 +421,13 @@ class Table:
             raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
         names = [str(name) for name in frame.columns]
         self._require_distinct(names)
-        for name, dtype in zip(names, frame.dtypes, strict=True):
-            if str(dtype).startswith(("list", "struct", "map")):
+        for place, name in enumerate(names):
+            cells = frame.iloc[:, place]
+            first = cells.first_valid_index() if cells.dtype == object else None
+            if isinstance(of := cells.get(first), list | tuple | dict | set | np.ndarray):
                 raise ValueError(
-                    f"{self.path}: column {name!r}: expected single values, got {dtype}"
+                    f"{self.path}: column {name!r}: expected single values, got {type(of).__name__}"
+                    f": leave it out when the file is written"
                 )
         self._order = names
         frame.columns = self._pandas.Index(names, dtype=object)
