@@ -30,7 +30,7 @@ class Column(NamedTuple):
     name: str
     kind: str
     """One of `KINDS`: numbers as they are, booleans as 0 and 1, categories as their place among
-    ``values``, dates as seconds since 1970, durations as seconds. NaN stands for a cell without any."""
+    ``values``, dates as seconds since 1970, durations as seconds. NaN stands for an empty cell."""
     values: tuple[str, ...] = ()
     """Of categories: those of the file, in order."""
     format: str = ""

@@ -116,7 +116,7 @@ def encode(where: str, x: np.ndarray, encoders: tuple[Encoder, ...]) -> np.ndarr
     """The features of examples whose columns are as the encoders'; float64 [examples, features]."""
     if is_plain(encoders) and np.isfinite(x).all():
         return x
-    has_gaps = np.isnan(x).any(0)
+    has_gaps = np.asarray(np.isnan(x).any(0))
     gaps = [
         encoder.column.name
         for encoder, has in zip(encoders, has_gaps, strict=True)
