@@ -65,6 +65,7 @@ def main(arguments: list[str]) -> None:
             target,
             inputs,
             data.reading(options.data),
+            data.weights,
         )
         dataset, name = trained.preparation.apply(str(options.file), examples), str(options.file)
     else:
@@ -105,7 +106,8 @@ def _split(trained: Trained, splits: Splits | None, name: str, allow_changes: bo
         assert splits is not None
         return getattr(splits, name)
     known = trained.preparation
-    return Dataset(*kept, known.feature_names, known.class_names)
+    x, target, weights = kept["x"], kept["target"], kept.get("weights")
+    return Dataset(x, target, known.feature_names, known.class_names, weights=weights)
 
 
 if __name__ == "__main__":

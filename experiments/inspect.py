@@ -219,16 +219,17 @@ def _train(config: Config, splits: Splits, epochs: int | None) -> list[tuple[int
         require_positive_integer("inspect", "epochs", epochs)
     start = initial_state(config, splits)
     in_memory: dict[str, Any] = {"crosscheck_every": 0, "micro_batches": 1, "stream": False}
+    loss, target = config.supervised(splits.train, config.task(splits))
     trained = train(
         config.layers,
-        config.loss_function,
+        loss,
         config.make_optimizer(len(splits.train.x)),
         start,
         splits.train.x,
-        config.task(splits).prepare(splits.train.target),
+        target,
         epochs=epochs or config.epochs,
         batch_size=config.batch_size,
-        **gradient_options(dataclasses.replace(config, **in_memory), config.layers),
+        **gradient_options(dataclasses.replace(config, **in_memory), config.layers, loss),
     )
     return [(0, start), *((epoch.number, epoch.train_state) for epoch in trained)]
 

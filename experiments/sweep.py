@@ -4,12 +4,10 @@ python -m experiments.sweep digits_mlp --seeds 8 --learning-rate 0.001 0.003 --o
 python -m experiments.sweep wine_mlp --learning-rate 0.01 --weight-decay 0 1e-4 1e-3 --output wine
 """
 
-import contextlib
 import csv
 import dataclasses
 import io
 import itertools
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,19 +20,19 @@ import matplotlib
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from scipy import stats
 
 from experiments.benchmarks.measuring import align
 from experiments.support import style
 from experiments.support.command_line import parse_options, run_script, take_config
 from experiments.support.config import SETTINGS, Config, require_compatible
+from experiments.support.devices import all_devices
+from experiments.support.intervals import CONFIDENCE, interval
 from jaxnn.core.files import require_free, write_file
 from jaxnn.core.validation import require_number, require_positive_integer
 from jaxnn.data import Splits
 from jaxnn.training import Trials, make_sweep
 from jaxnn.training.evaluation import measures
 
-CONFIDENCE = 0.95
 USES = (
     *("network", "loss", "optimizer", "learning_rate", "schedule", "weight_decay", "clip_norm"),
     *("epochs", "batch_size", "gradient", "precision", "seed", "data"),
@@ -88,7 +86,7 @@ def main(arguments: list[str]) -> None:
     config = dataclasses.replace(config, **_shared(options.config), **_first(chosen))
     settings = combinations(chosen)
     _require_sweepable(config)
-    devices = _devices(options.devices)  # before JAX starts
+    devices = all_devices("sweep", options.devices)  # before JAX starts
     splits = config.load()
     require_compatible(config, splits)
     config.make_optimizer(len(splits.train.x))  # refuses what is wrong with its options
@@ -143,20 +141,22 @@ def train(
     devices: Sequence[Any],
 ) -> Trials:
     """Every seed with every setting, measured on the validation set after every epoch."""
-    task, network, loss = config.task(splits), config.fused_layers, config.loss_function
+    task, network = config.task(splits), config.fused_layers
+    loss, target = config.supervised(splits.train, task)
     examples = len(splits.train.x)
     held_out = jnp.asarray(splits.validation.x), task.prepare(splits.validation.target)
 
     def measure(params: Any, state: Any) -> dict[str, jax.Array]:
         prediction = network.predict(params, state, held_out[0])
-        return measures(loss, task, prediction, held_out[1])
+        plain, weights = config.loss_function, splits.validation.weights
+        return measures(plain, task, prediction, held_out[1], weights)
 
     run = make_sweep(
         network,
         loss,
         lambda chosen: config.make_optimizer(examples, chosen),
         splits.train.x,
-        task.prepare(splits.train.target),
+        target,
         epochs=config.epochs,
         batch_size=config.batch_size,
         devices=devices,
@@ -168,29 +168,16 @@ def train(
 
 def tested(config: Config, splits: Splits, trials: Trials) -> dict[str, np.ndarray]:
     """[seeds, settings], the metrics of every network on the test set."""
-    task, target = config.task(splits), splits.test.target
+    task, target, weights = config.task(splits), splits.test.target, splits.test.weights
     x = jnp.asarray(splits.test.x)
 
     def of_one(trained: tuple[Any, Any]) -> dict[str, jax.Array]:
         prediction = config.layers.predict(*trained, x)
-        return measures(config.loss_function, task, prediction, task.prepare(target))
+        return measures(config.loss_function, task, prediction, task.prepare(target), weights)
 
     flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (trials.params, trials.state))
     found = jax.jit(lambda trained: jax.lax.map(of_one, trained))(flat)
     return {key: np.reshape(values, trials.losses.shape[:2]) for key, values in found.items()}
-
-
-def interval(values: Any) -> tuple[float, float]:
-    """The mean of those that are finite, and half the width of its confidence interval.
-
-    Of Student's t distribution; NaN of fewer than two values.
-    """
-    values = np.asarray(values)
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return (float(values[0]) if len(values) else float("nan")), float("nan")
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
-    return float(np.mean(values)), float(quantile * stats.sem(values))
 
 
 def table(
@@ -282,17 +269,6 @@ def _require_sweepable(config: Config) -> None:
         if (given := getattr(config, name)) not in values:
             expected = " or ".join(map(str, values))
             raise ValueError(f"sweep: expected {name} to be {expected}, got {given}")
-
-
-def _devices(count: int | None) -> Sequence[Any]:
-    if count is not None:
-        require_positive_integer("sweep", "devices", count)
-    with contextlib.suppress(RuntimeError):  # JAX runs already, with what devices it has
-        jax.config.update("jax_num_cpu_devices", count or os.cpu_count() or 1)
-    available = jax.devices()
-    if count is not None and count > len(available):
-        raise ValueError(f"sweep: expected at most {len(available)} devices, got {count}")
-    return available[:count]
 
 
 if __name__ == "__main__":

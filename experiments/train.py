@@ -35,7 +35,8 @@ from experiments.support.command_line import (
     take_config,
 )
 from experiments.support.config import Config, flat, require_compatible, to_table
-from experiments.support.devices import DeviceOptions
+from experiments.support.devices import DeviceOptions, all_devices
+from experiments.support.folds import cross_validate, load_folds, require_foldable
 from experiments.support.held_out import describe, describe_all, evaluate_on, save_mistakes
 from experiments.support.hooks import TENSORBOARD, Hooks, find_hooks
 from experiments.support.listing import listing
@@ -88,6 +89,9 @@ class Options:
     """A run folder to continue, from its newest checkpoint."""
     list: Literal["configs", "layers", "losses", "metrics", "optimizers", "schedules"] | None = None
     """Print what can be named, with its options, and do nothing else."""
+    folds: int | None = None
+    """Cross-validate: divide the examples into so many folds, train a network for each on the
+    others, all at once, and print means with intervals; no network is kept."""
     fine_tune: bool = False
     """Let --resume change optimiser, rate, schedule, decay and clip norm; the optimiser starts
     anew, with a schedule over the epochs left."""
@@ -134,6 +138,11 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
     located = options.config.data.located()
     options = dataclasses.replace(options, config=dataclasses.replace(options.config, data=located))
     config = options.config
+    if options.folds is not None:
+        if resumed:
+            raise ValueError("train: expected folds without resume, which goes on with one network")
+        _cross_validate(name, options, options.folds, locked)
+        return
 
     hooks = find_hooks(options.log)
     mesh = options.on.make_mesh()  # before anything else runs on a device
@@ -202,6 +211,23 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
         )
         tested = best.parameters(train_state)
     _finish(config, splits, *tested, run)
+
+
+def _cross_validate(name: str, options: Options, folds: int, locked: ExitStack) -> None:
+    require_foldable(options.config, folds)
+    devices = all_devices("train", options.on.devices)  # before anything else runs on one
+    every = load_folds(options.config, folds)
+    fewest = min(every, key=lambda splits: len(splits.train.x))
+    config = _resolve(options.config, fewest)
+    require_compatible(config, fewest)
+    require_best(config, fewest)
+    run = locked.enter_context(new_run(name, options.output))
+    print(
+        printable(f"{name}: {config.data.short_name}, ") + f"{folds} folds, the first of "
+        f"{len(every[0].train.x)} training, {len(every[0].validation.x)} validation and "
+        f"{len(every[0].test.x)} test examples\n\n{summarize(config.layers, fewest.train.x[:1])}\n"
+    )
+    cross_validate(config, every, run, devices)
 
 
 def _restore(
@@ -273,20 +299,21 @@ def _start(
     task = config.task(splits)
     validation = None
     if len(splits.validation.x):
-        validation = splits.validation.x, task.prepare(splits.validation.target), task
+        validation = splits.validation.x, config.supervised(splits.validation, task)[1], task
+    loss, target = config.supervised(splits.train, task)
     # Autodiff has nothing from fusing, which is about backward passes.
     network = config.layers if config.gradient == "autodiff" else config.fused_layers
     return train(
         network,
-        config.loss_function,
+        loss,
         optimizer,
         train_state,
         splits.train.x,
-        task.prepare(splits.train.target),
+        target,
         epochs=config.epochs,
         batch_size=config.batch_size,
         validation=validation,
-        **gradient_options(config, network),
+        **gradient_options(config, network, loss),
         metrics=config.all_metrics,
         patience=config.patience,
         past_validation_losses=[

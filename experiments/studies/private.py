@@ -131,7 +131,7 @@ def _accuracy(config: Config, splits: Splits) -> float:
         config.task(splits).prepare(splits.train.target),
         epochs=config.epochs,
         batch_size=config.batch_size,
-        **gradient_options(config, config.layers),
+        **gradient_options(config, config.layers, config.loss_function),
     )
     return evaluate_on(config, splits.preparation, last.train_state, splits.test)[0]["accuracy"]
 

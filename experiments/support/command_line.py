@@ -40,7 +40,7 @@ FOLLOWING = Config(
     optimizer="adamw()",
     learning_rate=3e-3,
     schedule="cosine()",
-    weight_decay=1e-3,
+    weight_decay=1.0,
     epochs=0,
     batch_size=0,
     data=DataConfig(standardize=AUTO, validation_fraction=0.1),

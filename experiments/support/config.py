@@ -30,7 +30,13 @@ from jaxnn.data.table import Reading
 from jaxnn.learning.privacy import Privacy
 from jaxnn.losses.elementwise import Binary, OfError
 from jaxnn.rewrites.precision import POLICIES, Policy, skip_overflow, with_precision
-from jaxnn.training import make_optimizer, make_plateau, make_schedule, steps_per_epoch
+from jaxnn.training import (
+    make_optimizer,
+    make_plateau,
+    make_schedule,
+    steps_per_epoch,
+    weighted_examples,
+)
 from jaxnn.training.optimizers import TOLD_THE_LOSS, assemble_optimizer
 
 SETTINGS = ("learning_rate", "weight_decay", "clip_norm")
@@ -68,7 +74,9 @@ class DataConfig:
     stratify: bool = True
     """Whether the classes keep their proportions in a split."""
     groups: str | None = None
-    """For tables: a column whose groups stay together in a split."""
+    """For tables: a column; examples of one group stay together in a split."""
+    weights: str | None = None
+    """For files: the column or array of what each example counts, in training and in metrics."""
     seed: int = 0
     """Draws the splits."""
     standardize: str = "none"
@@ -101,12 +109,19 @@ class DataConfig:
     colors: str = ""
     """For images: gray or rgb; gray where all are, unless given."""
 
-    def load(self, *, prefer_numbers: bool = False) -> jaxnn.data.Splits:
-        """The splits; ``prefer_numbers`` where whole numbers are meant as a regression."""
+    def load(
+        self, *, prefer_numbers: bool = False, fold: tuple[int, int] | None = None
+    ) -> jaxnn.data.Splits:
+        """The splits, or those of one of several folds; ``prefer_numbers`` where whole numbers are
+        meant as a regression."""
         options: dict[str, Any] = dataclasses.asdict(self)
         reading = Reading(**{name: options.pop(name) for name in Reading._fields})
         return jaxnn.data.load(
-            options.pop("name"), reading=reading, prefer_numbers=prefer_numbers, **options
+            options.pop("name"),
+            reading=reading,
+            prefer_numbers=prefer_numbers,
+            fold=fold,
+            **options,
         )
 
     def map(self, folder: Path, *, prefer_numbers: bool = False) -> Path:
@@ -114,9 +129,14 @@ class DataConfig:
         holds, a few at a time."""
         if not self.are_images:
             return jaxnn.data.write_mapped(self.load(prefer_numbers=prefer_numbers), folder)
+        if self.weights is not None:
+            raise ValueError(
+                f"data: expected no weights where images are mapped, got {self.weights!r}: "
+                "train on the images themselves, without map_data"
+            )
         options: dict[str, Any] = dataclasses.asdict(self)
         reading = Reading(**{name: options.pop(name) for name in Reading._fields})
-        for name in ("folder", "inputs", "flatten", "missing"):
+        for name in ("weights", "folder", "inputs", "flatten", "missing"):
             options.pop(name)
         if self.standardize == AUTO:
             options |= {"standardize": "all"}
@@ -346,9 +366,19 @@ class Config:
         """What the loss asks of these data."""
         return task_on(self.loss_function, splits.preparation)
 
-    def load(self) -> jaxnn.data.Splits:
-        """The splits of the data; whole numbers are a regression for a loss of errors."""
-        return self.data.load(prefer_numbers=self._is_of_error)
+    def supervised(self, train: Dataset, task: Task) -> tuple[Loss, Any]:
+        """The loss to train with, and the targets as it takes them: with the weights of the
+        examples, if they have some, so scaled that their mean is 1."""
+        target = task.prepare(train.target)
+        if train.weights is None:
+            return self.loss_function, target
+        mean = np.mean(train.weights, dtype=np.float64)
+        return weighted_examples(self.loss_function), (target, np.float32(train.weights / mean))
+
+    def load(self, fold: tuple[int, int] | None = None) -> jaxnn.data.Splits:
+        """The splits of the data, or of one fold; whole numbers are a regression for a loss of
+        errors."""
+        return self.data.load(prefer_numbers=self._is_of_error, fold=fold)
 
     def map(self, folder: Path) -> Path:
         """Write the splits as a folder of .npy files."""

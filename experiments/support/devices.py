@@ -1,6 +1,8 @@
 """On how many devices a script runs, and how parameters are laid out over them."""
 
 import contextlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,3 +75,16 @@ class DeviceOptions:
             with contextlib.suppress(RuntimeError):  # JAX runs already, with what devices it has
                 jax.config.update("jax_num_cpu_devices", self.devices)
         return jax.devices()
+
+
+def all_devices(where: str, count: int | None) -> Sequence[Any]:
+    """Among which small trainings are divided: all unless a count is given, and of a processor as
+    many virtual ones as it has cores. It must be called before JAX starts."""
+    if count is not None:
+        require_positive_integer(where, "devices", count)
+    with contextlib.suppress(RuntimeError):  # JAX runs already, with what devices it has
+        jax.config.update("jax_num_cpu_devices", count or os.cpu_count() or 1)
+    available = jax.devices()
+    if count is not None and count > len(available):
+        raise ValueError(f"{where}: expected at most {len(available)} devices, got {count}")
+    return available[:count]

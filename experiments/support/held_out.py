@@ -28,7 +28,8 @@ def evaluate_on(
     predict = make_predict(config.layers)
     prediction = predict(train_state.params, train_state.state, jnp.asarray(dataset.x))
     target = jnp.asarray(task.prepare(dataset.target))
-    metrics, reasons = scores_of(config.loss_function, task, prediction, target, config.all_metrics)
+    loss, names = config.loss_function, config.all_metrics
+    metrics, reasons = scores_of(loss, task, prediction, target, names, dataset.weights)
     if reasons:
         metrics["undefined"] = reasons
     return metrics, np.asarray(prediction)

@@ -32,7 +32,13 @@ GROUPS = {
     "devices": ("devices", "layout", "model_devices"),
     "data": (
         *("data.name", "data.target", "data.inputs", "data.task", "data.test"),
-        *("data.test_fraction", "data.validation_fraction", "data.stratify", "data.groups"),
+        *(
+            "data.test_fraction",
+            "data.validation_fraction",
+            "data.stratify",
+            "data.groups",
+            "data.weights",
+        ),
         *("data.seed", "data.standardize", "data.standardize_target", "data.flatten"),
         "data.folder",
     ),

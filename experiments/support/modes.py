@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.support.config import Config
-from jaxnn import Layer, accumulate, autodiff, backprop
+from jaxnn import Layer, Loss, accumulate, autodiff, backprop
 from jaxnn.core.validation import (
     require_integer,
     require_number,
@@ -18,13 +18,13 @@ GRADIENTS = ("manual", "autodiff", "private", "crosscheck")
 manual, from when that was not compared with autodiff by itself."""
 
 
-def gradient_options(config: Config, network: Layer) -> dict[str, Any]:
-    """The arguments gradient, draw and crosscheck of `jaxnn.training.train`.
+def gradient_options(config: Config, network: Layer, loss: Loss) -> dict[str, Any]:
+    """The arguments gradient, draw and crosscheck of `jaxnn.training.train`, to train with a loss.
 
     Raises:
         ValueError, TypeError: an option is not as described there, or they do not fit together.
     """
-    mode, loss, parts = config.gradient, config.loss_function, config.micro_batches
+    mode, parts = config.gradient, config.micro_batches
     if mode not in GRADIENTS:
         raise ValueError(unknown_name("gradient mode", mode, GRADIENTS))
     require_positive_integer("train", "micro_batches", parts)
@@ -38,6 +38,11 @@ def gradient_options(config: Config, network: Layer) -> dict[str, Any]:
     if config.crosscheck_every:
         crosscheck = Crosscheck(config.crosscheck_every, config.crosscheck_tolerance)
     if (privacy := config.privacy_of_gradients) is not None:
+        if config.data.weights is not None:
+            raise ValueError(
+                "train: expected examples without weights where gradient is 'private', whose "
+                f"promise does not cover them, got --data.weights {config.data.weights}"
+            )
         if parts > 1:
             raise ValueError(
                 "train: expected micro_batches to be 1 where gradient is 'private', whose noise is "
@@ -62,7 +67,7 @@ def gradient_options(config: Config, network: Layer) -> dict[str, Any]:
 
 def what_is_compared(config: Config) -> str:
     """The names of the two gradients that a crosscheck compares."""
-    options = gradient_options(config, config.layers)
+    options = gradient_options(config, config.layers, config.loss_function)
     pair = compared(options["crosscheck"], options["gradient"], config.layers, config.loss_function)
     by_intent = " (before it is clipped and noisy)" * (config.privacy_of_gradients is not None)
     return f"{by_intent} and ".join(pair)

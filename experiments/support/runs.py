@@ -9,6 +9,7 @@ checkpoints/           train states, the newest few
 best/                  the parameters of the epoch that was the best in validation
 start/                 the train state that fine-tuning started from, where there was any
 tensorboard/           the metrics as event files, where they were asked for
+folds.json             alone beside config.toml, of a cross-validation: the metrics of each fold
 *.png                  learning curves, confusion matrix, mistakes
 .lock                  held by the process that trains
 
@@ -50,8 +51,12 @@ from jaxnn.training.checkpoints import Checkpoints
 
 RUNS = Path("runs")
 LOCK = ".lock"
+FOLDS = "folds.json"
+"""What a cross-validation leaves behind: numbers, but no network."""
 KEPT = ("validation", "test")
 """The splits of somebody's own file that a run keeps,"""
+OF_EXAMPLES = ("x", "target", "weights")
+"""The arrays of a split that it keeps,"""
 MOST_KEPT = 1 << 28
 """where they have at most so many bytes."""
 FORMAT = 2
@@ -173,10 +178,14 @@ class Run:
         facts, arrays = splits.preparation.facts()
         parts = {name: getattr(splits, name) for name in ("train", *KEPT)}
         kept = {name: parts[name] for name in KEPT}
-        size = sum(array.nbytes for part in kept.values() for array in part[:2])
-        if not config.data.is_named and size <= MOST_KEPT:
-            arrays |= {f"{name}.x": part.x for name, part in kept.items()}
-            arrays |= {f"{name}.target": part.target for name, part in kept.items()}
+        own = {
+            f"{name}.{field}": array
+            for name, part in kept.items()
+            for field in OF_EXAMPLES
+            if (array := getattr(part, field)) is not None
+        }
+        if not config.data.is_named and sum(a.nbytes for a in own.values()) <= MOST_KEPT:
+            arrays |= own
         record = {
             "format": FORMAT,
             "network": repr(config.layers),
@@ -224,11 +233,11 @@ class Run:
         preparation = from_facts(str(self._record), facts, arrays)
         return Record(preparation, source, examples, network)
 
-    def read_kept(self, split: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """x and target of a split, if the run has kept it."""
-        names = (f"{split}.x", f"{split}.target")
-        found = read_npz(self._arrays, (), names)
-        return (found[names[0]], found[names[1]]) if len(found) == len(names) else None
+    def read_kept(self, split: str) -> dict[str, np.ndarray] | None:
+        """The `OF_EXAMPLES` of a split, if the run has kept it."""
+        found = read_npz(self._arrays, (), [f"{split}.{field}" for field in OF_EXAMPLES])
+        named = {name.partition(".")[2]: array for name, array in found.items()}
+        return named if {"x", "target"} <= {*named} else None
 
     def restore(self, like: TrainState) -> tuple[int, TrainState]:
         """The epoch and train state of the newest checkpoint; see `Checkpoints.restore`.
@@ -376,8 +385,14 @@ def open_run(folder: Path) -> Run:
 
     Raises:
         FileNotFoundError: There is none, or it is not a run folder.
+        ValueError: It is that of a cross-validation.
     """
     run = Run(folder)
+    if (folder / FOLDS).is_file():
+        raise ValueError(
+            f"{folder}: expected a run with a network, got a cross-validation, whose numbers are "
+            f"in {FOLDS}: train one without --folds"
+        )
     if not (folder / "config.toml").is_file():
         known = sorted(str(path.parent) for path in RUNS.glob("*/config.toml"))
         hint = f"; there are {', '.join(known)}" if known else ""

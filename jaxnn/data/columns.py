@@ -20,7 +20,7 @@ DATE_FORMATS = ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/
 TIMES = ("", " %H:%M", " %H:%M:%S")
 _LONGEST_CATEGORY = 200
 _LARGEST_EXACT = 2**53
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?")
 
 
@@ -30,7 +30,7 @@ class Column(NamedTuple):
     name: str
     kind: str
     """One of `KINDS`: numbers as they are, booleans as 0 and 1, categories as their place among
-    ``values``, dates as seconds since 1970. NaN stands for a cell without any."""
+    ``values``, dates as seconds since 1970, durations as seconds. NaN stands for an empty cell."""
     values: tuple[str, ...] = ()
     """Of categories: those of the file, in order."""
     format: str = ""
@@ -72,6 +72,8 @@ def read_column(name: str, cells: Any, decimal: str, known: Column | None, kind:
     kind, _, form = (f"{known.kind}:{known.format}" if known else kind).partition(":")
     if kind == "drop":
         return Column(name, kind), None
+    if not kind and str(cells.dtype) == "category":
+        kind = "category"  # pandas was told so
     if not is_text(cells):
         found = _typed(name, cells)
         if kind in ("", found[0].kind) or (kind, found[0].kind) == ("number", "boolean"):
@@ -84,16 +86,15 @@ def read_column(name: str, cells: Any, decimal: str, known: Column | None, kind:
         cells = cells.map(
             lambda v: "" if v != v else f"{v:.0f}" if whole else repr(float(v)), na_action="ignore"
         ).astype("str")
-    texts = cells.str.strip()
-    gaps = np.asarray(texts.str.lower().isin(MISSING) | texts.isna(), bool)
-    given = texts[~gaps]
+    given, places = _different(cells)
     if kind in ("", "number"):
         numbers = as_numbers(given, decimal)
         bad = ~np.isfinite(numbers)
-        if kind == "number" or (not bad.all() and bad.mean() < 0.5):
+        share = float(np.mean(bad[places[places >= 0]])) if len(given) else 1.0
+        if kind == "number" or share < 0.5:
             _refuse_first(given, bad, "a finite number", kind)
             warn_rounded(name, numbers[np.asarray(given.str.fullmatch(r"[+-]?\d{16,}"), bool)])
-            return Column(name, "number"), _scatter(numbers, gaps)
+            return Column(name, "number"), _scatter(numbers, places)
     if kind in ("", "boolean"):
         words = given.str.lower()
         truth, lie = (
@@ -102,12 +103,27 @@ def read_column(name: str, cells: Any, decimal: str, known: Column | None, kind:
         )
         if kind or (len(given) and (truth | lie).all() and truth.any() and lie.any()):
             _refuse_first(given, ~(truth | lie), "true or false, yes or no", kind)
-            return Column(name, "boolean"), _scatter(truth.astype(float), gaps)
+            return Column(name, "boolean"), _scatter(truth.astype(float), places)
     if kind in ("", "date"):
         form, seconds = _dates(name, given, form, required=kind == "date")
         if seconds is not None:
-            return Column(name, "date", (), form), _scatter(seconds, gaps)
-    return _category(name, given, gaps, known, bool(kind))
+            return Column(name, "date", (), form), _scatter(seconds, places)
+    return _category(name, given, places, known, bool(kind))
+
+
+def _different(cells: Any) -> tuple[Any, np.ndarray]:
+    """The texts that there are, without gaps, each once, in the order of their first rows, which
+    are the index; and [rows], the place of each cell among them, −1 for a gap."""
+    import pandas as pd
+
+    codes, values = pd.factorize(cells)
+    first = np.zeros(len(values), int)
+    rows = np.flatnonzero(codes >= 0)[::-1]
+    first[codes[rows]] = rows  # of several rows the last one that is written stays
+    texts = pd.Series(values, index=first).astype("str").str.strip()
+    is_given = ~np.asarray(texts.str.lower().isin(MISSING), bool)
+    place = np.append(np.where(is_given, np.cumsum(is_given) - 1, -1), -1)
+    return texts[is_given], place[codes]
 
 
 def is_text(cells: Any) -> bool:
@@ -129,7 +145,7 @@ def as_numbers(given: Any, decimal: str) -> np.ndarray:
     else:
         grouped = plain.str.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
         plain = plain.where(~grouped, plain.str.replace(",", "", regex=False))
-    fits = plain.str.fullmatch(_NUMBER.pattern, flags=re.ASCII)
+    fits = plain.str.fullmatch(_NUMBER)
     numbers = pd.to_numeric(plain.where(fits, ""), errors="coerce")
     return np.asarray(numbers, np.float64)
 
@@ -164,8 +180,16 @@ def _typed(name: str, cells: Any) -> tuple[Column, np.ndarray]:
         utc = pd.to_datetime(cells, utc=True)
         seconds = (utc - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
         return Column(name, "date"), np.asarray(seconds, np.float64)
-    if kind in "cm":
-        raise ValueError(f"column {name!r}: expected numbers, words or dates, got {cells.dtype}")
+    if kind == "m":
+        import pandas as pd
+
+        return Column(name, "number"), np.asarray(cells / pd.Timedelta(seconds=1), np.float64)
+    if kind == "c":
+        way_out = shlex.quote(f"{name}=drop")
+        raise ValueError(
+            f"column {name!r}: expected numbers, words or dates, got {cells.dtype}; leave it out "
+            f"with --data.kinds {way_out}"
+        )
     if kind in "iu":
         warn_rounded(name, cells.dropna())
     numbers = cells.to_numpy(np.float64, na_value=np.nan)
@@ -189,10 +213,9 @@ def _refuse_first(given: Any, bad: np.ndarray, expected: str, kind: str) -> None
         raise BadCell(int(given.index[place]), expected, hint)
 
 
-def _scatter(numbers: np.ndarray, gaps: np.ndarray) -> np.ndarray:
-    filled = np.full(len(gaps), np.nan)
-    filled[~gaps] = numbers
-    return filled
+def _scatter(numbers: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The number of each cell, NaN of a gap."""
+    return np.append(numbers, np.nan)[places]
 
 
 def _dates(name: str, given: Any, form: str, *, required: bool) -> tuple[str, np.ndarray | None]:
@@ -238,17 +261,18 @@ def _dates(name: str, given: Any, form: str, *, required: bool) -> tuple[str, np
 
 
 def _category(
-    name: str, given: Any, gaps: np.ndarray, known: Column | None, is_said: bool
+    name: str, given: Any, places: np.ndarray, known: Column | None, is_said: bool
 ) -> tuple[Column, np.ndarray]:
     import pandas as pd
 
     if known is not None and known.kind == "category":
         codes = pd.Index(known.values).get_indexer(given)
-        return known, _scatter(np.where(codes < 0, np.inf, codes), gaps)
+        return known, _scatter(np.where(codes < 0, np.inf, codes), places)
     codes, values = pd.factorize(given, sort=True)
     longest = max((len(value) for value in values), default=0)
     # Few words for many rows are categories; otherwise nearly every row has its own.
-    most = MOST_CATEGORIES if len(given) >= 2 * MOST_CATEGORIES else max(len(given) // 2, 10)
+    count = int(np.count_nonzero(places >= 0))
+    most = MOST_CATEGORIES if count >= 2 * MOST_CATEGORIES else max(count // 2, 10)
     if longest > _LONGEST_CATEGORY or (len(values) > most and not is_said):
         found = (
             f"words of up to {longest} characters"
@@ -262,4 +286,4 @@ def _category(
             f"column {name!r}: expected numbers, dates or at most {most} different words of up to "
             f"{_LONGEST_CATEGORY} characters, got text: {found}{way_out}"
         )
-    return Column(name, "category", tuple(map(str, values))), _scatter(codes.astype(float), gaps)
+    return Column(name, "category", tuple(map(str, values))), _scatter(codes.astype(float), places)

@@ -29,6 +29,8 @@ class Dataset(NamedTuple):
     """[examples]: those of one group are not to be divided by a split."""
     images: Any = None
     """`jaxnn.data.images.Pixels` where x are pixels of image files, 0 to 255."""
+    weights: np.ndarray | None = None
+    """[examples], float32: what each counts in training and in metrics, at least 0."""
 
 
 def make_dataset(
@@ -122,6 +124,37 @@ def _as_outputs(where: str, target: np.ndarray) -> np.ndarray:
     outputs = target.reshape(len(target), -1).astype(_kept_dtype(target.dtype))
     _require_finite(where, "target", outputs)
     return outputs
+
+
+def as_weights(weights: Any, count: int) -> np.ndarray:
+    """Weights of so many examples as float32.
+
+    Raises:
+        BadWeight: One is no number of at least 0; it says which.
+        ValueError: There are not as many, or all are 0.
+    """
+    weights = np.asarray(weights)
+    if weights.shape != (count,) or weights.dtype.kind not in "biuf":
+        raise ValueError(
+            f"expected one number as weight for each of the {count} examples, got "
+            f"{weights.dtype} of shape {weights.shape}"
+        )
+    bad = ~((weights >= 0) & (weights <= np.finfo(np.float32).max))
+    if bad.any():
+        raise BadWeight(int(np.argmax(bad)), weights[np.argmax(bad)])
+    if not weights.any():
+        raise ValueError("expected some weights above 0, got all 0")
+    return weights.astype(np.float32)
+
+
+class BadWeight(ValueError):
+    """A weight that is none; who knows the file adds where it is."""
+
+    expected = "a weight, a finite number of at least 0"
+
+    def __init__(self, example: int, weight: Any):
+        super().__init__(f"expected {self.expected}, got {weight} at example {example}")
+        self.example = example
 
 
 def require_two_classes(where: str, examples: Dataset) -> None:

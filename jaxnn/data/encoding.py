@@ -12,6 +12,7 @@ from jaxnn.data.columns import Column
 MISSING = ("fill", "frequent", "refuse")
 """How gaps are treated: filled by the median (the most frequent truth value; no category) beside a
 feature that says so; filled by the most frequent value; refused."""
+_BLOCK = 1 << 12
 _DAY = 86400.0
 _CYCLES = {"year": 365.2425 * _DAY, "week": 7 * _DAY}
 
@@ -54,30 +55,28 @@ class Encoder(NamedTuple):
     def _cycles(self) -> Mapping[str, float]:
         return _CYCLES | ({"day": _DAY} if self.has_times else {})
 
-    def write(self, where: str, cells: np.ndarray, features: np.ndarray) -> None:
-        """The features of the cells into [examples, features]."""
-        gaps, name = np.isnan(cells), self.column.name
-        if gaps.any() and np.isnan(self.fill):
+    def require_given(self, where: str, cells: np.ndarray) -> None:
+        """Raise ValueError for gaps where they are refused."""
+        if np.isnan(self.fill) and (gaps := np.isnan(cells)).any():
             raise ValueError(
-                f"{where}: expected column {name!r} without empty cells, got "
+                f"{where}: expected column {self.column.name!r} without empty cells, got "
                 f"{int(gaps.sum())}, the first in row {int(np.argmax(gaps)) + 1} below the "
                 "header: --data.missing fill takes them"
             )
+
+    def write(self, cells: np.ndarray, features: np.ndarray) -> int:
+        """The features of the cells into [examples, features]; returns how many of the cells are of
+        categories without a feature."""
+        gaps = np.isnan(cells)
         filled = np.where(gaps, self.fill, cells)
         if self.says_gaps:
             features[:, -1] = gaps
         if self.column.kind == "category":
-            unknown = ~np.isfinite(filled) & ~gaps
-            places = np.array([self.column.values.index(value) for value in self.values], float)
+            known = {value: place for place, value in enumerate(self.column.values)}
+            places = np.array([known[value] for value in self.values], float)
             features[:, : len(places)] = filled[:, np.newaxis] == places
-            seen = features[:, : len(places)].any(1) | gaps
-            if unknown.any() or not seen.all():
-                warnings.warn(
-                    f"{where}: {int((~seen).sum())} cells of column {name!r} are of categories "
-                    "that no training example has: they count as none of the known ones",
-                    stacklevel=2,
-                )
-        elif self.column.kind == "date":
+            return int(np.count_nonzero(~(features[:, : len(places)].any(1) | gaps)))
+        if self.column.kind == "date":
             features[:, 0] = filled / _DAY
             for place, length in enumerate(self._cycles.values()):
                 angle = 2 * np.pi * (filled % length) / length
@@ -85,6 +84,7 @@ class Encoder(NamedTuple):
                 features[:, 2 + 2 * place] = np.cos(angle)
         else:
             features[:, 0] = filled
+        return 0
 
     def describe(self) -> tuple[str, str, str, str]:
         """Name, kind, what becomes of it, and of its gaps, for people."""
@@ -116,10 +116,11 @@ def encode(where: str, x: np.ndarray, encoders: tuple[Encoder, ...]) -> np.ndarr
     """The features of examples whose columns are as the encoders'; float64 [examples, features]."""
     if is_plain(encoders) and np.isfinite(x).all():
         return x
+    has_gaps = np.asarray(np.isnan(x).any(0))
     gaps = [
         encoder.column.name
-        for place, encoder in enumerate(encoders)
-        if not encoder.says_gaps and encoder.fills and np.isnan(x[:, place]).any()
+        for encoder, has in zip(encoders, has_gaps, strict=True)
+        if has and not encoder.says_gaps and encoder.fills
     ]
     if gaps:
         warnings.warn(
@@ -127,12 +128,23 @@ def encode(where: str, x: np.ndarray, encoders: tuple[Encoder, ...]) -> np.ndarr
             "training, and no feature says so",
             stacklevel=2,
         )
-    features = np.empty((len(x), sum(len(encoder.names) for encoder in encoders)))
-    start = 0
-    for place, encoder in enumerate(encoders):
-        end = start + len(encoder.names)
-        encoder.write(where, x[:, place], features[:, start:end])
-        start = end
+    for place in np.flatnonzero(has_gaps):
+        encoders[place].require_given(where, x[:, place])
+    ends = np.cumsum([0, *(len(encoder.names) for encoder in encoders)])
+    features, unknown = np.empty((len(x), ends[-1])), [0] * len(encoders)
+    # Some rows at a time, which stay in the cache while they are written.
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        for place, encoder in enumerate(encoders):
+            own = features[rows, ends[place] : ends[place + 1]]
+            unknown[place] += encoder.write(x[rows, place], own)
+    for encoder, count in zip(encoders, unknown, strict=True):
+        if count:
+            warnings.warn(
+                f"{where}: {count} cells of column {encoder.column.name!r} are of categories that "
+                "no training example has: they count as none of the known ones",
+                stacklevel=2,
+            )
     return features
 
 
@@ -146,7 +158,7 @@ def is_plain(encoders: tuple[Encoder, ...]) -> bool:
 
 def _fit(cells: np.ndarray, column: Column, missing: str) -> Encoder:
     gaps = np.isnan(cells)
-    given = cells[~gaps]
+    given = cells[~gaps]  # a copy, all in one place
     if column.kind == "category":
         counts = np.bincount(given.astype(int), minlength=len(column.values))
         values = tuple(value for value, count in zip(column.values, counts, strict=True) if count)
@@ -156,7 +168,7 @@ def _fit(cells: np.ndarray, column: Column, missing: str) -> Encoder:
     if missing == "refuse":
         fill = np.nan
     says_gaps = bool(gaps.any()) and missing == "fill"
-    has_times = column.kind == "date" and bool(np.any(given % _DAY))
+    has_times = column.kind == "date" and bool(np.any(given % _DAY))  # in whatever order
     return Encoder(column, fill, says_gaps, values, has_times)
 
 
@@ -166,7 +178,7 @@ def _typical(given: np.ndarray, kind: str, missing: str) -> float:
     if missing == "frequent" or kind == "boolean":
         values, counts = np.unique(given, return_counts=True)
         return float(values[np.argmax(counts)])
-    return float(np.median(given))
+    return float(np.median(given, overwrite_input=True))
 
 
 def to_facts(encoders: tuple[Encoder, ...]) -> list[dict[str, Any]]:

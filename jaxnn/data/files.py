@@ -1,6 +1,7 @@
 """A user's own examples, from an .npz archive or a table."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from jaxnn.core.validation import listed, unknown_name
 from jaxnn.data import images, npz, table
 from jaxnn.data.cache import cached
 from jaxnn.data.columns import Column
-from jaxnn.data.dataset import Dataset, as_features, make_dataset, validate_labels
+from jaxnn.data.dataset import Dataset, as_features, as_weights, make_dataset, validate_labels
 from jaxnn.data.npy import read_strings
 from jaxnn.data.preparation import Preparation
 from jaxnn.data.table import (
@@ -40,6 +41,7 @@ def read_file(
     reading: Reading = FOUND,
     groups: str | None = None,
     prefer_numbers: bool = False,
+    weights: str | None = None,
 ) -> Dataset:
     """The data set in ``path``; the arguments are those of `jaxnn.data.load`."""
     _require_file(path)
@@ -50,9 +52,9 @@ def read_file(
         columns = _names(inputs)
 
         def decode():
-            return _decode(path, targets, columns, task, reading, groups, prefer_numbers)
+            return _decode(path, targets, columns, task, reading, groups, prefer_numbers, weights)
 
-        options = (targets, columns, task, tuple(reading), groups, prefer_numbers)
+        options = (targets, columns, task, tuple(reading), groups, prefer_numbers, weights)
         arrays = cached(path, decode, "table", table.VERSION, *options)
         return _from_arrays(arrays)
 
@@ -62,7 +64,21 @@ def read_file(
         raise ValueError(f"{path}: expected target to name one array, got {listed(targets)}")
     x_name, target_name = _array_name(path, inputs), targets[0] if targets else "target"
     optional = ("feature_names", "class_names")
-    arrays = npz.read_npz(path, (x_name, target_name), optional)
+    weighing = (weights,) if weights else ()
+    arrays = npz.read_npz(path, (x_name, target_name, *weighing), optional)
+    found = _from_npz(path, arrays, x_name, target_name, task, prefer_numbers)
+    return found._replace(weights=_weights_of(path, arrays, weights, len(found.x)))
+
+
+def _from_npz(
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    x_name: str,
+    target_name: str,
+    task: str | None,
+    prefer_numbers: bool,
+) -> Dataset:
+    optional = ("feature_names", "class_names")
     features, classes = (_strings(path, key, arrays.get(key)) for key in optional)
     labels = arrays[target_name]
     by_dtype = labels.dtype.kind == "f" or (prefer_numbers and labels.dtype.kind in "iu")
@@ -84,6 +100,17 @@ def read_file(
     return make_dataset(str(path), arrays[x_name], labels, features, classes)
 
 
+def _weights_of(
+    path: Path, arrays: dict[str, np.ndarray], name: str | None, count: int
+) -> np.ndarray | None:
+    if not name or name not in arrays:
+        return None
+    try:
+        return as_weights(arrays[name], count)
+    except ValueError as error:
+        raise ValueError(f"{path}: array {name!r}: {error}") from None
+
+
 def _decode(
     path: Path,
     targets: tuple[str, ...] | None,
@@ -92,8 +119,9 @@ def _decode(
     reading: Reading,
     groups: str | None,
     prefer_numbers: bool,
+    weights: str | None,
 ) -> dict[str, np.ndarray]:
-    others = (*(targets or ()), *([groups] if groups else []))
+    others = (*(targets or ()), *(name for name in (groups, weights) if name))
     said = [t.rpartition("=")[0] for t in reading.kinds if t.endswith("=category")]
     read = Table(path, reading, (*others, *said), (*others, *(inputs or ())))
     if not targets:
@@ -104,7 +132,10 @@ def _decode(
     for name in others:
         read.require_column(name)
     if both := [name for name in others if name in (inputs or ())]:
-        raise ValueError(f"{path}: expected inputs without the target column {both[0]!r}")
+        of = {groups: "groups", weights: "weights"}.get(both[0], "target")
+        raise ValueError(f"{path}: expected inputs without the {of} column {both[0]!r}")
+    if weights in (targets or ()):
+        raise ValueError(f"{path}: expected weights beside the target, got {weights!r} for both")
     names = list(inputs) if inputs is not None else [n for n in read.names if n not in {*others}]
     if not names:
         raise ValueError(f"{path}: expected columns beside {listed(others)}, got none")
@@ -123,6 +154,8 @@ def _decode(
     arrays = {"x": x if kept.all() else x[kept], "target": target.values}
     if groups:
         arrays["groups"] = read.codes(groups)[kept]
+    if weights:
+        arrays["weights"] = read.weights(weights, kept)
     return arrays | {"facts": np.array(json.dumps(facts))}
 
 
@@ -141,6 +174,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Dataset:
         facts["task"],
         columns,
         arrays.get("groups"),
+        arrays.get("weights"),
     )
 
 
@@ -210,11 +244,17 @@ def _categories(known: Known) -> tuple[str, ...]:
 
 
 def examples_like(
-    known: Known, path: Path, target: Columns, inputs: Columns, reading: Reading = FOUND
+    known: Known,
+    path: Path,
+    target: Columns,
+    inputs: Columns,
+    reading: Reading = FOUND,
+    weights: str | None = None,
 ) -> Dataset:
     """The examples of a file with targets, in the form of the data that ``known`` is about.
 
-    One example is enough, and so are those of one class.
+    One example is enough, and so are those of one class. Where the file has no column, or array, of
+    ``weights``, a warning says that all count the same.
 
     Raises:
         ValueError: The file has a class that is not known.
@@ -228,18 +268,22 @@ def examples_like(
     if is_table(path):
         targets = targets or known.target_names
         wanted = (*targets, *(_names(inputs) or _columns_of(known)))
-        read = Table(path, reading._replace(kinds=()), (*targets, *_categories(known)), wanted)
+        weighing = (weights,) if weights else ()
+        as_text = (*targets, *weighing, *_categories(known))
+        read = Table(path, reading._replace(kinds=()), as_text, wanted)
         if not targets:
             raise ValueError(f"{path}: expected target to name a column: say --target")
         for name in targets:
             read.require_column(name)
         found, kept = read.target(targets, task, classes)
-        x = _columns_like(known, read, targets, inputs)[kept]
+        x = _columns_like(known, read, (*targets, *weighing), inputs)[kept]
+        counted = read.weights(weights, kept) if weights and weights in read.names else None
         given, names = found.values, found.class_names
     else:
         x = inputs_like(known, path, inputs)
         name = targets[0] if targets else "target"
-        arrays = npz.read_npz(path, (name,), ("class_names",))
+        arrays = npz.read_npz(path, (name,), ("class_names", *([weights] if weights else [])))
+        counted = _weights_of(path, arrays, weights, len(x))
         given = _labels(arrays[name]) if classes else arrays[name]
         names = _strings(path, "class_names", arrays.get("class_names"))
         if classes and not names and all(map(INTEGER.fullmatch, classes)):
@@ -256,13 +300,16 @@ def examples_like(
             )
         place = {name: label for label, name in enumerate(classes)}
         given = np.array([place.get(name, -1) for name in names], np.int32)[given]
+    if weights and counted is None:
+        warnings.warn(f"{path}: no {weights!r}: all examples count the same", stacklevel=2)
     if not known.columns:
         return make_dataset(str(path), x, given, known.feature_names, classes)._replace(
-            target_names=known.target_names, task=known.task
+            target_names=known.target_names, task=known.task, weights=counted
         )
     names = tuple(column.name for column in known.columns)
     given = given if classes else given.reshape(len(given), -1)
-    return Dataset(x, given, names, classes, known.target_names, known.task, known.columns)
+    about = names, classes, known.target_names, known.task, known.columns
+    return Dataset(x, given, *about, weights=counted)
 
 
 def _column_of_images(path: Path, inputs: Columns) -> str | None:

@@ -18,7 +18,7 @@ from jaxnn.data.images import find_examples, is_image_folder, read_images
 from jaxnn.data.mapped import map_splits
 from jaxnn.data.mnist import MNIST, read_mnist
 from jaxnn.data.preparation import fit, flattened, require_standardization
-from jaxnn.data.splitting import Source, Splits, split_off, take
+from jaxnn.data.splitting import Source, Splits, split_fold, split_off, take
 from jaxnn.data.table import FOUND, Reading
 
 AUTO = "auto"
@@ -44,6 +44,8 @@ def load(
     validation_fraction: float = 0.0,
     stratify: bool = True,
     groups: str | None = None,
+    weights: str | None = None,
+    fold: tuple[int, int] | None = None,
     seed: int = 0,
     standardize: str = "none",
     standardize_target: bool = False,
@@ -105,6 +107,12 @@ def load(
             training examples, in the validation split; 0 for none.
         stratify: Whether the classes keep their proportions in a split.
         groups: Of a table, a column; examples of one group stay together in a split.
+        weights: Of a file, the column or array of what each example counts, in training and in
+            metrics (scikit-learn's sample_weight): numbers of at least 0. Splits and preparation do
+            not regard them.
+        fold: (i, k), with i from 0: of k parts into which ``seed`` divides the examples, the i-th
+            is the test split, in place of ``test_fraction`` and of a test that the data have;
+            classes and groups are regarded as they are otherwise.
         seed: The same seed gives the same splits.
         standardize: "none"; "features", (x − mean) / deviation for each feature or pixel by itself;
             "all", one mean and deviation for all of x. Both are fitted on the training split only;
@@ -129,6 +137,11 @@ def load(
     if folder is not None:
         _require_path("load", "folder", folder)
     require_options(test_fraction, validation_fraction, seed)
+    if fold is not None:
+        require_integer("load", "folds", fold[1], 2)
+        require_integer("load", "fold", fold[0], 0, fold[1] - 1)
+        if test is not None:
+            raise ValueError(f"load: expected no test where there are folds, got {str(test)!r}")
     require_boolean("load", "standardize_target", standardize_target)
     require_boolean("load", "stratify", stratify)
     require_boolean("load", "flatten", flatten)
@@ -136,7 +149,7 @@ def load(
         require_standardization("load", standardize)
     if is_mapped(name):
         _refuse(name, folder=folder, target=target, inputs=inputs, task=task)
-        _refuse(name, test=test, groups=groups)
+        _refuse(name, test=test, groups=groups, weights=weights, fold=fold)
         _refuse(
             name,
             validation_fraction=validation_fraction or None,
@@ -148,7 +161,7 @@ def load(
     if missing not in MISSING:
         raise ValueError(f"load: {unknown_name('missing', missing, MISSING)}")
     if images is not None or are_images(name):
-        _refuse(name, folder=folder, inputs=inputs)
+        _refuse(name, folder=folder, inputs=inputs, weights=weights)
         if images is None:
             _refuse(name, target=target, task=task, groups=groups)
         columns = (target,) if isinstance(target, str) else target
@@ -160,7 +173,7 @@ def load(
     else:
         _refuse(name, size=size, colors=colors or None)
         examples, own_test = _read(
-            name, folder, target, inputs, task, test, reading, groups, prefer_numbers
+            name, folder, target, inputs, task, test, reading, groups, prefer_numbers, weights
         )
     if standardize == AUTO:
         standardize_target |= not examples.class_names and not examples.task
@@ -169,17 +182,33 @@ def load(
         raise ValueError("load: expected standardize_target only for a regression, got classes")
 
     require_two_classes(f"load: {name}", examples)
-    indices = draw(examples, own_test, test_fraction, validation_fraction, seed, stratify)
-    # But for how files became pixels, which the pixels say.
-    read = [part._asdict().items() for part in (examples, own_test) if part is not None]
-    whole = [value for facts in read for name, value in facts if name != "images"]
+    if fold is not None:
+        own_test = None
+    indices = draw(examples, own_test, test_fraction, validation_fraction, fold, seed, stratify)
+    whole = (*_told(examples), *(() if own_test is None else _told(own_test)))
     source = Source(digest(*whole), digest(*indices))
     parts = [take(examples, index) for index in indices]
     del examples, whole  # the parts are copies, and standardising makes others
     parts += [] if own_test is None else [own_test]
+    for part, of in zip(parts, ("training", "validation", "test"), strict=True):
+        if part.weights is not None and len(part.weights) and not part.weights.any():
+            raise ValueError(
+                f"load: {name}: expected weights above 0 among the {of} examples, got all "
+                f"{len(part.weights)} of weight 0: leave such rows out of the table, or draw other "
+                "splits with --data.seed"
+            )
     preparation = fit(parts[0], standardize, standardize_target, flatten, missing)
-    train, validation, held_out = (preparation.apply(str(name), part) for part in parts)
+    parts.reverse()  # none of them is kept when it is prepared
+    train, validation, held_out = (preparation.apply(str(name), parts.pop()) for _ in range(3))
     return Splits(train, validation, held_out, preparation, source)
+
+
+def _told(examples: Dataset) -> list:
+    """What their digest is of: all but how files became pixels, which the pixels say."""
+    facts = examples._asdict()
+    if examples.weights is None:
+        facts.pop("weights")
+    return [fact for name, fact in facts.items() if name != "images"]
 
 
 def draw(
@@ -187,13 +216,17 @@ def draw(
     test: Dataset | None,
     test_fraction: float,
     validation_fraction: float,
+    fold: tuple[int, int] | None,
     seed: int,
     stratify: bool,
 ) -> list[np.ndarray]:
     """The indices of training and validation examples and, unless there are some, of the test."""
     train = np.arange(len(examples.target))
     count, drawn = len(train), []
-    if test is None:
+    if fold is not None:
+        train, held_out = split_fold("load", examples, fold, seed, stratify)
+        drawn = [held_out]
+    elif test is None:
         name = "test_fraction"
         train, held_out = split_off(
             "load", examples, train, round(test_fraction * count), seed, name, stratify
@@ -234,7 +267,7 @@ def read_features(
 
 
 def _read(
-    name, folder, target, inputs, task, test, reading, groups, prefer_numbers
+    name, folder, target, inputs, task, test, reading, groups, prefer_numbers, weights
 ) -> tuple[Dataset, Dataset | None]:
     """The examples, and the test examples of a data set that has its own."""
     if name not in NAMES:
@@ -245,11 +278,13 @@ def _read(
             nearest = unknown_name("data set", str(name), NAMES)
             raise ValueError(f"load: {nearest}, or the path of a {', '.join(SUFFIXES)} file")
         _refuse(name, folder=folder)
-        examples = read_file(path, target, inputs, task, reading, groups, prefer_numbers)
+        examples = read_file(path, target, inputs, task, reading, groups, prefer_numbers, weights)
         if test is None:
             return examples, None
-        return examples, examples_like(examples, Path(test).expanduser(), target, inputs, reading)
-    _refuse(name, target=target, inputs=inputs, task=task, test=test, groups=groups)
+        test = Path(test).expanduser()
+        return examples, examples_like(examples, test, target, inputs, reading, weights)
+    _refuse(name, target=target, inputs=inputs, task=task, test=test)
+    _refuse(name, groups=groups, weights=weights)
     _refuse(name, **{option: value or None for option, value in reading._asdict().items()})
     if name in MNIST:
         return read_mnist(name, folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxnn.core.validation import listed
-from jaxnn.data.dataset import Dataset, make_dataset, validate_labels
+from jaxnn.data.dataset import Dataset, as_weights, make_dataset, validate_labels
 from jaxnn.data.digests import digest
 from jaxnn.data.facts import parse_facts
 from jaxnn.data.npy import map_array, read_strings
@@ -37,6 +37,8 @@ def write_mapped(splits: Splits, folder: str | Path) -> Path:
         part = getattr(splits, name)
         np.save(folder / f"{name}_x.npy", part.x, allow_pickle=False)
         np.save(folder / f"{name}_target.npy", part.target, allow_pickle=False)
+        if part.weights is not None:
+            np.save(folder / f"{name}_weights.npy", part.weights, allow_pickle=False)
     write_preparation(folder, splits.preparation)
     return folder
 
@@ -102,13 +104,17 @@ def map_splits(folder: str | Path) -> Splits:
             f"shape {target.shape}"
         )
     preparation = _preparation(folder, x.shape[1:], names)
-    train = Dataset(x, target, preparation.feature_names, names)
+    weighs = (folder / "train_weights.npy").exists()
+    weights = _weights(folder, "train", len(x)) if weighs else None
+    train = Dataset(x, target, preparation.feature_names, names, weights=weights)
     test = _in_memory(folder, "test", train)
     validation = train._replace(x=np.zeros((0, *x.shape[1:]), x.dtype), target=target[:0])
+    validation = validation._replace(weights=None if weights is None else weights[:0])
     if (folder / "validation_x.npy").exists() and len(map_array(folder / "validation_x.npy")):
         validation = _in_memory(folder, "validation", train)
     sampled = x[np.linspace(0, len(x) - 1, _SAMPLED).astype(int)]
-    whole = (array for part in (validation, test) for array in part[:2])
+    whole = [array for part in (validation, test) for array in part[:2]]
+    whole += [part.weights for part in (train, validation, test) if part.weights is not None]
     source = Source(digest(names, x.shape, sampled, target, *whole), digest("mapped", len(x)))
     return Splits(train, validation, test, preparation, source)
 
@@ -134,7 +140,17 @@ def _in_memory(folder: Path, name: str, train: Dataset) -> Dataset:
     expected = train.x.shape[1:]
     if x.shape[1:] != expected:
         raise ValueError(f"{path}: expected examples of shape {expected}, got {x.shape[1:]}")
-    return make_dataset(str(path), x, target, train.feature_names, train.class_names)
+    found = make_dataset(str(path), x, target, train.feature_names, train.class_names)
+    weighs = train.weights is not None
+    return found._replace(weights=_weights(folder, name, len(x)) if weighs else None)
+
+
+def _weights(folder: Path, name: str, count: int) -> np.ndarray:
+    path = folder / f"{name}_weights.npy"
+    try:
+        return as_weights(map_array(path), count)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _require_inputs(path: Path, x: np.ndarray) -> None:

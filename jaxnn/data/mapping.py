@@ -71,7 +71,7 @@ def map_images(
     if test is not None:
         other = Path(test).expanduser()
         own_test = examples_like(examples, shape, other, images, columns, reading)
-    indices = draw(examples, own_test, test_fraction, validation_fraction, seed, stratify)
+    indices = draw(examples, own_test, test_fraction, validation_fraction, None, seed, stratify)
     folder = make_empty(folder)
     arrays = [
         (

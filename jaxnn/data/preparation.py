@@ -152,7 +152,7 @@ class Preparation(NamedTuple):
             target = self.target_standardization.apply(target)
         x = self.inputs(where, examples.x)
         names = self.feature_names, self.class_names, self.target_names
-        return Dataset(x, target, *names, self.task)
+        return Dataset(x, target, *names, self.task, weights=examples.weights)
 
     def describe(self) -> str:
         """What has become of the columns of a table or of images, for people; "" for others."""

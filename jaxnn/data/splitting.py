@@ -1,6 +1,6 @@
 """Held-out splits of a data set."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,6 +88,47 @@ def split_off(
     return chosen[kept], chosen[drawn]
 
 
+def split_fold(
+    where: str, examples: Dataset, fold: tuple[int, int], seed: int, stratify: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """(the others, those of fold i) for ``fold`` = (i, k): every example is in one of k folds.
+
+    Classes keep their proportions (stratified), groups stay together; the folds have as many
+    examples each as can be.
+
+    Raises:
+        ValueError: there are fewer examples, groups, or examples of a class than folds.
+    """
+    selection = require_library("sklearn.model_selection", "dividing a data set into folds")
+    index, folds = fold
+    count, groups = len(examples.x), examples.groups
+    labels = examples.target if examples.class_names and stratify else None
+    _require_at_least(where, folds, count, "examples")
+    options: dict[str, Any] = {"shuffle": True, "random_state": seed}
+    if groups is not None:
+        _require_at_least(where, folds, len(np.unique(groups)), "groups")
+        kind = selection.GroupKFold if labels is None else selection.StratifiedGroupKFold
+        options = {} if labels is None else options
+    else:
+        kind = selection.KFold if labels is None else selection.StratifiedKFold
+        if labels is not None:
+            counts = np.bincount(labels, minlength=len(examples.class_names))
+            name = brief(examples.class_names[int(np.argmin(counts))])
+            of = f"examples of each class, of {name}"
+            way_out = ", or draw them without regard to classes, --data.no-stratify"
+            _require_at_least(where, folds, int(counts.min()), of, way_out)
+    parts = [*kind(folds, **options).split(examples.x, labels, groups)]
+    return parts[index]
+
+
+def _require_at_least(where: str, folds: int, count: int, of: str, way_out: str = "") -> None:
+    if count < folds:
+        raise ValueError(
+            f"{where}: expected at most as many folds as there are {of}, {count}, got {folds}: "
+            f"say --folds {max(count, 2)}{way_out}"
+        )
+
+
 def _split_groups(
     where: str, chosen: np.ndarray, groups: np.ndarray, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -103,8 +144,11 @@ def _split_groups(
 
 def take(examples: Dataset, index: np.ndarray | slice) -> Dataset:
     """The examples at ``index``."""
-    groups = None if examples.groups is None else examples.groups[index]
-    return examples._replace(x=examples.x[index], target=examples.target[index], groups=groups)
+    groups, weights = (
+        None if of is None else of[index] for of in (examples.groups, examples.weights)
+    )
+    x, target = examples.x[index], examples.target[index]
+    return examples._replace(x=x, target=target, groups=groups, weights=weights)
 
 
 def _require_stratifiable(

@@ -23,6 +23,7 @@ from jaxnn.data.columns import (
     read_column,
     warn_rounded,
 )
+from jaxnn.data.dataset import BadWeight, as_weights
 from jaxnn.data.optional import require_library
 
 VERSION = 3  # changes when the same file would be decoded to something else
@@ -49,6 +50,8 @@ _MOST_CLASSES = 20
 _LONGEST_CELL = 2**31 - 1
 _LARGEST_EXACT = 2**53
 _CHUNK = 1 << 20
+_TOGETHER = 8
+_PROBED = 1 << 8
 _ROWS = 1 << 16
 """How many are read at once of a table of numbers."""
 
@@ -192,7 +195,15 @@ class Table:
             if numbers is not None:
                 return [Column(name, "number") for name in names], numbers
         decimal = self._decimal(names)
-        found, numbers = [], []
+        found, numbers, table = [], [], np.empty((len(self._frame), len(names)))
+
+        def write() -> None:
+            # Some columns at a time, as many as a line of the cache holds, and as few as can be are
+            # there twice.
+            if numbers:
+                table[:, len(found) - len(numbers) : len(found)] = np.stack(numbers, 1)
+                numbers.clear()
+
         for place, name in enumerate(names):
             said, of = self.reading.kind_of(name), known[place] if known else None
             try:
@@ -204,7 +215,10 @@ class Table:
             if column.kind != "drop":
                 found.append(column)
                 numbers.append(cells)
-        return found, np.stack(numbers, 1) if numbers else np.zeros((len(self._frame), 0))
+                if len(numbers) == _TOGETHER:
+                    write()
+        write()
+        return found, np.ascontiguousarray(table[:, : len(found)])
 
     def target(
         self,
@@ -295,6 +309,20 @@ class Table:
             raise FileNotFoundError(str(error))
         return found
 
+    def weights(self, name: str, kept: np.ndarray) -> np.ndarray:
+        """What the rows that are kept count, by this column: see `as_weights`."""
+        known = Column(name, "number")
+        try:
+            numbers = read_column(name, self._cells(name), self._decimal([name]), known, "")[1]
+            return as_weights(numbers[kept], int(kept.sum()))
+        except BadCell as error:
+            raise self._bad_cell(name, error) from None
+        except BadWeight as error:
+            row = int(np.flatnonzero(kept)[error.example])
+            raise self._bad_cell(name, BadCell(row, error.expected)) from None
+        except ValueError as error:
+            raise ValueError(f"{self.path}, column {name!r}: {error}") from None
+
     def codes(self, name: str) -> np.ndarray:
         """[rows], equal where the cells of a column are."""
         return np.asarray(self._pandas.factorize(self._texts(name))[0])
@@ -378,7 +406,7 @@ class Table:
 
     def _cells(self, name: str) -> Any:
         cells = self._frame[name]
-        return cells.astype("str") if cells.dtype == object or not is_text(cells) else cells
+        return cells.astype("str") if cells.dtype == object else cells
 
     def _texts(self, name: str) -> Any:
         """The cells as a table in text has them."""
@@ -411,10 +439,13 @@ class Table:
             raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
         names = [str(name) for name in frame.columns]
         self._require_distinct(names)
-        for name, dtype in zip(names, frame.dtypes, strict=True):
-            if str(dtype).startswith(("list", "struct", "map")):
+        for place, name in enumerate(names):
+            cells = frame.iloc[:, place]
+            first = cells.first_valid_index() if cells.dtype == object else None
+            if isinstance(of := cells.get(first), list | tuple | dict | set | np.ndarray):
                 raise ValueError(
-                    f"{self.path}: column {name!r}: expected single values, got {dtype}"
+                    f"{self.path}: column {name!r}: expected single values, got {type(of).__name__}"
+                    f": leave it out when the file is written"
                 )
         self._order = names
         frame.columns = self._pandas.Index(names, dtype=object)
@@ -480,6 +511,10 @@ class Table:
         """The table in pieces, of which no more than one is there as text at a time; None where a
         column but those that are kept as they are written is no numbers that float64 holds."""
         texts, pieces, matrices = list(options.get("dtype", ())), [], []
+        start = self._pandas.read_csv(file, nrows=_PROBED, **options).drop(columns=texts)
+        if not {dtype.kind for dtype in start.dtypes} <= {"i", "f"}:
+            return None
+        file.seek(0)
         with self._pandas.read_csv(file, chunksize=_ROWS, **options) as reader:
             for piece in reader:
                 pieces.append(piece[texts])
@@ -492,7 +527,13 @@ class Table:
                 matrices.append(np.ascontiguousarray(numbers.to_numpy(np.float64)))
         if not matrices or matrices[0].shape[1] == 0:
             return None
-        self._matrix = list(numbers.columns), np.concatenate(matrices)
+        table = np.empty((sum(map(len, matrices)), matrices[0].shape[1]))
+        end = len(table)
+        while matrices:  # none is there twice
+            own = matrices.pop()
+            table[end - len(own) : end] = own
+            end -= len(own)
+        self._matrix = list(numbers.columns), table
         frame = self._pandas.DataFrame(self._matrix[1], columns=numbers.columns, copy=False)
         if texts:
             frame[texts] = self._pandas.concat(pieces, ignore_index=True)
@@ -551,7 +592,7 @@ class Table:
             while chunk:
                 if b"\0" in chunk:
                     raise ValueError(f"{self.path}: expected a table in text, got binary data")
-                if is_utf8:
+                if is_utf8 and not (chunk.isascii() and not decoder.getstate()[0]):
                     try:
                         decoder.decode(chunk)
                     except UnicodeDecodeError:

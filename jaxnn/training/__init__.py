@@ -1,5 +1,6 @@
 """Training: pure steps and epochs, optimisers by name, and the loop around them."""
 
+from jaxnn.losses.weighting import weighted_examples
 from jaxnn.training.crosschecking import Crosscheck, Disagreement, compared
 from jaxnn.training.divergence import Diverged
 from jaxnn.training.drawing import (
@@ -15,6 +16,7 @@ from jaxnn.training.drawing import (
     shuffled,
 )
 from jaxnn.training.evaluation import make_predict, metrics_of, task_of
+from jaxnn.training.folding import Folds, stack_folds, train_folds
 from jaxnn.training.loop import Epoch, train
 from jaxnn.training.metrics import METRICS, Outcome, Undefined
 from jaxnn.training.optimizers import OPTIMIZERS, make_optimizer, make_plateau

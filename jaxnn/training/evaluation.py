@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxnn.core.contract import Layer, Loss
+from jaxnn.core.gradients import weighted_mean
 from jaxnn.core.task import Task
 from jaxnn.core.validation import batch_size as batch_size_of
 from jaxnn.kernels.products import sum_dtype
@@ -57,6 +58,7 @@ def metrics_of(
     prediction: Array,
     target: Any,
     metrics: Iterable[str] | Mapping[str, Callable[[Outcome], Any]] = (),
+    weights: Any = None,
 ) -> dict[str, Any]:
     """The numbers of `measures`, and those of ``metrics``; NaN where one is not defined.
 
@@ -68,31 +70,41 @@ def metrics_of(
         metrics: Names of `jaxnn.training.METRICS`, or functions of an `Outcome` by names of one's
             own, such as ``{"f2": lambda o: fbeta_score(o.truth, o.answer, beta=2)}``. They return a
             number, or an array or dict of one for each class or output.
+        weights: [n], what each example counts, as scikit-learn's sample_weight; all the same unless
+            given.
 
     Raises:
         ValueError: A name is that of no metric of such a task.
         TypeError: A function returns no number.
     """
-    return scores_of(loss, task, prediction, target, metrics)[0]
+    return scores_of(loss, task, prediction, target, metrics, weights)[0]
 
 
 def scores_of(
-    loss: Loss, task: Task, prediction: Array, target: Any, metrics: Any = ()
+    loss: Loss,
+    task: Task,
+    prediction: Array,
+    target: Any,
+    metrics: Any = (),
+    weights: Any = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """`metrics_of`, and of each metric that is not defined on these examples why it is not."""
     functions = named_metrics(metrics, kind_of(task))
-    found = {name: float(m) for name, m in measures(loss, task, prediction, target).items()}
+    found = measures(loss, task, prediction, target, weights)
+    found = {name: float(value) for name, value in found.items()}
     reasons = {}
     if not np.isfinite(found.get("r2", 0.0)):
         found["r2"] = float("nan")
         reasons["r2"] = "all examples have the same target, or an error is not finite"
     if functions:
-        values, others = score(functions, outcome_of(task, prediction, target))
+        values, others = score(functions, outcome_of(task, prediction, target, weights))
         found, reasons = found | values, reasons | others
     return found, reasons
 
 
-def measures(loss: Loss, task: Task, prediction: Array, target: Any) -> dict[str, Array]:
+def measures(
+    loss: Loss, task: Task, prediction: Array, target: Any, weights: Any = None
+) -> dict[str, Array]:
     """The mean ``loss``, and with it ``accuracy`` (classes) or ``r2`` and ``mae`` (regression).
 
     Args:
@@ -100,6 +112,7 @@ def measures(loss: Loss, task: Task, prediction: Array, target: Any) -> dict[str
         task: From `task_of`.
         prediction: What the network returned, [n, outputs].
         target: What the loss takes, from ``task.prepare``.
+        weights: [n], what each example counts: every mean and sum over them is weighted.
 
     ``r2`` is 1 − Σ (t − y)² / Σ (t − mean t)², the coefficient of determination, and ``mae`` the
     mean of deviation · |t − y|, both over all examples and outputs; the deviation is that of the
@@ -109,7 +122,12 @@ def measures(loss: Loss, task: Task, prediction: Array, target: Any) -> dict[str
         ValueError: The task's deviation has another shape than an output.
     """
     target = jnp.asarray(target)
-    found = {"loss": jnp.mean(loss.value(prediction, target))}
+
+    def mean(values: Array) -> Array:
+        own = jnp.mean(values, range(1, values.ndim))
+        return weighted_mean(own, None if weights is None else jnp.asarray(weights, jnp.float32))
+
+    found = {"loss": mean(loss.value(prediction, target))}
     if task.decide is None:
         if np.shape(task.deviation) not in ((), prediction.shape[1:]):
             raise ValueError(
@@ -118,11 +136,11 @@ def measures(loss: Loss, task: Task, prediction: Array, target: Any) -> dict[str
             )
         target, prediction = (a.astype(sum_dtype(a.dtype)) for a in (target, prediction))
         error = target - task.numbers(prediction)
-        spread = jnp.sum((target - jnp.mean(target, 0)) ** 2)
-        found["r2"] = 1 - jnp.sum(error**2) / spread
-        found["mae"] = jnp.mean(task.deviation * jnp.abs(error))
+        center = jnp.mean(target, 0) if weights is None else jnp.average(target, 0, weights)
+        found["r2"] = 1 - mean(error**2) / mean((target - center) ** 2)
+        found["mae"] = mean(task.deviation * jnp.abs(error))
     else:
         is_labels = jnp.issubdtype(target.dtype, jnp.integer)
         labels = target if is_labels else task.decide(target)
-        found["accuracy"] = jnp.mean(task.decide(prediction) == labels)
+        found["accuracy"] = mean((task.decide(prediction) == labels).astype(jnp.float32))
     return found

@@ -16,6 +16,7 @@ from jaxnn.core.task import Task
 from jaxnn.core.validation import batch_size as batch_size_of
 from jaxnn.core.validation import require_positive_integer
 from jaxnn.core.value import checked
+from jaxnn.losses.weighting import weighted_examples
 from jaxnn.rewrites.precision import adjust_scale
 from jaxnn.sharding import mesh_of, on_mesh, require_divisible
 from jaxnn.statistics import Quantity, measuring
@@ -98,6 +99,7 @@ def train(
             for one, where the train state may be from the middle of an epoch; or a `Draw` of
             your own.
         validation: Inputs, targets and the task (from `task_of`) to evaluate after every epoch.
+            With a loss of `weighted_examples` the targets have weights, which metrics take too.
         crosscheck: When the hand-derived gradient is compared with autodiff's on the coming batch;
             never where it is None.
         measure: Quantities of `jaxnn.statistics` by name, of the captures that backprop computes
@@ -186,11 +188,13 @@ def _make_score(network: Layer, loss: Loss, validation: tuple | None, metrics: A
     if validation is None:
         return lambda train_state: {}
     x, target = jax.tree.map(jnp.asarray, validation[:2])
-    predict, task = make_predict(network), validation[2]
+    predict, task, weights = make_predict(network), validation[2], None
+    if isinstance(loss, weighted_examples):
+        loss, (target, weights) = loss.loss, target
     named_metrics(metrics, kind_of(task))  # which refuses names that are none
 
     def score(train_state: TrainState) -> dict[str, Any]:
         prediction = predict(train_state.params, train_state.state, x)
-        return metrics_of(loss, task, prediction, target, metrics)
+        return metrics_of(loss, task, prediction, target, metrics, weights)
 
     return score

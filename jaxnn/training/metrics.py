@@ -30,6 +30,8 @@ class Outcome(NamedTuple):
     """[n, classes] or [n, labels], float64; None where the loss is not one of probabilities."""
     names: tuple[str, ...] = ()
     """Of the classes, labels or outputs."""
+    weights: np.ndarray | None = None
+    """[n], what each example counts, float64; None where all count the same."""
 
 
 class Metric(NamedTuple):
@@ -55,14 +57,15 @@ def kind_of(task: Task) -> str:
     return LABELS if task.outputs is None else CLASSES
 
 
-def outcome_of(task: Task, prediction: Any, target: Any) -> Outcome:
+def outcome_of(task: Task, prediction: Any, target: Any, weights: Any = None) -> Outcome:
     """The outcome of predictions for targets as the loss takes them, from ``task.prepare``."""
     prediction, target = jnp.asarray(prediction), jnp.asarray(target)
     y = np.asarray(prediction, np.float64)
+    weights = None if weights is None else np.asarray(weights, np.float64)
     if task.decide is None:
         numbers = (np.asarray(a, np.float64) for a in (target, task.numbers(prediction)))
         truth, answer = (a * task.deviation + task.mean for a in numbers)
-        return Outcome(truth, answer, y, names=_names(task, y.shape[-1]))
+        return Outcome(truth, answer, y, None, _names(task, y.shape[-1]), weights)
     is_labels = jnp.issubdtype(target.dtype, jnp.integer)
     truth, answer = target if is_labels else task.decide(target), task.decide(prediction)
     probabilities = None
@@ -71,7 +74,7 @@ def outcome_of(task: Task, prediction: Any, target: Any) -> Outcome:
         if kind_of(task) == CLASSES:  # float32 rounds them to other sums than 1
             probabilities = probabilities / probabilities.sum(1, keepdims=True)
     names = _names(task, y.shape[-1] if task.outputs is None else max(task.outputs, 2))
-    return Outcome(np.asarray(truth), np.asarray(answer), y, probabilities, names)
+    return Outcome(np.asarray(truth), np.asarray(answer), y, probabilities, names, weights)
 
 
 def _names(task: Task, count: int) -> tuple[str, ...]:
@@ -91,7 +94,12 @@ def _of_decisions(which: int, several: bool) -> Callable[[Outcome], Any]:
             average = None
             options = {} if outcome.truth.ndim == 2 else {"labels": range(len(outcome.names))}
         found = _sklearn().precision_recall_fscore_support(
-            outcome.truth, outcome.answer, average=average, zero_division=0, **options
+            outcome.truth,
+            outcome.answer,
+            average=average,
+            zero_division=0,
+            sample_weight=outcome.weights,
+            **options,
         )
         if not several:
             return found[which]
@@ -127,10 +135,15 @@ def _areas(outcome: Outcome) -> np.ndarray:
     area = _sklearn().roc_auc_score
     return np.array(
         [
-            area(t, s) if 0 < t.sum() < len(t) else np.nan
+            area(t, s, sample_weight=outcome.weights) if _are_both(t, outcome.weights) else np.nan
             for t, s in zip(truth.T, scores.T, strict=True)
         ]
     )
+
+
+def _are_both(truth: np.ndarray, weights: np.ndarray | None) -> bool:
+    counted = truth if weights is None else truth[weights > 0]
+    return bool(0 < counted.sum() < len(counted))
 
 
 def _roc_auc(outcome: Outcome) -> float:
@@ -146,15 +159,18 @@ def _log_loss(outcome: Outcome) -> float:
     if outcome.truth.ndim == 2:
         tiny = np.finfo(p.dtype).eps
         p = np.clip(p, tiny, 1 - tiny)
-        return float(-np.mean(truth * np.log(p) + (1 - truth) * np.log(1 - p)))
-    return _sklearn().log_loss(outcome.truth, p, labels=range(len(outcome.names)))
+        own = -np.mean(truth * np.log(p) + (1 - truth) * np.log(1 - p), 1)
+        return float(np.average(own, weights=outcome.weights))
+    labels = range(len(outcome.names))
+    return _sklearn().log_loss(outcome.truth, p, labels=labels, sample_weight=outcome.weights)
 
 
 def _brier(outcome: Outcome) -> float:
     """Of two classes mean (p − t)², of more the mean of the sum over the classes."""
     squares = np.square(_probabilities(outcome) - _one_hot(outcome))
     several = outcome.truth.ndim == 1 and len(outcome.names) > 2
-    return float(np.mean(squares.sum(1) if several else squares))
+    own = squares.sum(1) if several else squares.mean(1)
+    return float(np.average(own, weights=outcome.weights))
 
 
 def _top(k: int) -> Callable[[Outcome], float]:
@@ -163,24 +179,30 @@ def _top(k: int) -> Callable[[Outcome], float]:
         if k >= classes or outcome.prediction.shape[1] != classes:
             raise Undefined(f"every class is among the {k} best of {classes}")
         return _sklearn().top_k_accuracy_score(
-            outcome.truth, outcome.prediction, k=k, labels=range(classes)
+            outcome.truth,
+            outcome.prediction,
+            k=k,
+            labels=range(classes),
+            sample_weight=outcome.weights,
         )
 
     return score
 
 
 def _r2(outcome: Outcome) -> np.ndarray:
-    truth = outcome.truth
-    spread = np.sum(np.square(truth - truth.mean(0)), 0)
+    truth, weights = outcome.truth, outcome.weights
+    center = np.average(truth, 0, weights)
+    spread = np.average(np.square(truth - center), 0, weights)
     with np.errstate(divide="ignore", invalid="ignore"):
-        r2 = 1 - np.sum(np.square(truth - outcome.answer), 0) / spread
+        r2 = 1 - np.average(np.square(truth - outcome.answer), 0, weights) / spread
     return np.where(spread > 0, r2, np.nan)
 
 
 def _by_output(name: str) -> Callable[[Outcome], Any]:
     def score(outcome: Outcome) -> Any:
         function = getattr(_sklearn(), name)
-        return function(outcome.truth, outcome.answer, multioutput="raw_values")
+        options = {"multioutput": "raw_values", "sample_weight": outcome.weights}
+        return function(outcome.truth, outcome.answer, **options)
 
     return score
 

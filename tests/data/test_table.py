@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxnn.data import load, read_features
+from jaxnn.data import load, read_features, table
 from jaxnn.data.columns import Column
 from jaxnn.data.files import examples_like, inputs_like, read_file
 from jaxnn.data.preparation import STANDARDIZATIONS
@@ -158,6 +158,12 @@ def to_parquet(path):
     frame().astype({"kind": "category", "built": "datetime64[ns]"}).to_parquet(path)
 
 
+def to_excel(path):
+    pytest.importorskip("openpyxl")
+    frame().to_excel(path.with_suffix(".xlsx"), index=False)
+    path.with_suffix(".xlsx").rename(path)
+
+
 WRITERS = {
     "t.csv": lambda p: frame().to_csv(p, index=False),
     "t.CSV": lambda p: frame().to_csv(p, index=False),
@@ -176,6 +182,9 @@ WRITERS = {
     "t.parquet": to_parquet,
     "t.PQ": lambda p: to_parquet(p),
     "t.feather": lambda p: frame().to_feather(p),
+    "t.ARROW": lambda p: frame().to_feather(p),
+    "t.xlsx": lambda p: to_excel(p),
+    "t.XLSX": lambda p: to_excel(p),
 }
 
 
@@ -208,10 +217,17 @@ def test_latin_1_is_said(tmp_path):
         load(tmp_path / "t.csv", target="sold", reading=Reading(encoding="latin-1"))
 
 
-def test_excel_needs_openpyxl_or_is_read(tmp_path):
-    pytest.importorskip("openpyxl")
-    frame().to_excel(tmp_path / "t.xlsx", index=False)
-    assert load(tmp_path / "t.xlsx", target="sold").train.class_names == ("N", "Y")
+def test_what_pandas_knows_of_a_column_is_kept(tmp_path):
+    kept = pd.DataFrame({"y": [*"uv"] * 20, "code": pd.Categorical([1, 2, 3, 4] * 10)})
+    kept["took"] = pd.to_timedelta(np.arange(40), unit="min")
+    kept.to_feather(tmp_path / "t.feather")
+    splits = load(tmp_path / "t.feather", target="y")
+    assert splits.train.feature_names == ("code=1", "code=2", "code=3", "code=4", "took")
+    assert {*splits.train.x[:, 4] % 60} == {0}
+    kept["took"] = [[1, 2]] * 40
+    kept.to_feather(tmp_path / "t.feather")
+    with pytest.raises(ValueError, match="column 'took': expected single values, got ndarray"):
+        load(tmp_path / "t.feather", target="y")
 
 
 def test_columns_become_features(tmp_path):
@@ -494,3 +510,19 @@ def test_a_table_read_in_pieces_is_as_one_read_at_once(tmp_path, monkeypatch):
     assert found.columns[0].values == ("01", "x", "y")
     with pytest.raises(ValueError, match="line 6: expected 2 cells as in the header, got 1"):
         read_file(write(tmp_path, "a,y\n1,2\n1,2\n1,2\n1,2\n1\n"), "y", None, None)
+
+
+def test_numbers_of_a_table_with_words_are_not_read_as_text_again(tmp_path, monkeypatch):
+    rows = [f"{i + 0.5},{i % 7},{'red' if i % 2 else ' blue'},{i % 3},," for i in range(40)]
+    path = write(tmp_path, "\n".join(["a,b,word,y,c,d", *rows, "?,inf,red,1,,"]))
+    read = []
+    whole = table.read_column
+    monkeypatch.setattr(table, "read_column", lambda *a: read.append(a[1].dtype.kind) or whole(*a))
+    with pytest.raises(ValueError, match=r"line 42, column 'b': expected a finite number"):
+        load(path, target="y")
+    path.write_text(path.read_text().replace("inf", "0"))
+    read.clear()
+    splits = load(path, target="y", inputs=["b", "word", "a"])
+    assert read == ["i", "O", "O"]  # a, for its question mark, is in text as a whole
+    names = ("b", "word=blue", "word=red", "a")
+    assert splits.train.feature_names[:4] == names

@@ -199,3 +199,22 @@ def test_a_metric_knows_whether_it_falls():
     assert falling == {"brier", "log_loss", "rmse", "median_absolute_error"}
     assert metric_called("loss", LABELS).falls
     assert not metric_called("top_5", CLASSES).falls
+
+
+OF_CLASSES = ("f1", "recall_each", "roc_auc", "log_loss", "brier", "top_2", "balanced_accuracy")
+ERRORS = ("rmse", "mae_each", "r2_each", "median_absolute_error")
+
+
+@pytest.mark.parametrize("names", [OF_CLASSES, ERRORS])
+def test_whole_weights_count_as_repetitions_in_every_metric(names):
+    weights = np.array([0, 1, 3] * 8)
+    repeated = np.repeat(np.arange(24), weights)
+    y = RANDOM.normal(size=(24, 3)).astype(np.float32)
+    loss = SOFTMAX if names is OF_CLASSES else nn.half_squared_error()
+    task = task_of(loss, 3 * (names is OF_CLASSES))
+    target = np.arange(24, dtype=np.int32) // 3 % 3 if names is OF_CLASSES else np.sin(y + 1)
+    found = metrics_of(loss, task, jnp.asarray(y), target, names, weights.astype(np.float32))
+    expected = metrics_of(loss, task, jnp.asarray(y[repeated]), target[repeated], names)
+    assert {*names} < {*found}
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-5), name

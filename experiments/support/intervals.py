@@ -1,0 +1,21 @@
+"""Means of a few numbers, with what they may be off by."""
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+def interval(values: Any) -> tuple[float, float]:
+    """The mean of those that are finite, and half the width of its confidence interval.
+
+    Of Student's t distribution; NaN of fewer than two values.
+    """
+    values = np.asarray(values)
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return (float(values[0]) if len(values) else float("nan")), float("nan")
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+    return float(np.mean(values)), float(quantile * stats.sem(values))
