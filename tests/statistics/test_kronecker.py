@@ -169,6 +169,8 @@ def test_the_operator_and_its_functions_are_those_of_the_dense_matrix(name, x64)
 
 NETWORK = nn.serial(nn.conv(2, (2, 2)), nn.tanh(), nn.flatten(), nn.dense(3), nn.layer_norm())
 LABELS = jnp.array([0, 2, 1, 1, 0])
+OF_IMAGES = np.array([1.0, 0.5, 2.0, 0.0, 1.5])
+ENTROPY = nn.softmax_cross_entropy()
 
 
 def images():
@@ -177,24 +179,25 @@ def images():
 
 
 @pytest.mark.parametrize("positions", ["expand", "reduce"])
-def test_of_many_batches_it_is_that_of_all_examples_and_its_correction_that_of_the_ggn(
-    positions, x64
-):
-    loss = nn.softmax_cross_entropy()
+def test_of_many_batches_it_is_that_of_all_examples(positions, x64):
     params, state, x, target = images()
-    weights = np.array([1.0, 0.5, 2.0, 0.0, 1.5])
-    compute = statistics.kronecker(NETWORK, loss, positions=positions)
-    whole = jax.jit(compute)(params, state, x, target, None, weights)
-    batches = [*statistics.blocks(x, target, 2, weights)]
+    compute = statistics.kronecker(NETWORK, ENTROPY, positions=positions)
+    whole = jax.jit(compute)(params, state, x, target, None, OF_IMAGES)
+    batches = [*statistics.blocks(x, target, 2, OF_IMAGES)]
     assert [len(batch[0]) for batch in batches] == [2, 2, 2]
     parts = statistics.over_batches(compute)(params, state, batches)
     assert_agree(parts.blocks, whole.blocks, 1e-12)
     assert parts.layout == whole.layout
 
-    correct = statistics.over_batches(statistics.ekfac(NETWORK, loss))
+
+def test_its_correction_over_batches_is_that_of_the_gauss_newton_matrix(x64):
+    params, state, x, target = images()
+    batches = [*statistics.blocks(x, target, 2, OF_IMAGES)]
+    whole = statistics.over_batches(statistics.kronecker(NETWORK, ENTROPY))(params, state, batches)
+    correct = statistics.over_batches(statistics.ekfac(NETWORK, ENTROPY))
     corrected = correct(params, state, batches, operator=whole.eigh())
-    ggn = jax.jit(statistics.fisher_information(NETWORK, loss))(
-        params, state, x, target, None, weights
+    ggn = jax.jit(statistics.fisher_information(NETWORK, ENTROPY))(
+        params, state, x, target, None, OF_IMAGES
     )
     basis = placed(whole.eigh(), vectors_of)
     moments = np.einsum("ik,ij,jk->k", basis, np.asarray(ggn), basis)
