@@ -79,7 +79,7 @@ class LowPrecisionDeltas(Altered):
     stochastic: bool
 
     @property
-    def mixes(self) -> bool | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def mixes(self) -> bool | None:
         """Whether one example's scale depends on the others."""
         return self.scale == "tensor" or self.layer.mixes
 

@@ -43,6 +43,11 @@ class Altered(Around):
     """Base of a layer whose backward pass is another than its own: in inference mode, and of
     `jaxnn.plain`, it is its own."""
 
+    @property
+    def mixes(self) -> bool | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether examples depend on each other: as in the layer's own passes."""
+        return self.layer.mixes
+
     def at_rest(self) -> Layer:
         return self.layer.at_rest()
 

@@ -9,6 +9,7 @@ from helpers import assert_agree, normal, started
 
 import jaxnn as nn
 from jaxnn import statistics, training
+from jaxnn.learning.privacy import private
 
 F = nn.serial(nn.dense(3), nn.tanh(), nn.dropout(0.2))
 G = nn.serial(nn.dense(3, use_bias=False), nn.batch_norm(), nn.silu())
@@ -88,6 +89,9 @@ def test_examples_have_gradients_of_their_own(x64):
         return sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient))
 
     assert_agree(norms, jax.vmap(of_one)(x, target), 1e-10)
+    gradient = private(network, loss, clip_norm=1.0, noise_multiplier=1.0, batch_size=3)
+    _, noisy = jax.eval_shape(gradient, params, state, x, target, jax.random.key(0))
+    assert jax.tree.structure(noisy) == jax.tree.structure(params)
 
 
 def test_forward_is_run_again_with_the_params_that_it_was_run_with(x64):
