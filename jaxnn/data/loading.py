@@ -170,9 +170,7 @@ def load(
 
     require_two_classes(f"load: {name}", examples)
     indices = draw(examples, own_test, test_fraction, validation_fraction, seed, stratify)
-    # But for how files became pixels, which the pixels say.
-    read = [part._asdict().items() for part in (examples, own_test) if part is not None]
-    whole = [value for facts in read for name, value in facts if name != "images"]
+    whole = (*_told(examples), *(() if own_test is None else _told(own_test)))
     source = Source(digest(*whole), digest(*indices))
     parts = [take(examples, index) for index in indices]
     del examples, whole  # the parts are copies, and standardising makes others
@@ -180,6 +178,11 @@ def load(
     preparation = fit(parts[0], standardize, standardize_target, flatten, missing)
     train, validation, held_out = (preparation.apply(str(name), part) for part in parts)
     return Splits(train, validation, held_out, preparation, source)
+
+
+def _told(examples: Dataset) -> tuple:
+    """What their digest is of: not how files became pixels, which the pixels say."""
+    return tuple(value for name, value in examples._asdict().items() if name != "images")
 
 
 def draw(
