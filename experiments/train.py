@@ -96,11 +96,11 @@ class Options:
     """Let --resume change optimiser, rate, schedule, decay and clip norm; the optimiser starts
     anew, with a schedule over the epochs left."""
     angles: bool = False
-    """Measure every epoch each layer's angle between update and gradient, in degrees."""
+    """Measure layers' angles between update and gradient every epoch."""
     save_seconds: float = 30.0
     """Save a checkpoint when the last is so old, and at the end."""
     stop_seconds: float = 10.0
-    """How long SIGTERM and Ctrl-C, unless repeated, wait for the epoch."""
+    """How long Ctrl-C and SIGTERM, if not repeated, wait for an epoch."""
     log: tuple[str, ...] = ()
     """Tell the metrics to tensorboard, wandb, mlflow, aim, or what module:function returns."""
     tensorboard: bool = False

@@ -55,8 +55,8 @@ class DataConfig:
     """Which data, and how they are split; see jaxnn.data.load."""
 
     name: str = "digits"
-    """A name such as digits or mnist, or a path: a table, an .npz, a folder with a folder of images
-    for each class, or one of .npy files."""
+    """A name such as digits, or a path: of a table, an .npz, a folder with a folder of images for
+    each class, or one of .npy files."""
     folder: str | None = None
     """Where the files of mnist or fashion_mnist are."""
     target: tuple[str, ...] | None = None
@@ -101,7 +101,7 @@ class DataConfig:
     encoding: str = ""
     """For tables: of the text; found unless given."""
     header: str = ""
-    """For tables: yes or no, whether the first row names the columns; found unless given."""
+    """For tables: yes or no, whether the first row has names; found unless given."""
     images: str | None = None
     """For tables: the column with the paths of images."""
     size: tuple[int, int] | None = None
@@ -220,12 +220,12 @@ class Config:
     loss: str = "softmax_cross_entropy()"
     """The loss, as one would call it in Python."""
     optimizer: str = "adam()"
-    """Of optax or optax.contrib, with its options: "adam(b1=0.95)", muon …"""
+    """Of optax or optax.contrib: "adam(b1=0.95)", muon …"""
     learning_rate: float = 1e-3
     """The largest learning rate."""
     schedule: str = "constant()"
-    """constant, cosine, linear, exponential, step, onecycle, polynomial, sgdr, with options such as
-    "cosine(warmup=0.1)", or reduce_on_plateau."""
+    """constant, cosine, linear, exponential, step, onecycle, polynomial, sgdr or reduce_on_plateau:
+    "cosine(warmup=0.1)"."""
     weight_decay: float = 0.0
     """λ of the L2 penalty; decoupled for adamw, lamb, lion …"""
     clip_norm: float | None = None
@@ -239,7 +239,7 @@ class Config:
     micro_batches: int = 1
     """In how many parts a batch goes through the network."""
     precision: str = "float32"
-    """float32, or bfloat16 or float16 with parameters and sums in float32."""
+    """float32, or bfloat16 or float16 for the arithmetic."""
     crosscheck_every: int = 500
     """Steps between two comparisons with autodiff; 0 for none."""
     crosscheck_tolerance: float = 1e-3
@@ -247,12 +247,12 @@ class Config:
     stream: bool = False
     """Read batches as they are needed, from arrays that stay on disk."""
     class_weights: str = ""
-    """balanced: every class counts the same, however many examples it has."""
+    """balanced: every class counts the same, whatever its size."""
     metrics: tuple[str, ...] = ()
     """Beside loss and accuracy, or loss, r2 and mae: f1, f1_each, precision, recall, roc_auc,
     log_loss, brier, top_5, rmse …"""
     best: str = "loss"
-    """The metric of the validation set whose best epoch is tested and predicted with; or last."""
+    """The metric of validation that tells the best epoch; or last."""
     patience: int | None = None
     """Stop after this many epochs without a smaller validation loss."""
     seed: int = 0

@@ -24,10 +24,10 @@ class DeviceOptions:
     """None of them changes what is computed: a run may go on with others."""
 
     devices: int | None = None
-    """1 unless given, and in several processes all; of a processor they are virtual."""
+    """1 unless given; in several processes all. Virtual on a processor."""
     layout: str = "replicated"
-    """How parameters lie on them: replicated, fully_sharded (each array is split over all), or
-    tensor_parallel (dense layers over model_devices)."""
+    """replicated, fully_sharded (each array is split over all), or tensor_parallel (dense layers
+    over model_devices)."""
     model_devices: int = 1
     """Over how many of them layers are split, for tensor_parallel."""
 

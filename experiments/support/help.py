@@ -147,7 +147,9 @@ def _lines(title: str, options: list[Option]) -> Iterator[str]:
     if options:
         yield f"{title}:"
     for option in options:
-        text = re.sub("^For (tables|images)[:,] ", "", option.description)  # the title says it
+        text = option.description
+        if title.startswith("data: "):  # which says what the option is for
+            text = re.sub("^For (tables|images)[:,] ", "", text)
         texts = textwrap.wrap(text, WIDTH - NAMES) or [""]
         left = f"  {option.shown}"
         if len(left) > NAMES - 1:
