@@ -215,6 +215,14 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
 
 def _cross_validate(name: str, options: Options, folds: int, locked: ExitStack) -> None:
     require_foldable(options.config, folds)
+    for option in ("angles", "tensorboard", "fine_tune"):
+        if getattr(options, option):
+            raise ValueError(f"train: expected folds without --{option.replace('_', '-')}")
+    if options.on.layout != "replicated" or options.on.model_devices != 1:
+        raise ValueError(
+            "train: expected folds, which are divided among devices, with layout replicated, got "
+            f"{options.on.layout}"
+        )
     devices = all_devices("train", options.on.devices)  # before anything else runs on one
     every = load_folds(options.config, folds)
     fewest = min(every, key=lambda splits: len(splits.train.x))

@@ -114,6 +114,11 @@ def test_groups_stay_together_in_folds():
         (["--folds", "5", "--patience", "3"], "leave --patience out"),
         (["--folds", "5", "--gradient", "private"], "leave --gradient out"),
         (["--folds", "5", "--best", "f1"], "leave --best out"),
+        (["--folds", "5", "--angles"], "expected folds without --angles"),
+        (
+            ["--folds", "5", "--layout", "fully_sharded"],
+            "with layout replicated, got fully_sharded",
+        ),
         (["--folds", "5", "--data.test", "t.csv"], "expected no test where there are folds"),
     ],
 )

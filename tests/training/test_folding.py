@@ -26,18 +26,17 @@ def by_itself(x, target, epochs, optimizer):
 
 
 @pytest.mark.parametrize("counts", [(20, 20, 20), (20, 15, 17)], ids=str)
-def test_folds_are_what_each_is_by_itself(counts):
+def test_a_fold_is_what_it_is_by_itself(counts):
     data, optimizer = [examples(count) for count in counts], optax.adam(0.05)
     found = train_folds(NETWORK, LOSS, optimizer, data, epochs=3, batch_size=8, seed=1)
     assert found.losses.shape == (3, 3)
     np.testing.assert_array_equal(found.epochs, 3)
-    for fold, (x, target) in enumerate(data):
-        if len(x) == max(counts):
-            epochs = by_itself(x, target, 3, optimizer)
-            own = jax.tree.map(lambda a, fold=fold: a[fold], found.params)
-            assert_agree(own, epochs[-1].train_state.params, 1e-4)
-            means = [np.mean(epoch.losses) for epoch in epochs]
-            np.testing.assert_allclose(found.losses[fold], means, rtol=1e-4)
+    # The first fold, which is the longest, is exact.
+    epochs = by_itself(*data[0], 3, optimizer)
+    own = jax.tree.map(lambda a: a[0], found.params)
+    assert_agree(own, epochs[-1].train_state.params, 1e-4)
+    means = [np.mean(epoch.losses) for epoch in epochs]
+    np.testing.assert_allclose(found.losses[0], means, rtol=1e-4)
     assert np.isfinite(found.losses).all()
 
 
