@@ -9,13 +9,15 @@ import jaxnn
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+JAPANESE = ROOT / "README.ja.md"
 PAGES = {
     path: path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (ROOT / "README.md", JAPANESE, *sorted((ROOT / "docs").glob("*.md")))
 }
 PROGRAMS = [
     program
-    for page in PAGES.values()
+    for path, page in PAGES.items()
+    if path != JAPANESE
     for program in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     if "import" in program
 ]
@@ -34,6 +36,12 @@ def test_code_that_is_said_to_come_from_a_file_stands_there():
     for path, code in quoted:
         for part in code.strip("\n").split("\n\n"):
             assert part in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_the_japanese_readme_has_the_same_code_and_links():
+    for pattern in (r"```(?:python|sh)\n.*?```", r"\]\((docs/[^)]+|tests/[^)]+)\)"):
+        there, here = (re.findall(pattern, page, re.DOTALL) for page in (PAGES[JAPANESE], README))
+        assert there == here
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
