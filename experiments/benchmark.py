@@ -15,6 +15,7 @@ import tyro
 
 from experiments.benchmarks.measuring import Settings, heading, machine, save
 from experiments.support.command_line import parse_options, run_script
+from experiments.support.compiled import compile_anew
 from jaxnn.core.files import require_free
 from jaxnn.core.validation import require_number, require_positive_integer, unknown_name
 
@@ -56,6 +57,7 @@ class Options:
 def main(arguments: list[str]) -> None:
     """Measure and print; write the figures where a file is named."""
     options = parse_options(Options, "benchmark", arguments)
+    compile_anew()
     for suite in options.suites:
         if suite not in SUITES:
             raise ValueError(unknown_name("suite", suite, SUITES))

@@ -65,6 +65,8 @@ class Settings:
 class Program(NamedTuple):
     """What XLA says about a compiled program."""
 
+    lower_seconds: float
+    """Tracing and lowering, before XLA has it."""
     compile_seconds: float
     temporary_bytes: int
     """The memory that it takes beside its arguments and results, at its peak."""
@@ -94,6 +96,7 @@ class Figures(NamedTuple):
     ratio: float
     """How many times as long as the first contender: minimum to minimum."""
     processor_ratio: float
+    lower_seconds: float | None = None
     compile_seconds: float | None = None
     temporary_bytes: int | None = None
     note: str = ""
@@ -104,11 +107,12 @@ def inspect_program(function: Callable, *arguments: Any) -> Program:
 
     Before its first call: JAX does not compile the same program again.
     """
-    lowered = function.lower(*arguments)
     start = time.perf_counter()
+    lowered = function.lower(*arguments)
+    between = time.perf_counter()
     compiled = lowered.compile()
-    seconds = time.perf_counter() - start
-    return Program(seconds, compiled.memory_analysis().temp_size_in_bytes)
+    seconds = time.perf_counter() - between
+    return Program(between - start, seconds, compiled.memory_analysis().temp_size_in_bytes)
 
 
 def take_turns(
@@ -145,6 +149,7 @@ def take_turns(
             processor=min(processor[name]),
             ratio=min(wall[name]) / min(wall[first]),
             processor_ratio=min(processor[name]) / min(processor[first]),
+            lower_seconds=contender.program and contender.program.lower_seconds,
             compile_seconds=contender.program and contender.program.compile_seconds,
             temporary_bytes=contender.program and contender.program.temporary_bytes,
             note=contender.note,
@@ -227,7 +232,7 @@ def heading(facts: Mapping[str, Any]) -> str:
 
 def table(title: str, figures: Mapping[str, Figures]) -> str:
     """One line for each contender."""
-    rows = [("", "minimum", "median", "ratio", "of CPU time", "compile", "temporary", "")]
+    rows = [("", "minimum", "median", "ratio", "of CPU time", "lower", "compile", "temporary", "")]
     for name, f in figures.items():
         rows.append(
             (
@@ -236,6 +241,7 @@ def table(title: str, figures: Mapping[str, Figures]) -> str:
                 in_seconds(f.median),
                 f"{f.ratio:.2f}",
                 f"{f.processor_ratio:.2f}",
+                "" if f.lower_seconds is None else in_seconds(f.lower_seconds),
                 "" if f.compile_seconds is None else in_seconds(f.compile_seconds),
                 "" if f.temporary_bytes is None else f"{f.temporary_bytes / 1e6:.2f} MB",
                 f.note,

@@ -14,6 +14,7 @@ import jax
 import tyro
 
 from experiments.support.calling import command
+from experiments.support.compiled import keep_compiled_programs
 from experiments.support.config import (
     AUTO,
     Config,
@@ -167,6 +168,7 @@ def run_script(script: Callable[[list[str]], object]) -> None:
     jax.config.update("jax_traceback_filtering", "off")
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     sys.excepthook, sys.unraisablehook = _hook(sys.excepthook), lambda _: None
+    keep_compiled_programs()
     try:
         script(sys.argv[1:])
     except EXPECTED_ERRORS as error:
