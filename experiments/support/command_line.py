@@ -50,13 +50,24 @@ def take_config(arguments: list[str], *, auto: bool = False) -> tuple[str, Confi
     """
     named = bool(arguments) and not arguments[0].startswith("-")
     if not named and auto and (data := option_of("--data.name", arguments)) not in (None, "digits"):
-        following = FOLLOWING
+        following = _decaying_alike(FOLLOWING, option_of("--learning-rate", arguments))
         if DataConfig(name=str(data)).is_mapped:  # whose splits are drawn
             known = dataclasses.replace(FOLLOWING.data, validation_fraction=0.0)
-            following = dataclasses.replace(FOLLOWING, data=known)
+            following = dataclasses.replace(following, data=known)
         return Path(str(data)).stem, following, arguments
     path = find_config(arguments[0] if named else "digits_mlp")
     return path.stem, read_config(path), arguments[1:] if named else arguments
+
+
+def _decaying_alike(config: Config, learning_rate: str | None) -> Config:
+    """The same with the decay for another learning rate that is the same in a step, of which it is
+    the product of the two."""
+    try:
+        rate = float(learning_rate or config.learning_rate)
+    except ValueError:  # which is refused where the options are read
+        return config
+    decay = config.weight_decay * config.learning_rate / rate if rate > 0 else config.weight_decay
+    return dataclasses.replace(config, weight_decay=float(f"{decay:.3g}"))
 
 
 def option_of(name: str, arguments: list[str]) -> str | None:
