@@ -17,6 +17,9 @@ from experiments.support.config import require_compatible
 from jaxnn import autodiff, check_gradients, numerical
 from jaxnn.core.validation import require_positive_integer
 
+USES = ("network", "loss", "precision", "gradient", "seed", "data")
+"""Of a configuration."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -34,7 +37,7 @@ class Options:
 def main(arguments: list[str]) -> None:
     """Print a row for every parameter; exit status 1 where a gradient is outside its tolerance."""
     name, config, arguments = take_config(arguments)
-    options = parse_options(Options, "check [CONFIG]", arguments, config=config)
+    options = parse_options(Options, "check [CONFIG]", arguments, USES, config=config)
     config = options.config
     require_positive_integer("check", "examples", options.examples)
     splits = config.load()

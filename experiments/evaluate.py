@@ -28,7 +28,8 @@ class Options:
     split: Literal["train", "validation", "test"] = "test"
     """The split."""
     file: Path | None = None
-    """A file with the features and the target, instead of a split."""
+    """A file with the features and the target, instead of a split; of images a folder with a folder
+    for each class, or a table of their paths."""
     target: tuple[str, ...] | None = None
     """The column or array of the target in the file, where it is called otherwise than in the
     training data."""
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> None:
     )
     data = trained.config.data
     if options.file is not None:
-        inputs = options.inputs or (None if trained.preparation.feature_names else data.inputs)
+        inputs = options.inputs or trained.inputs
         target = options.target or data.target
         examples = examples_like(
             trained.preparation,

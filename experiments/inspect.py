@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from experiments.support import style
 from experiments.support.command_line import parse_options, run_script
@@ -36,6 +35,7 @@ from jaxnn.statistics import (
     hessian_vector_product,
     per_example_squared_norms,
     scaled,
+    spectral_density,
 )
 from jaxnn.training import TrainState, train
 
@@ -127,9 +127,13 @@ def look(
     def along(product: Callable) -> Callable:
         return lambda vector: product(vector, params, state, x, target)
 
+    curvatures = {
+        "Hessian": hessian_vector_product(network, loss),
+        "Gauss-Newton": ggn_vector_product(network, loss),
+    }
     spectra = {
-        "Hessian": spectrum(along(hessian_vector_product(network, loss)), params, lanczos),
-        "Gauss-Newton": spectrum(along(ggn_vector_product(network, loss)), params, lanczos),
+        name: spectral_density(along(product), params, steps=lanczos, key=jax.random.key(0))
+        for name, product in curvatures.items()
     }
     images = as_images(splits.preparation, splits.train.x[:examples])
     return Page(over_training, *flow, norms, captions, images, spectra)
@@ -207,50 +211,6 @@ def _gradients_by_layer(network: Layer, loss: Loss) -> Callable:
         return found
 
     return measure
-
-
-def spectrum(product: Callable, params: Any, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ritz values of a symmetric matrix, and the share of the spectrum that each stands for.
-
-    The Lanczos iteration with full orthogonalisation from a random vector: its outermost values
-    converge to the outermost eigenvalues, and with their shares they are a quadrature of the
-    density of all (Golub and Meurant, 1994; Ghorbani et al., 2019).
-
-    Args:
-        product: v -> the matrix times v, trees like ``params``.
-        params: The parameters.
-        steps: How many products are taken, at most as many as there are parameters.
-    """
-    flat, unravel = ravel_pytree(params)
-    steps = min(steps, flat.size)
-
-    def of_flat(v: jax.Array):
-        return ravel_pytree(product(unravel(v)))[0]
-
-    def body(carry, index):
-        basis, v = carry
-        basis = basis.at[index].set(v)
-        w = of_flat(v)
-        alpha = jnp.vdot(v, w)
-        for _ in range(2):  # once loses orthogonality to rounding
-            w = w - basis.T @ (basis @ w)
-        beta = jnp.linalg.norm(w)
-        return (basis, w / jnp.where(beta == 0, 1, beta)), (alpha, beta)
-
-    start = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
-    basis = jnp.zeros((steps, flat.size), flat.dtype)
-
-    @jax.jit
-    def iterate(v):
-        return jax.lax.scan(body, (basis, v / jnp.linalg.norm(v)), jnp.arange(steps))[1]
-
-    alpha, beta = map(np.asarray, iterate(start))
-    # Where the iteration has found an invariant subspace, the rest is of rounding errors.
-    small = np.flatnonzero(beta < 1e-6 * np.abs(alpha).max())
-    steps = int(small[0]) + 1 if small.size else steps
-    matrix = np.diag(alpha[:steps]) + np.diag(beta[: steps - 1], 1) + np.diag(beta[: steps - 1], -1)
-    values, vectors = np.linalg.eigh(matrix)
-    return values, vectors[0] ** 2
 
 
 def _train(config: Config, splits: Splits, epochs: int | None) -> list[tuple[int, TrainState]]:

@@ -2,13 +2,17 @@
 
 python -m experiments.map_data fashion_cnn --output fashion
 python -m experiments.train fashion_cnn --data.name fashion --stream
+python -m experiments.map_data --data.name photographs --data.size 64 64 --output mapped
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.support.command_line import Configured, parse_options, run_script, take_config
-from jaxnn.data import write_mapped
+from jaxnn.data import map_splits
+
+USES = ("data", "loss")
+"""Of a configuration; by the loss whole numbers are classes or a regression."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,12 @@ def main(arguments: list[str]) -> None:
     """Load, and write."""
     _, config, arguments = take_config(arguments, auto=True)
     options = parse_options(
-        Options, "map_data [CONFIG]", arguments, config=config, output=Path("data")
+        Options, "map_data [CONFIG]", arguments, USES, config=config, output=Path("data")
     )
-    splits = options.config.load()
-    folder = write_mapped(splits, options.output)
+    folder = options.config.map(options.output)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    print(f"{folder}: {len(splits.train.x)} training examples, {size / 1e6:.1f} MB")
+    count = len(map_splits(folder).train.x)
+    print(f"{folder}: {count} training examples, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ from jaxnn.core.combinators import Wrapper
 from jaxnn.core.validation import require_positive_integer
 from jaxnn.data import Splits
 
+USES = ("network", "loss", "precision", "gradient", "batch_size", "seed", "data")
+"""Of a configuration."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -39,7 +42,7 @@ class Options:
 def main(arguments: list[str]) -> None:
     """Compile and print."""
     _, config, arguments = take_config(arguments)
-    options = parse_options(Options, "memory [CONFIG]", arguments, config=config)
+    options = parse_options(Options, "memory [CONFIG]", arguments, USES, config=config)
     for name, values in (("parts", options.parts), ("blocks", options.blocks)):
         for value in values:
             require_positive_integer("memory", name, value)

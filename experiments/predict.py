@@ -2,6 +2,7 @@
 
 python -m experiments.predict runs/wine_mlp my_wines.csv
 python -m experiments.predict runs/digits_mlp images.npz --output predictions.csv
+python -m experiments.predict runs/pets photographs            # a folder of images, or one of them
 """
 
 import csv
@@ -23,6 +24,7 @@ from jaxnn.core.task import Task
 from jaxnn.core.validation import printable
 from jaxnn.data import Preparation
 from jaxnn.data.files import inputs_like
+from jaxnn.data.images import find_images
 from jaxnn.training import make_predict
 
 
@@ -31,10 +33,11 @@ class Options:
     """Predict for examples in a file."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """A .csv with the features' columns, or an .npz with an array x."""
+    """A .csv with the features' columns, or an .npz with an array x; of a network for images an
+    image, a folder of them, or a table of their paths."""
     inputs: tuple[str, ...] | None = None
-    """The array of x in an .npz, or the columns, where they are called otherwise than in the
-    training data."""
+    """The array of x in an .npz, the columns of a table, or that of paths of images, where they are
+    called otherwise than in the training data."""
     output: Path | None = None
     """A .csv file to write; must not exist."""
     weights: Literal["best", "last"] = "best"
@@ -51,12 +54,15 @@ def main(arguments: list[str]) -> None:
     options = parse_options(Options, "predict RUN", arguments)
     trained, _ = open_trained(folder, allow_changes=options.allow_changes, weights=options.weights)
     config, preparation, train_state = trained.config, trained.preparation, trained.train_state
-    inputs = options.inputs or (None if preparation.feature_names else config.data.inputs)
-    reading = config.data.reading(options.data)
-    x = inputs_like(preparation, options.file.expanduser(), inputs, reading)
+    inputs = options.inputs or trained.inputs
+    reading, path = config.data.reading(options.data), options.file.expanduser()
+    x = inputs_like(preparation, path, inputs, reading)
     x = jnp.asarray(preparation.inputs(str(options.file), x))
     prediction = make_predict(config.layers)(train_state.params, train_state.state, x)
     head, rows = _table(config, preparation, prediction)
+    if preparation.images is not None:
+        files = find_images(path, inputs[0] if inputs else None, reading).names
+        head, rows = ["file", *head], [[file, *row] for file, row in zip(files, rows, strict=True)]
 
     def write(stream: TextIO, shown: Callable[[str], str] = str):
         csv.writer(stream).writerows([shown(cell) for cell in row] for row in (head, *rows))

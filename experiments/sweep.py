@@ -33,6 +33,12 @@ from jaxnn.data import Splits
 from jaxnn.training import Trials, make_sweep
 from jaxnn.training.evaluation import measures
 
+USES = (
+    *("network", "loss", "optimizer", "learning_rate", "schedule", "weight_decay", "clip_norm"),
+    *("epochs", "batch_size", "gradient", "precision", "seed", "data"),
+)
+"""Of a configuration."""
+
 
 @dataclass(frozen=True)
 class Swept(Config):
@@ -71,7 +77,7 @@ def main(arguments: list[str]) -> None:
     several: dict[str, Any] = {key: _several(getattr(config, key)) for key in SETTINGS}
     fields: dict[str, Any] = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
     options = parse_options(
-        Options, "sweep [CONFIG]", arguments, config=Swept(**fields | several), output=Path()
+        Options, "sweep [CONFIG]", arguments, USES, config=Swept(**fields | several), output=Path()
     )
     require_positive_integer("sweep", "seeds", options.seeds)
     numbers, picture = (options.output / f"sweep.{end}" for end in ("csv", "png"))

@@ -25,9 +25,8 @@ import numpy as np
 import tyro
 from optax import GradientTransformation
 
-from experiments.support import figures, style
 from experiments.support.best import Best, require_best
-from experiments.support.calling import command
+from experiments.support.calling import command, waiting
 from experiments.support.command_line import (
     Configured,
     option_of,
@@ -39,6 +38,7 @@ from experiments.support.config import Config, flat, require_compatible, to_tabl
 from experiments.support.devices import DeviceOptions, all_devices
 from experiments.support.folds import cross_validate, load_folds, require_foldable
 from experiments.support.held_out import describe, describe_all, evaluate_on, save_mistakes
+from experiments.support.hooks import TENSORBOARD, Hooks, find_hooks
 from experiments.support.listing import listing
 from experiments.support.modes import gradient_options, what_is_compared
 from experiments.support.processes import any_process, is_first, require_agreement
@@ -84,28 +84,27 @@ class Options:
 
     config: Configured
     output: Path | None = None
-    """The run folder to make; runs/CONFIG unless given. It must not exist, or be empty."""
+    """The run folder to make, new or empty; runs/CONFIG unless given."""
     resume: Path | None = None
     """A run folder to continue, from its newest checkpoint."""
-    list: Literal["layers", "losses", "metrics", "optimizers", "schedules"] | None = None
-    """Print what can be named, with the options that it has, and do nothing else."""
+    list: Literal["configs", "layers", "losses", "metrics", "optimizers", "schedules"] | None = None
+    """Print what can be named, with its options, and do nothing else."""
     folds: int | None = None
     """Cross-validate: divide the examples into so many folds, train a network for each on the
     others, all at once, and print means with intervals; no network is kept."""
     fine_tune: bool = False
-    """Give the resumed run another optimiser, learning rate, schedule, weight decay or clip norm:
-    its parameters go on, the optimiser starts anew, with a schedule over the epochs that are left.
-    """
+    """Let --resume change optimiser, rate, schedule, decay and clip norm; the optimiser starts
+    anew, with a schedule over the epochs left."""
     angles: bool = False
-    """Write to the metrics of every epoch each layer's angle between update and gradient, in
-    degrees, on the first training examples; see jaxnn.learning.feedback."""
+    """Measure layers' angles between update and gradient every epoch."""
     save_seconds: float = 30.0
-    """Save a checkpoint when the last one is at least this old; the last epoch's always is."""
+    """Save a checkpoint when the last is so old, and at the end."""
     stop_seconds: float = 10.0
-    """How long SIGTERM and Ctrl-C wait for the epoch to end, and then as long for saving the one
-    before; a second signal does not wait."""
+    """How long Ctrl-C and SIGTERM, if not repeated, wait for an epoch."""
+    log: tuple[str, ...] = ()
+    """Tell the metrics to tensorboard, wandb, mlflow, aim, or what module:function returns."""
     tensorboard: bool = False
-    """Write the metrics to TensorBoard's event files too; a resumed run goes on with them."""
+    """The same as --log tensorboard; a resumed run goes on with it."""
     on: Annotated[DeviceOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=DeviceOptions
     )
@@ -119,19 +118,18 @@ def main(arguments: list[str]) -> None:
 
 
 def _run(arguments: list[str], locked: ExitStack) -> None:
-    program = "train [CONFIG]"
     folder = _resumed_folder(arguments)
     if folder is not None:
         resumed = locked.enter_context(open_run(folder))
         resumed.lock()
         before = resumed.read_config()
-        options = parse_options(Options, program, arguments, config=before)
+        options = parse_options(Options, "train [CONFIG]", arguments, config=before)
         _require_unchanged(before, options)
         name = folder.name
     else:
         resumed = None
         name, before, arguments = take_config(arguments, auto=True)
-        options = parse_options(Options, program, arguments, config=before)
+        options = parse_options(Options, "train [CONFIG]", arguments, config=before)
         if options.config.data.name != before.data.name:
             name = stem_of(options.config.data.name)
     if options.list is not None:
@@ -146,8 +144,10 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
         _cross_validate(name, options, options.folds, locked)
         return
 
+    hooks = find_hooks(options.log)
     mesh = options.on.make_mesh()  # before anything else runs on a device
     require_number("train", "stop_seconds", options.stop_seconds, minimum=0)
+    waiting(f"reading {config.data.short_name}")
     splits = config.load()
     config = _resolve(config, splits)
     options = dataclasses.replace(options, config=config)
@@ -191,7 +191,7 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
     if not run.has_record:
         run.write_record(config, splits)
     run.write_config(config, tuned_after)
-    run.write_epochs(past, tensorboard=options.tensorboard)
+    run.write_epochs(past, tensorboard=options.tensorboard or TENSORBOARD in options.log)
     if resumed:
         without = ": it was stopped before its first checkpoint" * (not has_checkpoint)
         print(f"resumed after epoch {len(past)}{without}")
@@ -200,6 +200,9 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
                 f"schedule {config.schedule} now spans {config.epochs - tuned_after} epochs: the "
                 f"numbers are not those of a run that was to have {config.epochs} from the start"
             )
+    if hooks and is_first():
+        told = Hooks(hooks, run.folder, dict(flat(to_table(config))), len(past))
+        run.listeners.append(locked.enter_context(told).tell)
     with Checkpoints(run.checkpoints) as checkpoints, Best(run, config, splits, past) as best:
         checkpoints.discard_after(len(past))
         observe = _observer(options, splits)
@@ -436,6 +439,8 @@ def _finish(config: Config, splits: Splits, train_state: TrainState, which: str,
     print(f"test{which}: {describe_all(metrics)}")
     if not is_first():
         return
+    from experiments.support import figures, style  # matplotlib, at the end
+
     metric = "accuracy" if "accuracy" in metrics else "r2"
     if config.best not in ("last", "loss"):
         metric = config.best

@@ -69,6 +69,9 @@ def main() -> None:
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONSAFEPATH": "1",
     }
+    from experiments.support.starting import begin
+
+    begin(name, sys.argv[1:])
     try:
         runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
     except ModuleNotFoundError as error:

@@ -10,6 +10,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 import jaxnn as nn
 
+PUBLIC = {name: getattr(nn, name) for name in dir(nn)}
 HALVES_AND_FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 
 

@@ -157,6 +157,20 @@ NETWORKS = {
     "share": (nn.share(nn.serial(nn.dense(3), nn.relu())), (ROWS, ROWS + 1)),
     "repeat": (nn.repeat(nn.skip(nn.dense(6), nn.tanh()), 3), ROWS),
     "recompute": (nn.recompute(nn.serial(nn.dense(3), nn.tanh())), ROWS),
+    "reversible": (
+        nn.reversible(nn.serial(nn.dense(3), nn.tanh()), nn.serial(nn.dense(3), nn.dropout(0.2))),
+        ROWS,
+    ),
+    "reversible by momentum": (
+        nn.serial(*[nn.reversible(nn.serial(nn.dense(3), nn.tanh()), momentum=0.7)] * 2),
+        ROWS,
+    ),
+    "compress": (nn.compress(nn.serial(nn.dense(8), nn.tanh(), nn.dropout(0.2)), 8), ROWS),
+    "sampled": (nn.sampled(nn.dense(3), 0.4, "winner"), ROWS),
+    "low_precision_deltas": (
+        nn.low_precision_deltas(nn.dense(3), "int8", scale="row", stochastic=True),
+        ROWS,
+    ),
     "weight_norm": (nn.weight_norm(nn.dense(3)), ROWS),
     "weight_norm of a convolution": (nn.weight_norm(nn.conv(3, (3, 3), groups=3), 0), IMAGES),
     "spectral_norm": (nn.serial(nn.spectral_norm(nn.dense(3)), nn.tanh()), SEQUENCE),

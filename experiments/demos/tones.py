@@ -19,12 +19,13 @@ from matplotlib.figure import Figure
 
 import jaxnn as nn
 from experiments.support import style
+from experiments.support.calling import waiting
 from experiments.support.command_line import parse_options, run_script
-from experiments.support.runs import new_run
+from experiments.support.runs import Run, new_run
 from jaxnn.core.validation import require_positive_integer
 from jaxnn.data.tones import BINS, FRAME, PITCHES, RATE, Tones, make_tones
 from jaxnn.losses.ctc import best_path
-from jaxnn.training import create_state, make_predict, train
+from jaxnn.training import TrainState, create_state, make_predict, train
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class Options:
     """The folder to make; runs/tones unless given."""
 
 
-def make_network(features: int) -> nn.Layer:
+def make_network(features: int, symbols: int = len(PITCHES)) -> nn.Layer:
     """(spectra, lengths) -> logits of every frame: the blank, then the symbols."""
     return nn.serial(
         nn.bidirectional(nn.lstm(features), nn.lstm(features, reverse=True)),
         nn.select(0),
-        nn.dense(len(PITCHES) + 1),
+        nn.dense(symbols + 1),
     )
 
 
@@ -63,28 +64,10 @@ def main(arguments: list[str]) -> None:
         require_positive_integer("tones", name, getattr(options, name))
     training, held_out = make_tones(options.examples, seed=0), make_tones(500, seed=1)
     x, target = as_batch(training)
-    network, loss = make_network(options.features), nn.ctc()
-    steps = options.epochs * -(-options.examples // options.batch_size)
-    rate = optax.cosine_decay_schedule(options.learning_rate, steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    state = create_state(network, optimizer, jax.random.key(options.seed), x)
+    network = make_network(options.features)
     run = new_run("tones", options.output)
     print(f"{options.examples} sounds of up to {x[0].shape[1]} frames, 500 held out")
-    losses = []
-    for epoch in train(
-        network,
-        loss,
-        optimizer,
-        state,
-        x,
-        target,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-    ):
-        state = epoch.train_state
-        losses.append(float(np.mean(epoch.losses)))
-        run.append({"epoch": epoch.number, "loss": losses[-1], "seconds": epoch.seconds})
-        print(f"epoch {epoch.number}: loss {losses[-1]:.4f}, {epoch.seconds:.1f} s", flush=True)
+    state, losses = fit(network, x, target, options, run)
 
     x, _ = as_batch(held_out)
     logits = make_predict(network, 100)(state.params, state.state, x)
@@ -95,6 +78,44 @@ def main(arguments: list[str]) -> None:
     figure = draw(losses, held_out, np.asarray(jax.nn.softmax(logits)), read)
     style.save(figure, run.folder / "tones.png")
     print(f"{run.folder}: tones.png, metrics.jsonl")
+
+
+def fit(
+    network: nn.Layer, x: Any, target: Any, options: Any, run: Run
+) -> tuple[TrainState, list[float]]:
+    """Train by CTC; the train state, and the loss of every epoch.
+
+    Args:
+        network: What `make_network` returns.
+        x: What it takes.
+        target: What the loss takes.
+        options: epochs, batch_size, learning_rate and seed.
+        run: Where the metrics of the epochs go.
+    """
+    count = len(x[1])
+    batch_size = min(options.batch_size, count)
+    rate = optax.cosine_decay_schedule(
+        options.learning_rate, options.epochs * -(-count // batch_size)
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    state = create_state(network, optimizer, jax.random.key(options.seed), x)
+    losses = []
+    waiting("compiling")
+    for epoch in train(
+        network,
+        nn.ctc(),
+        optimizer,
+        state,
+        x,
+        target,
+        epochs=options.epochs,
+        batch_size=batch_size,
+    ):
+        state = epoch.train_state
+        losses.append(float(np.mean(epoch.losses)))
+        run.append({"epoch": epoch.number, "loss": losses[-1], "seconds": epoch.seconds})
+        print(f"epoch {epoch.number}: loss {losses[-1]:.4f}, {epoch.seconds:.1f} s", flush=True)
+    return state, losses
 
 
 def as_batch(tones: Tones) -> tuple[tuple[Any, Any], tuple[Any, Any]]:

@@ -25,6 +25,12 @@ from jaxnn.data import Splits
 from jaxnn.learning.privacy import epsilon_spent, require_accounting
 from jaxnn.training import train
 
+USES = (
+    *("network", "loss", "optimizer", "learning_rate", "schedule", "weight_decay", "clip_norm"),
+    *("epochs", "batch_size", "gradient", "privacy", "precision", "seed", "data"),
+)
+"""Of a configuration."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -46,7 +52,7 @@ def main(arguments: list[str]) -> None:
     named = bool(arguments) and not arguments[0].startswith("-")
     name, config, arguments = take_config(arguments if named else ["fashion_private", *arguments])
     options = parse_options(
-        Options, "private [CONFIG]", arguments, config=config, output=Path("pictures")
+        Options, "private [CONFIG]", arguments, USES, config=config, output=Path("pictures")
     )
     config = options.config
     if config.privacy_of_gradients is None:

@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +14,19 @@ import jax
 import tyro
 
 from experiments.support.calling import command
-from experiments.support.config import AUTO, CONFIGS, Config, DataConfig, find_config, read_config
+from experiments.support.config import (
+    AUTO,
+    Config,
+    DataConfig,
+    find_config,
+    flat,
+    read_config,
+    to_table,
+)
+from experiments.support.help import help_of, wants_help
 from jaxnn.core.validation import printable
+from jaxnn.data import is_mapped
+from jaxnn.data.mapped import preparation_of
 
 Configured = Annotated[Config, tyro.conf.arg(name="")]
 """A field of this type puts the configuration's options beside the script's own."""
@@ -35,6 +46,14 @@ FOLLOWING = Config(
     data=DataConfig(standardize=AUTO, validation_fraction=0.1),
 )
 """What follows from the data; see `Config.resolved`."""
+FOLLOWING_IMAGES = dataclasses.replace(
+    FOLLOWING,
+    network=(AUTO,),
+    learning_rate=1e-3,
+    weight_decay=1e-3,
+    data=dataclasses.replace(FOLLOWING.data, flatten=False),
+)
+"""The same of images."""
 EXPECTED_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
 
@@ -50,10 +69,15 @@ def take_config(arguments: list[str], *, auto: bool = False) -> tuple[str, Confi
     """
     named = bool(arguments) and not arguments[0].startswith("-")
     if not named and auto and (data := option_of("--data.name", arguments)) not in (None, "digits"):
-        following = _decaying_alike(FOLLOWING, option_of("--learning-rate", arguments))
-        if DataConfig(name=str(data)).is_mapped:  # whose splits are drawn
-            known = dataclasses.replace(FOLLOWING.data, validation_fraction=0.0)
+        following, column = FOLLOWING, option_of("--data.images", arguments)
+        if DataConfig(name=str(data), images=column).are_images:
+            following = FOLLOWING_IMAGES
+        elif is_mapped(str(data)):  # whose splits are drawn
+            kept = preparation_of(str(data))
+            following = FOLLOWING_IMAGES if kept is not None and kept.images else FOLLOWING
+            known = dataclasses.replace(following.data, validation_fraction=0.0)
             following = dataclasses.replace(following, data=known)
+        following = _decaying_alike(following, option_of("--learning-rate", arguments))
         return Path(str(data)).stem, following, arguments
     path = find_config(arguments[0] if named else "digits_mlp")
     return path.stem, read_config(path), arguments[1:] if named else arguments
@@ -77,29 +101,40 @@ def option_of(name: str, arguments: list[str]) -> str | None:
     return parser.parse_known_args(arguments)[0].value
 
 
-def parse_options(kind: type, program: str, arguments: list[str], **defaults: Any) -> Any:
+def parse_options(
+    kind: type, program: str, arguments: list[str], uses: Sequence[str] = (), **defaults: Any
+) -> Any:
     """The options of a script, a dataclass.
 
     Args:
         kind: The dataclass; its docstring is the description.
         program: The script and what stands before the options: "train [CONFIG]".
         arguments: Those behind it.
+        uses: Of a configuration, the fields that the script makes use of, where these are not all;
+            the constant USES of the script, from which its help has them.
         defaults: For fields that need one.
+
+    Raises:
+        ValueError: An option is given that the script makes no use of.
     """
-    description = kind.__doc__ or ""
-    if "CONFIG" in program:
-        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.toml")))
-        description += (
-            f"\n\nCONFIG is {known}, or the path of a .toml file; digits_mlp unless given. It "
-            "stands before the options, and the defaults below are its values."
-        )
-    return tyro.cli(
+    name = program.split()[0]
+    if wants_help(arguments) and (text := help_of(name, [], command(name))) is not None:
+        print(text)
+        sys.exit(0)
+    options: Any = tyro.cli(
         kind,
         prog=command(program),
-        description=description,
+        description=kind.__doc__ or "",
         args=arguments,
         default=kind(**defaults) if defaults else None,
     )
+    if uses:
+        before, after = (dict(flat(to_table(c))) for c in (defaults["config"], options.config))
+        for option, value in after.items():
+            if value != before.get(option) and option.partition(".")[0] not in uses:
+                shown = option.replace("_", "-")
+                raise ValueError(f"{name}: expected no --{shown}, which has no effect here")
+    return options
 
 
 def take_folder(arguments: list[str], script: str) -> tuple[Path, list[str]]:

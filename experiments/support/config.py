@@ -20,6 +20,7 @@ import jaxnn
 import jaxnn.data
 from experiments.support.calling import command
 from experiments.support.expressions import Call, build, parse
+from experiments.support.help import CONFIGS
 from jaxnn import Layer, Loss
 from jaxnn.core.task import Task, of_many_labels
 from jaxnn.core.validation import require_positive_integer, unknown_name
@@ -47,7 +48,6 @@ _STEPS = 4000
 """and how many steps are about enough for a table."""
 RUN = "run"
 """The table of a TOML file in which a run keeps what is no option."""
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class DataConfig:
     """Which data, and how they are split; see jaxnn.data.load."""
 
     name: str = "digits"
-    """A name such as digits, wine, fashion_mnist, or the path of a .csv or .npz file or of a folder
-    of .npy files."""
+    """A name such as digits, or a path: of a table, an .npz, a folder with a folder of images for
+    each class, or one of .npy files."""
     folder: str | None = None
     """Where the files of mnist or fashion_mnist are."""
     target: tuple[str, ...] | None = None
@@ -64,13 +64,13 @@ class DataConfig:
     inputs: tuple[str, ...] | None = None
     """For files: the columns (or the one array) of the features."""
     task: str | None = None
-    """For files: classification, regression, or labels (several truth values)."""
+    """For files: classification, regression, or labels (truth values)."""
     test: str | None = None
-    """For files: another one with the test examples, in place of drawing them."""
+    """For files: another one, with the test examples."""
     test_fraction: float = 0.2
-    """The share of the examples that is held out for the test."""
+    """The share that is held out for the test."""
     validation_fraction: float = 0.0
-    """The share of the examples that is held out for validation after every epoch."""
+    """The share that is held out for validation after every epoch."""
     stratify: bool = True
     """Whether the classes keep their proportions in a split."""
     groups: str | None = None
@@ -80,20 +80,20 @@ class DataConfig:
     seed: int = 0
     """Draws the splits."""
     standardize: str = "none"
-    """none, features (each by itself), all (one mean and deviation), or auto: features where they
-    have names and otherwise all, and the target of a regression too."""
+    """none, features (each by itself), all (by one mean and deviation), or auto (which follows from
+    the data)."""
     standardize_target: bool = False
     """Whether a regression target is standardised too."""
     flatten: bool = True
     """Whether images become vectors."""
     missing: str = "fill"
-    """For tables, what becomes of empty cells: fill (by the median, beside a feature that says so),
-    frequent (by the most frequent value) or refuse."""
+    """For tables, of empty cells: fill (the median, and a feature that says so), frequent (the most
+    frequent value) or refuse."""
     missing_target: str = ""
-    """For tables, of rows without a target: refuse, drop, or class (where NA is one)."""
+    """For tables, of rows without a target: refuse, drop, or class."""
     kinds: tuple[str, ...] = ()
-    """For tables, COLUMN=KIND of columns that are otherwise than they look: number, boolean,
-    category, date (or date:%%d/%%m/%%Y) or drop."""
+    """For tables, COLUMN=KIND of what looks otherwise: number, boolean, category, date (or
+    date:%%d/%%m/%%Y) or drop."""
     separator: str = ""
     """For tables: between cells; found unless given."""
     decimal: str = ""
@@ -101,7 +101,13 @@ class DataConfig:
     encoding: str = ""
     """For tables: of the text; found unless given."""
     header: str = ""
-    """For tables: yes or no, whether the first row names the columns; found unless given."""
+    """For tables: yes or no, whether the first row has names; found unless given."""
+    images: str | None = None
+    """For tables: the column with the paths of images."""
+    size: tuple[int, int] | None = None
+    """For images: height and width, to which they are resized."""
+    colors: str = ""
+    """For images: gray or rgb; gray where all are, unless given."""
 
     def load(
         self, *, prefer_numbers: bool = False, fold: tuple[int, int] | None = None
@@ -118,6 +124,26 @@ class DataConfig:
             **options,
         )
 
+    def map(self, folder: Path, *, prefer_numbers: bool = False) -> Path:
+        """Write the splits as a folder of .npy files; images, which may be more than the memory
+        holds, a few at a time."""
+        if not self.are_images:
+            return jaxnn.data.write_mapped(self.load(prefer_numbers=prefer_numbers), folder)
+        if self.weights is not None:
+            raise ValueError(
+                f"data: expected no weights where images are mapped, got {self.weights!r}: "
+                "train on the images themselves, without map_data"
+            )
+        options: dict[str, Any] = dataclasses.asdict(self)
+        reading = Reading(**{name: options.pop(name) for name in Reading._fields})
+        for name in ("weights", "folder", "inputs", "flatten", "missing"):
+            options.pop(name)
+        if self.standardize == AUTO:
+            options |= {"standardize": "all"}
+        return jaxnn.data.map_images(
+            options.pop("name"), folder, reading=reading, prefer_numbers=prefer_numbers, **options
+        )
+
     def reading(self, said: "ReadingConfig") -> Reading:
         """How another table of such data is read: as it is said, and otherwise as this one is."""
         names = [field.name for field in dataclasses.fields(said)]
@@ -131,7 +157,12 @@ class DataConfig:
     @property
     def is_mapped(self) -> bool:
         """Whether they are a folder, whose preparation is in it."""
-        return not self.is_named and Path(self.name).expanduser().is_dir()
+        return jaxnn.data.is_mapped(self.name)
+
+    @property
+    def are_images(self) -> bool:
+        """Whether they are images in files."""
+        return self.images is not None or jaxnn.data.are_images(self.name)
 
     @property
     def short_name(self) -> str:
@@ -184,21 +215,19 @@ class Config:
     """A network, its loss, the data and how it is trained."""
 
     network: tuple[str, ...] = ("dense(64)", "relu()", "dense(32)", "relu()", "dense(10)")
-    """The layers, each as one would call it in Python: "dense(64)", "skip(dense(64), relu())". One
-    entry with named parts, "serial(stem=dense(64), head=dense(10))", is the whole network."""
+    """The layers as one would call them in Python, or one "serial(stem=dense(64), …)"; outputs
+    stands for their number."""
     loss: str = "softmax_cross_entropy()"
     """The loss, as one would call it in Python."""
     optimizer: str = "adam()"
-    """The optimiser of optax or optax.contrib with its options: "adam(b1=0.95)", "nesterov",
-    "muon", "prodigy" (whose learning rate is 1)."""
+    """Of optax or optax.contrib: "adam(b1=0.95)", muon …"""
     learning_rate: float = 1e-3
     """The largest learning rate."""
     schedule: str = "constant()"
-    """constant, cosine, linear, exponential, step, onecycle, polynomial or sgdr, with options such
-    as "cosine(warmup=0.1)"; "reduce_on_plateau(factor=0.5, patience=5)" watches the training loss
-    of the epochs."""
+    """constant, cosine, linear, exponential, step, onecycle, polynomial, sgdr or reduce_on_plateau:
+    "cosine(warmup=0.1)"."""
     weight_decay: float = 0.0
-    """λ of the L2 penalty; decoupled for adamw, lamb, lion and their like."""
+    """λ of the L2 penalty; decoupled for adamw, lamb, lion …"""
     clip_norm: float | None = None
     """Scale gradients of a larger global norm down to it."""
     epochs: int = 20
@@ -208,28 +237,26 @@ class Config:
     gradient: str = "manual"
     """manual (hand-derived), autodiff, or private."""
     micro_batches: int = 1
-    """Into how many parts a batch is cut that go through the network one after the other."""
+    """In how many parts a batch goes through the network."""
     precision: str = "float32"
-    """float32, or bfloat16 or float16 for arithmetic with parameters and sums in float32."""
+    """float32, or bfloat16 or float16 for the arithmetic."""
     crosscheck_every: int = 500
-    """Steps between two comparisons of the hand-derived gradient with autodiff's; 0 for none."""
+    """Steps between two comparisons with autodiff; 0 for none."""
     crosscheck_tolerance: float = 1e-3
     """The largest relative error of a parameter's gradient."""
     stream: bool = False
-    """Whether batches are read from the arrays of the data as they are needed, so that those of a
-    folder of .npy files stay on disk."""
+    """Read batches as they are needed, from arrays that stay on disk."""
     class_weights: str = ""
-    """balanced: every class counts the same in the loss, however many examples it has."""
+    """balanced: every class counts the same, whatever its size."""
     metrics: tuple[str, ...] = ()
-    """What to evaluate beside loss and accuracy, or loss, r2 and mae: f1, precision, recall,
-    roc_auc, log_loss, brier, top_5, rmse …; f1_each has one for each class."""
+    """Beside loss and accuracy, or loss, r2 and mae: f1, f1_each, precision, recall, roc_auc,
+    log_loss, brier, top_5, rmse …"""
     best: str = "loss"
-    """By which metric of the validation set the best epoch is known, whose weights are tested and
-    predicted with; "last" for those of the last epoch."""
+    """The metric of validation that tells the best epoch; or last."""
     patience: int | None = None
     """Stop after this many epochs without a smaller validation loss."""
     seed: int = 0
-    """Draws the initial parameters, the order of the examples and all noise."""
+    """Draws initial parameters, the order of examples and noise."""
     data: DataConfig = field(default_factory=DataConfig)
     """Which data."""
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
@@ -351,8 +378,15 @@ class Config:
     def load(self, fold: tuple[int, int] | None = None) -> jaxnn.data.Splits:
         """The splits of the data, or of one fold; whole numbers are a regression for a loss of
         errors."""
-        is_of_error = self.loss != AUTO and isinstance(self.loss_function, OfError)
-        return self.data.load(prefer_numbers=is_of_error, fold=fold)
+        return self.data.load(prefer_numbers=self._is_of_error, fold=fold)
+
+    def map(self, folder: Path) -> Path:
+        """Write the splits as a folder of .npy files."""
+        return self.data.map(folder, prefer_numbers=self._is_of_error)
+
+    @property
+    def _is_of_error(self) -> bool:
+        return self.loss != AUTO and isinstance(self.loss_function, OfError)
 
     def resolved(self, splits: jaxnn.data.Splits) -> "Config":
         """The same with numbers in place of what follows from the data: a loss "auto", "outputs" in
@@ -367,13 +401,15 @@ class Config:
         outputs = task_on(build(loss, "loss", LOSSES), known).outputs
         if outputs is None:
             outputs = splits.train.target.shape[-1]
-        network = tuple(re.sub(r"\boutputs\b", str(outputs), text) for text in self.network)
+        network = _for_images(known) if self.network == (AUTO,) else self.network
+        network = tuple(re.sub(r"\boutputs\b", str(outputs), text) for text in network)
         batch_size = self.batch_size or next(
             size for size, most in _BATCH_SIZES if examples <= most
         )
         batch_size = min(batch_size, examples)
         steps = steps_per_epoch(examples, max(batch_size, 1))
-        epochs = self.epochs or int(np.clip(_STEPS // steps, 10, 200))
+        most = 200 if known.images is None else 30
+        epochs = self.epochs or int(np.clip(_STEPS // steps, 10, most))
         standardize = self.data.standardize
         if standardize == AUTO:
             standardize = "features" if known.feature_names else "all"
@@ -393,11 +429,26 @@ class Config:
         )
 
 
+def _for_images(known: jaxnn.data.Preparation) -> tuple[str, ...]:
+    """Convolutions and pooling until the shorter side has 4 to 7 pixels, then dense layers; for
+    anything but images, dense layers alone."""
+    shape = known.network_shape
+    if len(shape) != 3:
+        return ("dense(64)", "relu()", "dense(32)", "relu()", "dense(outputs)")
+    pools = min(max(int(math.log2(min(shape[:2]) / 4)), 0), 6)
+    first = 32 if pools < 4 else 16
+    layers = [f"conv({first}, (3, 3))", "relu()"] * (pools < 2)
+    for level in range(pools):
+        layers += [f"conv({min(first << level, 128)}, (3, 3))", "relu()", "max_pool(2)"]
+    return (*layers, "flatten()", "dropout(0.25)", "dense(64)", "relu()", "dense(outputs)")
+
+
 def _exported(kind: type) -> dict[str, Any]:
     """The public classes of jaxnn that can be made and are of this kind, by name."""
+    public = {name: getattr(jaxnn, name) for name in dir(jaxnn)}
     return {
         name: value
-        for name, value in vars(jaxnn).items()
+        for name, value in public.items()
         if isinstance(value, type) and issubclass(value, kind) and not inspect.isabstract(value)
     }
 
@@ -505,7 +556,8 @@ def _fill(kind: type, table: Any, where: str) -> Any:
 def _convert(value: Any, expected: Any, where: str) -> Any:
     if isinstance(value, str) and str(expected).startswith("tuple") and "None" in str(expected):
         value = (value,)
-    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+    inner = int if "tuple[int" in str(expected) else str
+    if isinstance(value, list) and all(type(v) is inner for v in value):
         value = tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and "float" in str(expected):
         value = float(value)

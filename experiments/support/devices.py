@@ -24,14 +24,12 @@ class DeviceOptions:
     """None of them changes what is computed: a run may go on with others."""
 
     devices: int | None = None
-    """On how many devices; 1 unless given, and in several processes all that they have. Of a
-    processor alone as many virtual devices are made, which share its cores."""
+    """1 unless given; in several processes all. Virtual on a processor."""
     layout: str = "replicated"
-    """How parameters lie on them: replicated (each device has all), fully_sharded (each array is
-    split over all), tensor_parallel (dense layers are split over model_devices)."""
+    """replicated, fully_sharded (each array is split over all), or tensor_parallel (dense layers
+    over model_devices)."""
     model_devices: int = 1
-    """Over how many devices single layers are split, for tensor_parallel; a batch is split over
-    devices / model_devices."""
+    """Over how many of them layers are split, for tensor_parallel."""
 
     def make_mesh(self) -> Mesh | None:
         """The mesh; None for a single device without one.

@@ -7,9 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
-from experiments.support import figures, style
 from experiments.support.config import Config, task_on
 from jaxnn.core.validation import printable
 from jaxnn.data import Dataset, Preparation
@@ -54,10 +52,12 @@ def save_mistakes(
     decide = task_on(config.loss_function, preparation).decide
     if decide is None or not preparation.class_names:
         return []
+    from experiments.support import figures, style  # matplotlib, where something is drawn
+
     decided = np.asarray(decide(jnp.asarray(prediction)))
     names = dataset.class_names
     about = dataset.target, decided, names, title
-    pictures: dict[str, Callable[[], Figure | None]] = {
+    pictures: dict[str, Callable[[], Any]] = {
         "confusion_matrix.png": lambda: figures.confusion_matrix(*about)
     }
     images = as_images(preparation, dataset.x)
@@ -73,7 +73,7 @@ def as_images(preparation: Preparation, x: np.ndarray) -> np.ndarray | None:
         return None
     x = preparation.standardization.invert(x).reshape(-1, *preparation.shape)
     if x.ndim == 4:
-        return x
+        return x if preparation.images is None else x / 255
     side = round(x.shape[-1] ** 0.5)
     is_square = x.ndim == 2 and side * side == x.shape[-1]
     return x.reshape(-1, side, side, 1) if is_square else None

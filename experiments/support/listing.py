@@ -1,10 +1,11 @@
-"""What a configuration can name: layers, losses, optimisers, schedules and metrics."""
+"""What there is by name: configurations, and the layers, losses, … that one can name."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.support.config import LAYERS, LOSSES
+from experiments.support.help import CONFIGS
 from jaxnn.training.metrics import ALWAYS, METRICS
 from jaxnn.training.optimizers import OPTIMIZERS, options_of
 from jaxnn.training.schedules import SCHEDULES
@@ -50,7 +51,16 @@ def _metrics() -> list[str]:
     return [f"{name}: of {' or '.join(m.tasks)}" for name, m in known] + ["top_5: of classes"]
 
 
+def _configs() -> list[str]:
+    """Each by name, with the first line of its file."""
+    found = sorted(CONFIGS.glob("*.toml"))
+    return [
+        f"{p.stem}: {p.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}" for p in found
+    ]
+
+
 LISTED: dict[str, Callable[[], list[str]]] = {
+    "configs": _configs,
     "layers": lambda: _expressions(LAYERS),
     "losses": lambda: _expressions(LOSSES),
     "optimizers": lambda: [_called(name, options_of(name)) for name in sorted(OPTIMIZERS)],

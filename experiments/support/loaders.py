@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tomli_w
+from PIL import Image
 
 import jaxnn as nn
 from experiments.support.config import LAYERS, LOSSES, load_config, read_config, to_table
@@ -21,7 +23,9 @@ from experiments.support.expressions import build, parse
 from experiments.support.runs import Run
 from jaxnn import interop
 from jaxnn.data import cache, load, read_idx, write_mapped
+from jaxnn.data.images import Pixels, decode_like
 from jaxnn.data.npz import read_npz
+from jaxnn.data.sounds import read_wav
 from jaxnn.training import create_state, make_optimizer, make_schedule
 from jaxnn.training.checkpoints import Checkpoints
 
@@ -111,6 +115,29 @@ def _read_entry(path: Path) -> Any:
 def _entry_of(source: Path) -> Path:
     (entry,) = cache.cache_folder().glob(f"{source.name}-*")
     return entry
+
+
+def _write_image(kind: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        Image.fromarray(np.arange(240, dtype=np.uint8).reshape(8, 10, 3)).save(folder / kind)
+        return folder / kind
+
+    return write
+
+
+def _read_image(path: Path) -> Any:
+    found = decode_like(Pixels(resized=True), (8, 10, 3), [path])
+    assert found.dtype == np.uint8
+    return found
+
+
+def _write_wav(folder: Path) -> Path:
+    data = np.arange(-50, 50, dtype="<i2").tobytes()
+    form = struct.pack("<HHIIHH", 1, 1, 8000, 16000, 2, 16)
+    chunks = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(data))
+    content = b"RIFF" + struct.pack("<I", len(chunks) + len(data)) + chunks + data
+    (folder / "a.wav").write_bytes(content)
+    return folder / "a.wav"
 
 
 def _idx(compress: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
@@ -227,6 +254,11 @@ LOADERS = {
     "mapped": Loader(_write_mapped, lambda path: _checked(load(path)), share=40),
     "table": Loader(_write_table, _load),
     "cache": Loader(_write_entry, _read_entry, has_checksum=True),
+    "image.png": Loader(_write_image("image.png"), _read_image),
+    "image.jpg": Loader(_write_image("image.jpg"), _read_image),
+    "image.tif": Loader(_write_image("image.tif"), _read_image),
+    "image.gif": Loader(_write_image("image.gif"), _read_image),
+    "wav": Loader(_write_wav, read_wav),
     "idx": Loader(_idx(bytes), read_idx),
     "idx.gz": Loader(_idx(lambda content: gzip.compress(content, mtime=0)), read_idx, True),
     "checkpoint": Loader(_write_checkpoint, _read_checkpoint, has_checksum=True, share=2),

@@ -4,6 +4,7 @@ import sys
 
 from tqdm import tqdm
 
+from experiments.support.calling import waiting
 from experiments.support.processes import is_first
 
 LINES = 10
@@ -26,6 +27,8 @@ class Progress:
         self._bar.set_postfix_str("compiling")
 
     def __enter__(self) -> "Progress":
+        if self._bar.disable and is_first():
+            waiting("compiling")
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -103,6 +103,8 @@ class Run:
         self._tensorboard = folder / "tensorboard"
         self._events: Events | None = None
         self._lock = FileLock(folder / LOCK)
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        """Are told every record of the metrics, once it is written."""
 
     def __enter__(self) -> "Run":
         return self
@@ -299,6 +301,8 @@ class Run:
         if self._events is not None:
             with writing(self._tensorboard):
                 self._events.write(record)
+        for tell in self.listeners:
+            tell(record)
 
     @_by_the_first
     def sync(self) -> None:
@@ -410,6 +414,14 @@ class Trained(NamedTuple):
     def preparation(self) -> Preparation:
         """Of the data that it was trained on."""
         return self.record.preparation
+
+    @property
+    def inputs(self) -> tuple[str, ...] | None:
+        """What the training data call x, where it has a name: an array, or a column of paths."""
+        data = self.config.data
+        if self.preparation.images is not None:
+            return None if data.images is None else (data.images,)
+        return None if self.preparation.feature_names else data.inputs
 
 
 def open_trained(

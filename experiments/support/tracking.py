@@ -47,15 +47,16 @@ class Events:
 
     def _add(self, record: dict[str, Any]) -> None:
         self._epoch = record.get("epoch", self._epoch)
-        for name, value in _scalars(record):
+        for name, value in scalars_of(record):
             event = self._event(summary=self._scalar(name, value), step=self._epoch)
             event.wall_time = time.time()
             self._writer.write_event(event)
 
 
-def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def scalars_of(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a record by name; those of a group behind its name, test/loss."""
     for name, value in record.items():
         if isinstance(value, dict):
-            yield from _scalars(value, f"{prefix}{name}/")
+            yield from scalars_of(value, f"{prefix}{name}/")
         elif isinstance(value, int | float) and name != "epoch":
             yield prefix + name, value

@@ -21,6 +21,7 @@ from jaxnn.core.adapters import ParameterFree
 from jaxnn.core.captures import contracted, join, stack
 from jaxnn.core.contract import Layer
 from jaxnn.core.residuals import Static
+from jaxnn.core.reversing import Reversed, Reversible, back_through, handed_back
 from jaxnn.core.validation import (
     brief,
     require_count,
@@ -202,14 +203,15 @@ class serial(Many, init=False):
             with here:
                 x, new_state, residuals = layer.forward(p, s, x, k)
             kept.append((new_state, residuals))
-        return x, *map(self.gather, zip(*kept, strict=True))
+        states, residuals = zip(*kept, strict=True)
+        return x, self.gather(states), self.gather(handed_back(self.layers, residuals))
 
     def backward(self, params: Any, residuals: Any, dy: Any):
-        captures = []
+        captures, y = [], None
         steps = list(zip(self.layers, params, residuals, self.places(), strict=True))
         for layer, p, r, here in reversed(steps):
             with here:
-                dy, capture = layer.backward(p, r, dy)
+                y, dy, capture = back_through(layer, p, r, y, dy)
             captures.append(capture)
         return dy, self.gather(reversed(captures))
 
@@ -579,26 +581,46 @@ class repeat(One):
 
     def forward(self, params: Any, state: Any, x: Any, key: Array | None):
         keys = None if key is None else jax.random.split(key, self.n)
+        layer = self.layer
+        run = layer.advance if isinstance(layer, Reversible) else layer.forward
 
         def body(x, slices):
-            y, new_state, residuals = self.layer.forward(slices[0], slices[1], x, slices[2])
+            y, new_state, residuals = run(slices[0], slices[1], x, slices[2])
             return y, (new_state, residuals)
 
         with inside(self, 0):
             slices = (params[0], state[0], keys)
             y, (new_state, residuals) = jax.lax.scan(body, x, slices, length=self.n)
+        if isinstance(layer, Reversible):
+            residuals = Reversed(residuals, y)
         return y, (new_state,), (residuals,)
 
     def backward(self, params: Any, residuals: Any, dy: Any):
-        def body(dy, slices):
-            params, residuals = slices
-            dx, captures = self.layer.backward(params, residuals, dy)
-            return dx, contracted(captures) if self.sums else captures
+        def body(carried, slices):
+            params, kept = slices
+            carried, captures = self.one_back(params, kept, carried)
+            return carried, contracted(captures) if self.sums else captures
 
         with inside(self, 0):
-            slices = (params[0], residuals[0])
-            dx, captures = jax.lax.scan(body, dy, slices, length=self.n, reverse=True)
+            carried, kept = self.back_from(residuals[0], dy)
+            slices = (params[0], kept)
+            (_, dx), captures = jax.lax.scan(body, carried, slices, length=self.n, reverse=True)
         return dx, (stack(captures),)
+
+    def back_from(self, residuals: Any, dy: Any) -> tuple[Any, Any]:
+        """(what the way back carries from copy to copy, what each copy has kept)."""
+        if isinstance(residuals, Reversed):
+            return (residuals.y, dy), residuals.kept
+        return (None, dy), residuals
+
+    def one_back(self, params: Any, kept: Any, carried: Any) -> tuple[Any, Any]:
+        """(what is carried on, captures) of one copy."""
+        y, dy = carried
+        if isinstance(self.layer, Reversible):
+            *carried, captures = self.layer.reverse(params, kept, y, dy)
+            return tuple(carried), captures
+        dx, captures = self.layer.backward(params, kept, dy)
+        return (None, dx), captures
 
 
 def _sum(trees: Sequence[Any]) -> Any:

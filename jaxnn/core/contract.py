@@ -32,7 +32,7 @@ class Layer(Value):
     and it is found out (see `jaxnn.core.mixing`). An abstract base says it for its subclasses, any
     other class for those alone that have no method of their own."""
     forgets: ClassVar[bool] = False
-    """Whether backward runs forward again, so that the residuals of its parts are not kept."""
+    """Whether backward runs forward again; the residuals of its parts are in its ``keeping``."""
 
     def init(self, key: Array | None, x: Any) -> tuple[Any, Any]:
         """(params, state), for an x of arrays or `jax.ShapeDtypeStruct`."""
@@ -195,5 +195,5 @@ class Capture:
         return None
 
     def fold(self, parameters: Any) -> Any:
-        """Parameters of the `linear` capture in the shapes of this one's own."""
+        """Parameters of the `linear` capture in the shapes of this one's own, by static fields."""
         return parameters

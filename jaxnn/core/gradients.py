@@ -47,7 +47,7 @@ def backward_pass(network: Layer, loss: Loss) -> Callable[..., BackwardPass]:
     """
     checked("backward_pass", "network", network, Layer)
     checked("backward_pass", "loss", loss, Loss)
-    return _backward_pass(network, loss, _as_given)
+    return pass_with(network, loss, _as_given)
 
 
 class backprop(Value):
@@ -60,14 +60,14 @@ class backprop(Value):
     loss: Loss
 
     def __call__(self, params, state, x, target, key=None, weights=None):
-        run = _backward_pass(summing(self.network), self.loss, shares)
+        run = pass_with(summing(self.network), self.loss, shares)
         result = run(params, state, x, target, key, weights)
         value = weighted_mean(result.values, weights)
         return (value, result.state), contract_for(params, result.captures)
 
 
-def _backward_pass(network: Layer, loss: Loss, factors: Callable) -> Callable[..., BackwardPass]:
-    """``factors``: (weights, values) -> what each example's delta is multiplied by."""
+def pass_with(network: Layer, loss: Loss, factors: Callable) -> Callable[..., BackwardPass]:
+    """`backward_pass`, where ``factors`` of (weights, values), as `shares`, multiply the deltas."""
 
     def run(params, state, x, target, key=None, weights=None):
         x, target = of_those_present(loss, weights, x, target)

@@ -11,6 +11,7 @@ from jaxnn.core.adapters import Around
 from jaxnn.core.captures import static
 from jaxnn.core.contract import Layer
 from jaxnn.core.networks import label, rewrite
+from jaxnn.core.reversing import Reversed, Reversible
 
 
 class Row(NamedTuple):
@@ -123,6 +124,8 @@ def summarize(network: Layer, x: Any) -> Summary:
 
 
 def _traced(path: str, layer: Layer) -> Layer:
+    if isinstance(layer, Reversible):
+        return _TracedReversible(layer)
     if layer.forgets:
         return _TracedForgetting(layer)
     return layer if layer.parts else _Traced(layer, label(path, layer))
@@ -147,21 +150,42 @@ class _Traced(Around):
 
 
 class _TracedForgetting(Around):
-    """A layer whose part's residuals are computed again, with `_Recomputed` for residuals."""
+    """A layer whose parts' residuals are computed again, with `_Recomputed` for residuals."""
 
     def forward(self, params: Any, state: Any, x: Any, key: Any):
-        (part,) = self.layer.parts
-        y, new_state, inside = part.forward(params[0], state[0], x, key)
-        # Inside of a scan, what goes out of it twice is no longer known to be one array.
-        kept = {id(leaf) for leaf in jax.tree.leaves((params, state, x))}
+        keeping = self.layer.keeping  # pyright: ignore[reportAttributeAccessIssue]
+        y, new_state, inside = keeping(params, state, x, key)
+        return y, new_state, _forgotten(inside, (params, state, x))
 
-        def forget(node: Any) -> Any:
-            if _is_trace(node):
-                return dataclasses.replace(node, residuals=jax.tree.map(forget, node.residuals))
-            return None if id(node) in kept else node
 
-        inside = jax.tree.map(forget, inside, is_leaf=_is_trace)
-        return y, (new_state,), (_Recomputed((params, state, x), inside),)
+class _TracedReversible(Reversible):
+    """A layer that finds its input again, likewise: what it keeps is its output."""
+
+    layer: Reversible
+
+    def init(self, key: Any, x: Any):
+        return self.layer.init(key, x)
+
+    def advance(self, params: Any, state: Any, x: Any, key: Any):
+        keeping = self.layer.keeping  # pyright: ignore[reportAttributeAccessIssue]
+        y, new_state, inside = keeping(params, state, x, key)
+        return y, new_state, _forgotten(inside, (params, state))
+
+    def reverse(self, params: Any, kept: Any, y: Any, dy: Any):
+        return self.layer.reverse(params, kept, y, dy)
+
+
+def _forgotten(inside: Any, kept: Any) -> _Recomputed:
+    """The traces inside, without the residuals that are kept."""
+    # Inside of a scan, what goes out of it twice is no longer known to be one array.
+    known = {id(leaf) for leaf in jax.tree.leaves(kept)}
+
+    def forget(node: Any) -> Any:
+        if _is_trace(node):
+            return dataclasses.replace(node, residuals=jax.tree.map(forget, node.residuals))
+        return None if id(node) in known else node
+
+    return _Recomputed(kept, jax.tree.map(forget, inside, is_leaf=_is_trace))
 
 
 def _is_trace(node: Any) -> bool:
@@ -172,11 +196,16 @@ def _traces(tree: Any) -> Iterator[tuple[_Trace, Any, Any]]:
     """The traces of a tree, each with what its layer keeps and with what it need not keep."""
 
     def is_node(node: Any) -> bool:
-        return isinstance(node, _Trace | _Recomputed)
+        return isinstance(node, _Trace | _Recomputed | Reversed)
 
     for node in filter(is_node, jax.tree.leaves(tree, is_leaf=is_node)):
         if _is_trace(node):
             yield node, node.residuals, ()
+        elif isinstance(node, Reversed):
+            last = node.y
+            for trace, own, forgotten in _traces(node.kept):
+                yield trace, (own, last), forgotten
+                last = ()
         else:
             kept = node.kept
             for trace, own, forgotten in _traces(node.inside):

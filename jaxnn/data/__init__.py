@@ -9,7 +9,8 @@ where they are used: ``pip install "jaxnn[datasets]"``.
 
 from jaxnn.data.dataset import Dataset, validate_labels
 from jaxnn.data.idx import read_idx
-from jaxnn.data.loading import NAMES, load, read_features
+from jaxnn.data.loading import NAMES, are_images, is_mapped, load, read_features
 from jaxnn.data.mapped import map_splits, write_mapped
+from jaxnn.data.mapping import map_images
 from jaxnn.data.preparation import Preparation, Standardization
 from jaxnn.data.splitting import Splits

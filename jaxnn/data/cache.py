@@ -19,13 +19,15 @@ _CONTENTS = "contents"
 """The array of an entry that has the names of the others."""
 
 
-def cached(path: Path, decode: Callable[[], Arrays], *facts: object) -> Arrays:
+def cached(
+    path: Path, decode: Callable[[], Arrays], *facts: object, largest: int | None = None
+) -> Arrays:
     """What ``decode()`` returns for the file ``path``, from the cache if it is there.
 
     An entry belongs to the file's path, size and time of modification and to ``facts`` (the
     decoder's version, its options). It is a plain .npz in the folder $JAXNN_CACHE, or else the
     platform's cache folder; a damaged entry is decoded anew, and a folder that cannot be written
-    is warned of once.
+    is warned of once. Arrays of more than ``largest`` bytes are not kept.
     """
     entry = _entry(path, facts)
     try:
@@ -36,6 +38,8 @@ def cached(path: Path, decode: Callable[[], Arrays], *facts: object) -> Arrays:
     except (OSError, ValueError, KeyError):  # not there, or damaged
         pass
     arrays = decode()
+    if largest is not None and max(array.nbytes for array in arrays.values()) > largest:
+        return arrays
     try:
         _write(entry, arrays)
     except OSError as error:

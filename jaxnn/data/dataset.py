@@ -27,6 +27,8 @@ class Dataset(NamedTuple):
     """Of a table, before they are encoded: x then has one column for each, with NaN for a gap."""
     groups: np.ndarray | None = None
     """[examples]: those of one group are not to be divided by a split."""
+    images: Any = None
+    """`jaxnn.data.images.Pixels` where x are pixels of image files, 0 to 255."""
     weights: np.ndarray | None = None
     """[examples], float32: what each counts in training and in metrics, at least 0."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxnn.core.validation import listed, unknown_name
-from jaxnn.data import npz, table
+from jaxnn.data import images, npz, table
 from jaxnn.data.cache import cached
 from jaxnn.data.columns import Column
 from jaxnn.data.dataset import Dataset, as_features, as_weights, make_dataset, validate_labels
@@ -198,6 +198,9 @@ def inputs_like(known: Known, path: Path, inputs: Columns, reading: Reading = FO
     Columns are found by name: those of a table, and those of an array that has feature_names
     beside it.
     """
+    if known.images is not None:
+        found = images.find_images(path, _column_of_images(path, inputs), reading)
+        return images.decode_like(known.images, _shape(known), found.paths)
     _require_file(path)
     if is_table(path):
         wanted = _names(inputs) or _columns_of(known)
@@ -256,8 +259,11 @@ def examples_like(
     Raises:
         ValueError: The file has a class that is not known.
     """
-    _require_file(path)
     classes, targets = known.class_names, _names(target)
+    if known.images is not None:
+        column = _column_of_images(path, inputs)
+        return images.examples_like(known, _shape(known), path, column, targets, reading)
+    _require_file(path)
     task = "classification" if classes else known.task or "regression"
     if is_table(path):
         targets = targets or known.target_names
@@ -304,6 +310,14 @@ def examples_like(
     given = given if classes else given.reshape(len(given), -1)
     about = names, classes, known.target_names, known.task, known.columns
     return Dataset(x, given, *about, weights=counted)
+
+
+def _column_of_images(path: Path, inputs: Columns) -> str | None:
+    return None if inputs is None else _array_name(path, inputs)
+
+
+def _shape(known: Known) -> tuple[int, ...]:
+    return known.x.shape[1:] if isinstance(known, Dataset) else known.shape
 
 
 def _labels(labels: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from jaxnn.data.digests import digest
 from jaxnn.data.encoding import MISSING
 from jaxnn.data.files import SUFFIXES, examples_like, is_file_name, read_file, read_inputs
 from jaxnn.data.generated import GENERATED
+from jaxnn.data.images import find_examples, is_image_folder, read_images
 from jaxnn.data.mapped import map_splits
 from jaxnn.data.mnist import MNIST, read_mnist
 from jaxnn.data.preparation import fit, flattened, require_standardization
@@ -51,6 +52,9 @@ def load(
     flatten: bool = True,
     missing: str = "fill",
     reading: Reading = FOUND,
+    images: str | None = None,
+    size: tuple[int, int] | None = None,
+    colors: str = "",
 ) -> Splits:
     """A data set, checked, split into training, validation and test examples.
 
@@ -69,6 +73,7 @@ def load(
     ``FILE.npz``        your own    array ``inputs``        array ``target``
     a table             your own    columns ``inputs``      columns ``target``
     ``FOLDER``          your own    train_x.npy, …          train_target.npy, …
+    ``FOLDER``          your own    images in [0, 1]        the folder that each lies in
     ==================  ==========  ======================  ==========================
 
     mnist and fashion_mnist have a test split of their own (10,000 examples): ``test_fraction`` is
@@ -118,6 +123,9 @@ def load(
         missing: What becomes of gaps in a table: "fill" (by the median beside a feature that says
             so), "frequent" (by the most frequent value) or "refuse".
         reading: How a table is written, where that is not to be found out.
+        images: Of a table, the column with the paths of images, which then are x.
+        size: Height and width to which images are resized; they have one size without.
+        colors: Of images, "gray" or "rgb"; gray where all are, unless given.
 
     Raises:
         ValueError: An option or the data are not as described; the message says which, what was
@@ -128,7 +136,7 @@ def load(
     _require_path("load", "name", name)
     if folder is not None:
         _require_path("load", "folder", folder)
-    _require_options(test_fraction, validation_fraction, seed)
+    require_options(test_fraction, validation_fraction, seed)
     if fold is not None:
         require_integer("load", "folds", fold[1], 2)
         require_integer("load", "fold", fold[0], 0, fold[1] - 1)
@@ -139,7 +147,7 @@ def load(
     require_boolean("load", "flatten", flatten)
     if standardize != AUTO:
         require_standardization("load", standardize)
-    if _is_mapped(name):
+    if is_mapped(name):
         _refuse(name, folder=folder, target=target, inputs=inputs, task=task)
         _refuse(name, test=test, groups=groups, weights=weights, fold=fold)
         _refuse(
@@ -152,9 +160,21 @@ def load(
         return _flatten_splits(splits) if flatten else splits
     if missing not in MISSING:
         raise ValueError(f"load: {unknown_name('missing', missing, MISSING)}")
-    examples, own_test = _read(
-        name, folder, target, inputs, task, test, reading, groups, prefer_numbers, weights
-    )
+    if images is not None or are_images(name):
+        _refuse(name, folder=folder, inputs=inputs, weights=weights)
+        if images is None:
+            _refuse(name, target=target, task=task, groups=groups)
+        columns = (target,) if isinstance(target, str) else target
+        path, how = Path(name).expanduser(), {"size": size, "colors": colors, "task": task}
+        how |= {"reading": reading, "groups": groups, "prefer_numbers": prefer_numbers}
+        examples, own_test = read_images(find_examples(path, images, columns, **how)), None
+        if test is not None:
+            own_test = examples_like(examples, Path(test).expanduser(), target, images, reading)
+    else:
+        _refuse(name, size=size, colors=colors or None)
+        examples, own_test = _read(
+            name, folder, target, inputs, task, test, reading, groups, prefer_numbers, weights
+        )
     if standardize == AUTO:
         standardize_target |= not examples.class_names and not examples.task
         standardize = "features" if examples.columns or examples.feature_names else "all"
@@ -164,7 +184,7 @@ def load(
     require_two_classes(f"load: {name}", examples)
     if fold is not None:
         own_test = None
-    indices = _split(examples, own_test, test_fraction, validation_fraction, fold, seed, stratify)
+    indices = draw(examples, own_test, test_fraction, validation_fraction, fold, seed, stratify)
     whole = (*_told(examples), *(() if own_test is None else _told(own_test)))
     source = Source(digest(*whole), digest(*indices))
     parts = [take(examples, index) for index in indices]
@@ -183,12 +203,15 @@ def load(
     return Splits(train, validation, held_out, preparation, source)
 
 
-def _told(examples: Dataset) -> tuple:
-    """What their digest is of."""
-    return examples if examples.weights is not None else examples[:-1]
+def _told(examples: Dataset) -> list:
+    """What their digest is of: all but how files became pixels, which the pixels say."""
+    facts = examples._asdict()
+    if examples.weights is None:
+        facts.pop("weights")
+    return [fact for name, fact in facts.items() if name != "images"]
 
 
-def _split(
+def draw(
     examples: Dataset,
     test: Dataset | None,
     test_fraction: float,
@@ -198,7 +221,7 @@ def _split(
     stratify: bool,
 ) -> list[np.ndarray]:
     """The indices of training and validation examples and, unless there are some, of the test."""
-    train = np.arange(len(examples.x))
+    train = np.arange(len(examples.target))
     count, drawn = len(train), []
     if fold is not None:
         train, held_out = split_fold("load", examples, fold, seed, stratify)
@@ -250,6 +273,8 @@ def _read(
     if name not in NAMES:
         path = Path(name).expanduser()
         if not is_file_name(path):
+            if len(path.parts) > 1 and not path.exists():
+                raise FileNotFoundError(f"{path}: expected a file or folder, got none")
             nearest = unknown_name("data set", str(name), NAMES)
             raise ValueError(f"load: {nearest}, or the path of a {', '.join(SUFFIXES)} file")
         _refuse(name, folder=folder)
@@ -267,10 +292,16 @@ def _read(
     return (GENERATED[name]() if name in GENERATED else read_bundled(name)), None
 
 
-def _is_mapped(name: str | os.PathLike[str]) -> bool:
-    """Whether this is the folder of a mapped data set, and not a file or a name."""
+def are_images(name: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder of images, and not a name."""
+    return str(name) not in ("", *NAMES) and is_image_folder(Path(name).expanduser())
+
+
+def is_mapped(name: str | os.PathLike[str]) -> bool:
+    """Whether this is the folder of a mapped data set, and not a file, a name or images."""
     path = Path(name).expanduser()
-    return str(name) not in ("", *NAMES) and not is_file_name(path) and path.is_dir()
+    is_folder = str(name) not in ("", *NAMES) and not is_file_name(path) and path.is_dir()
+    return is_folder and not is_image_folder(path)
 
 
 def _refuse(name, **options) -> None:
@@ -289,7 +320,8 @@ def _require_path(where: str, argument: str, value: Any) -> None:
         )
 
 
-def _require_options(test_fraction: float, validation_fraction: float, seed: int) -> None:
+def require_options(test_fraction: float, validation_fraction: float, seed: int) -> None:
+    """Raise ValueError unless these can split a data set."""
     bounds = {"minimum": 0, "maximum": 1, "open_maximum": True}
     require_number("load", "test_fraction", test_fraction, open_minimum=True, **bounds)
     require_number("load", "validation_fraction", validation_fraction, **bounds)

@@ -14,6 +14,7 @@ from jaxnn.data.npz import read_npz
 from jaxnn.data.preparation import ARRAYS, Preparation, from_facts
 from jaxnn.data.splitting import Source, Splits
 
+PARTS = ("train", "validation", "test")
 CLASS_NAMES = "class_names.npy"
 PREPARATION = ("preparation.json", "preparation.npz")
 _SAMPLED = 256
@@ -31,22 +32,41 @@ def write_mapped(splits: Splits, folder: str | Path) -> Path:
         FileExistsError: ``folder`` exists and is not empty.
         OSError: it cannot be written.
     """
-    folder = Path(folder).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"write_mapped: expected {folder} to be a new or empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("train", "validation", "test"):
+    folder = make_empty(folder)
+    for name in PARTS:
         part = getattr(splits, name)
         np.save(folder / f"{name}_x.npy", part.x, allow_pickle=False)
         np.save(folder / f"{name}_target.npy", part.target, allow_pickle=False)
         if part.weights is not None:
             np.save(folder / f"{name}_weights.npy", part.weights, allow_pickle=False)
-    if splits.train.class_names:
-        np.save(folder / CLASS_NAMES, np.asarray(splits.train.class_names), allow_pickle=False)
-    facts, arrays = splits.preparation.facts()
+    write_preparation(folder, splits.preparation)
+    return folder
+
+
+def make_empty(folder: str | Path) -> Path:
+    """The folder, made; raises FileExistsError where something is in it."""
+    folder = Path(folder).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"write_mapped: expected {folder} to be a new or empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_preparation(folder: Path, preparation: Preparation) -> None:
+    """Write the files beside the arrays."""
+    if preparation.class_names:
+        np.save(folder / CLASS_NAMES, np.asarray(preparation.class_names), allow_pickle=False)
+    facts, arrays = preparation.facts()
     np.savez(folder / PREPARATION[1], **arrays)  # pyright: ignore[reportArgumentType]
     (folder / PREPARATION[0]).write_text(json.dumps(facts), encoding="utf-8")
-    return folder
+
+
+def preparation_of(folder: str | Path) -> Preparation | None:
+    """The preparation in a mapped folder, if there is one."""
+    facts, arrays = (Path(folder).expanduser() / name for name in PREPARATION)
+    if not facts.exists():
+        return None
+    return from_facts(str(facts), parse_facts(facts, facts.read_bytes()), read_npz(arrays, ARRAYS))
 
 
 def map_splits(folder: str | Path) -> Splits:
@@ -100,10 +120,9 @@ def map_splits(folder: str | Path) -> Splits:
 
 
 def _preparation(folder: Path, shape: tuple[int, ...], names: tuple[str, ...]) -> Preparation:
-    facts, arrays = (folder / name for name in PREPARATION)
-    if not facts.exists():
+    found, facts = preparation_of(folder), folder / PREPARATION[0]
+    if found is None:
         return Preparation(shape, class_names=names)
-    found = from_facts(str(facts), parse_facts(facts, facts.read_bytes()), read_npz(arrays, ARRAYS))
     given = found.network_shape
     if given != shape or found.class_names != names:
         raise ValueError(

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-EXTRAS = {"grain": "streaming", "pandas": "tables", "pyarrow": "tables"}
+EXTRAS = {"grain": "streaming", "pandas": "tables", "pyarrow": "tables", "PIL": "images"}
 """What installs a library, where that is not datasets."""
 
 
@@ -12,7 +12,8 @@ def require_library(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        library = {"sklearn": "scikit-learn", "babel": "Babel"}.get(module.split(".")[0], module)
-        extra = EXTRAS.get(module, "datasets")
+        top = module.split(".")[0]
+        library = {"sklearn": "scikit-learn", "babel": "Babel", "PIL": "Pillow"}.get(top, module)
+        extra = EXTRAS.get(top, "datasets")
         way = library if module == "openpyxl" else f'"jaxnn[{extra}]"'
         raise ImportError(f"{purpose} needs {library}: pip install {way}") from error

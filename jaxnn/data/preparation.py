@@ -12,6 +12,7 @@ from jaxnn.data.columns import Column
 from jaxnn.data.dataset import Dataset, as_features
 from jaxnn.data.encoding import Encoder, encode, fit_encoders, to_facts
 from jaxnn.data.facts import BAD_FACTS
+from jaxnn.data.images import Pixels
 
 VERSION = 1
 """Of what `Preparation.facts` returns."""
@@ -62,6 +63,8 @@ class Standardization(NamedTuple):
 
 
 IDENTITY = Standardization(np.zeros(()), np.ones(()))
+PIXELS = Standardization(np.zeros(()), np.full((), 255.0))
+"""From the pixels of image files to 0 to 1."""
 
 
 def _fit(x: np.ndarray, axis: int | None) -> Standardization:
@@ -114,6 +117,8 @@ class Preparation(NamedTuple):
     """Of the shape that the network is given."""
     target_standardization: Standardization = IDENTITY
     flatten: bool = False
+    images: Pixels | None = None
+    """Of image files, how they become pixels."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -150,7 +155,14 @@ class Preparation(NamedTuple):
         return Dataset(x, target, *names, self.task, weights=examples.weights)
 
     def describe(self) -> str:
-        """What has become of the columns of a table, for people; "" where there is none."""
+        """What has become of the columns of a table or of images, for people; "" for others."""
+        if self.images is not None:
+            height, width, channels = self.shape
+            resized = ", resized" * self.images.resized
+            colors = "gray" if channels == 1 else "RGB"
+            is_plain = all(map(np.array_equal, self.standardization, PIXELS))
+            scaled = "from 0 to 1" if is_plain else "standardised"
+            return f"images of {height} × {width} pixels{resized}, {colors}, {scaled}"
         if not self.encoders:
             return ""
         rows = [encoder.describe() for encoder in self.encoders]
@@ -185,6 +197,7 @@ class Preparation(NamedTuple):
             "target_names": list(self.target_names),
             "task": self.task,
             "columns": to_facts(self.encoders),
+            "images": None if self.images is None else self.images._asdict(),
         }
         return facts, {
             "mean": self.standardization.mean,
@@ -222,9 +235,10 @@ def fit(
         examples.target_names,
         examples.task,
         encoders,
-        STANDARDIZATIONS[features](x),
+        PIXELS if examples.images and features == "none" else STANDARDIZATIONS[features](x),
         STANDARDIZATIONS["features" if target else "none"](examples.target),
         flatten,
+        examples.images,
     )
 
 
@@ -251,12 +265,17 @@ def from_facts(where: str, facts: Mapping[str, Any], arrays: Mapping[str, Any]) 
             Standardization(mean, deviation),
             Standardization(*of_target),
             bool(facts["flatten"]),
+            _pixels(facts.get("images")),
         )
     except BAD_FACTS as error:
         raise ValueError(
             f"{where}: expected a preparation of version {VERSION}, as this version of jaxnn "
             f"writes it, got {error}"
         ) from None
+
+
+def _pixels(facts: Mapping[str, Any] | None) -> Pixels | None:
+    return None if facts is None else Pixels(**{name: bool(v) for name, v in facts.items()})
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:

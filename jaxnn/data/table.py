@@ -291,6 +291,24 @@ class Table:
             )
         return Target(values, (), task or ("labels" if are_labels else "regression")), kept
 
+    def texts(self, name: str, kept: np.ndarray | None = None) -> list[str]:
+        """The cells of a column, "" where one is empty; of the rows that are kept."""
+        cells = self._texts(name) if kept is None else self._texts(name)[kept]
+        return ["" if cell != cell else str(cell) for cell in cells]
+
+    def paths(self, name: str, kept: np.ndarray | None = None) -> list[Path]:
+        """The files that the cells of a column name, from the folder of the table on."""
+        folder = self.path.parent
+        found = [folder / Path(cell).expanduser() for cell in self.texts(name, kept)]
+        rows = np.arange(len(self._frame)) if kept is None else np.flatnonzero(kept)
+        missing = [row for row, path in zip(rows, found, strict=True) if not path.is_file()]
+        if missing:
+            hint = ", which is none" + f" (and {len(missing) - 1} more)" * (len(missing) > 1)
+            expected = f"the path of a file, from {folder} on"
+            error = self._bad_cell(name, BadCell(int(missing[0]), expected, hint))
+            raise FileNotFoundError(str(error))
+        return found
+
     def weights(self, name: str, kept: np.ndarray) -> np.ndarray:
         """What the rows that are kept count, by this column: see `as_weights`."""
         known = Column(name, "number")

@@ -43,9 +43,9 @@ def make_tones(examples: int = 2000, longest: int = 8, noise: float = 0.3, seed:
         sounds.append(_spectra(sound + rng.normal(0, noise, len(sound))))
         spoken.append(symbols)
     return Tones(
-        _fill_up(sounds, 0).astype(np.float32),
+        fill_up(sounds, 0).astype(np.float32),
         np.array([len(sound) for sound in sounds], np.int32),
-        _fill_up(spoken, -1).astype(np.int32),
+        fill_up(spoken, -1).astype(np.int32),
     )
 
 
@@ -67,7 +67,8 @@ def _spectra(sound: np.ndarray) -> np.ndarray:
     return np.log1p(np.abs(np.fft.rfft(frames))[:, 1 : BINS + 1] ** 2)
 
 
-def _fill_up(rows: list[np.ndarray], value: float) -> np.ndarray:
+def fill_up(rows: list[np.ndarray], value: float) -> np.ndarray:
+    """[rows, longest, ...]: each row with ``value`` behind it, up to the longest."""
     longest = max(map(len, rows))
     return np.stack(
         [

@@ -95,7 +95,7 @@ class leaky_relu(Activation):
         return jnp.where(y > 0, 1, self.negative_slope).astype(y.dtype)
 
 
-class _Clipped(Activation):
+class Clipped(Activation):
     """y = x between two bounds, else the nearer one; y' = 1 between them, 0 at and beyond them."""
 
     @property
@@ -112,7 +112,7 @@ class _Clipped(Activation):
         return ((y > low) & (y < high)).astype(y.dtype)
 
 
-class hard_tanh(_Clipped):
+class hard_tanh(Clipped):
     """y = min(max(x, low), high), y' = 1 if low < x < high else 0, at both bounds 0.
 
     Raises:
@@ -130,7 +130,7 @@ class hard_tanh(_Clipped):
         return self.low, self.high
 
 
-class relu6(_Clipped):
+class relu6(Clipped):
     """y = min(max(x, 0), 6), y' = 1 if 0 < x < 6 else 0, at both bounds 0."""
 
     @property

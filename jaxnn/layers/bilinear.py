@@ -52,7 +52,7 @@ class bilinear(Affine):
         s = _product("...k,ijk->...ij", dy, params["weight"])
         da, db = _product("...ij,...j->...i", s, b), _product("...ij,...i->...j", s, a)
         dx = da.astype(dy.dtype), db.astype(dy.dtype)
-        return dx, BilinearCapture(a, b, dy, self.use_bias)
+        return dx, BilinearCapture(a, b, dy, (a.shape[-1], b.shape[-1]), self.use_bias)
 
     def _members(self, x: Any) -> tuple[Any, Any]:
         require_members("bilinear", x, 2)
@@ -76,6 +76,7 @@ class BilinearCapture(Capture):
     first: Any  # [batch, *positions, m]
     second: Any  # [batch, *positions, n]
     deltas: Any  # [batch, *positions, out]
+    features: tuple[int, int] = static()  # m, n
     use_bias: bool = static(default=True)
 
     def gradient(self) -> dict[str, Array]:
@@ -100,8 +101,7 @@ class BilinearCapture(Capture):
 
     def fold(self, parameters: dict[str, Array]) -> dict[str, Array]:
         weight = parameters["weight"]
-        shape = (self.first.shape[-1], self.second.shape[-1], weight.shape[-1])
-        return parameters | {"weight": weight.reshape(shape)}
+        return parameters | {"weight": weight.reshape(*self.features, weight.shape[-1])}
 
 
 def _product(formula: str, a: Array, b: Array) -> Array:

@@ -5,7 +5,6 @@ two small factors (see `jaxnn.statistics.kfac_factors`), whose inverse is that o
 the gradient G of weight and bias as a matrix [in + 1, out], the preconditioned one is A⁻¹ G B⁻¹.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,13 +13,14 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxnn.core.captures import StackedCapture, in_params, map_captures
+from jaxnn.core.captures import in_params, map_captures
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backward_pass
 from jaxnn.core.networks import plain
 from jaxnn.core.validation import require_number, require_positive_integer
 from jaxnn.kernels.products import sum_dtype
 from jaxnn.statistics import kfac_factors
+from jaxnn.statistics.blocks import Factors, product
 
 
 class KfacState(NamedTuple):
@@ -145,45 +145,13 @@ def _is_pair(node: Any) -> bool:
 
 def _inverses(pair: dict[str, Array], damping: float) -> dict[str, Array]:
     """(A + π √λ I)⁻¹ and (B + √λ / π I)⁻¹, of each matrix of the leading axes."""
-    a, b = (jnp.trace(pair[name], axis1=-2, axis2=-1) for name in ("inputs", "deltas"))
-    a, b = a / pair["inputs"].shape[-1], b / pair["deltas"].shape[-1]
-    # A factor of zeros, of a layer that nothing reaches, says nothing about the other's scale.
-    pi = jnp.sqrt(jnp.where((a > 0) & (b > 0), a / jnp.where(b > 0, b, 1), 1))
-    root = math.sqrt(damping)
-    return {
-        "inputs": _inverse(pair["inputs"], root * pi),
-        "deltas": _inverse(pair["deltas"], root / pi),
-    }
-
-
-def _inverse(matrix: Array, added: Array) -> Array:
-    eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-    lower = jnp.linalg.cholesky(matrix + added[..., None, None] * eye)
-    half = jax.lax.linalg.triangular_solve(
-        lower, jnp.broadcast_to(eye, matrix.shape), left_side=True, lower=True
-    )
-    return jnp.swapaxes(half, -1, -2) @ half
+    inverse = Factors(pair["inputs"], pair["deltas"]).inverse(damping)
+    return {"inputs": inverse.inputs, "deltas": inverse.deltas}
 
 
 def _precondition(capture: Any, inverses: Any, gradient: Any) -> Any:
     """A⁻¹ G B⁻¹ in the shapes of the parameters; the gradient itself where there are no factors."""
     if inverses is None:
         return gradient
-    if isinstance(capture, StackedCapture):
-        inner = capture.capture
-        return jax.vmap(lambda i, g: _precondition(inner, i, g))(inverses, gradient)
-    a, b = inverses["inputs"], inverses["deltas"]
-    inputs = a.shape[-1] - ("bias" in gradient)
-
-    def fold(matrix: Array) -> dict[str, Array]:
-        """[in + 1, out], with an axis of groups before it where there are some, as parameters."""
-        parameters = {"weight": matrix[..., :inputs, :]}
-        if "bias" in gradient:
-            parameters["bias"] = matrix[..., inputs, :]
-        return capture.fold(parameters)
-
-    # Folding only moves elements, so that its transpose is its inverse.
-    shape = jax.ShapeDtypeStruct((*a.shape[:-1], b.shape[-1]), b.dtype)
-    wide = jax.tree.map(lambda g: g.astype(b.dtype), gradient)
-    (matrix,) = jax.linear_transpose(fold, shape)(wide)
-    return jax.tree.map(lambda p, g: p.astype(g.dtype), fold(a @ matrix @ b), gradient)
+    result = product(capture, Factors(**inverses, use_bias="bias" in gradient), gradient)
+    return jax.tree.map(lambda p, g: p.astype(g.dtype), result, gradient)

@@ -35,10 +35,15 @@ class recompute(One):
         with inside(self, 0):
             return self.layer.predict(params[0], state[0], x)
 
-    def forward(self, params: Any, state: Any, x: Any, key: Array | None):
+    def keeping(self, params: Any, state: Any, x: Any, key: Array | None):
+        """(y, state, the residuals of the layer), as if nothing were computed again."""
         with inside(self, 0):
-            y, new_state, _ = self.layer.forward(params[0], state[0], x, key)
-        return y, (new_state,), ((params[0], state[0], x, key),)
+            y, new_state, residuals = self.layer.forward(params[0], state[0], x, key)
+        return y, (new_state,), (residuals,)
+
+    def forward(self, params: Any, state: Any, x: Any, key: Array | None):
+        y, new_state, _ = self.keeping(params, state, x, key)
+        return y, new_state, ((params[0], state[0], x, key),)
 
     def backward(self, params: Any, residuals: Any, dy: Any):
         # Not the params given here: a rule may propagate over others than forward was run with.

@@ -3,6 +3,7 @@
 from jaxnn.kernels.parts import map_parts, on_each_part, split_batch, sum_parts, whole
 from jaxnn.sharding.communication import Collective, collectives, sent_bytes
 from jaxnn.sharding.examples import join_columns, own_columns, place_examples, take_examples
+from jaxnn.sharding.factors import Sent, send_captures
 from jaxnn.sharding.layouts import (
     LAYOUTS,
     Layout,
@@ -12,3 +13,14 @@ from jaxnn.sharding.layouts import (
     tensor_parallel,
 )
 from jaxnn.sharding.mesh import DATA, MODEL, make_mesh, mesh_of, on_mesh, require_divisible
+from jaxnn.sharding.pipelines import (
+    SCHEDULES,
+    Costs,
+    Simulation,
+    Task,
+    gpipe,
+    one_forward_one_backward,
+    schedule,
+    zero_bubble,
+)
+from jaxnn.sharding.pipelining import pipelined

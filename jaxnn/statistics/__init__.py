@@ -22,9 +22,11 @@ from jaxnn.statistics.examples import (
 )
 from jaxnn.statistics.gauss_newton import diagonal_ggn, fisher_information, ggn_vector_product
 from jaxnn.statistics.hessian import hessian_diagonal, hessian_trace, hessian_vector_product
-from jaxnn.statistics.influence import influence
-from jaxnn.statistics.kernel import empirical_ntk
+from jaxnn.statistics.influence import GgnInverse, influence
+from jaxnn.statistics.kernel import empirical_ntk, ntk_diagonal, pseudo_ntk
 from jaxnn.statistics.kfac import kfac_factors
+from jaxnn.statistics.kronecker import Kronecker, diagonal_curvature, ekfac, kronecker
+from jaxnn.statistics.laplace import Laplace, laplace
 from jaxnn.statistics.moments import (
     GradientNoise,
     gradient_noise,
@@ -33,5 +35,15 @@ from jaxnn.statistics.moments import (
     gradient_signal_to_noise,
     gradient_variance,
 )
+from jaxnn.statistics.over_batches import blocks, over_batches
+from jaxnn.statistics.projections import projected_gradients, trak
 from jaxnn.statistics.quantities import Measured, Quantity, measure, measuring, quantity
+from jaxnn.statistics.scores import influence_scores, self_influence
+from jaxnn.statistics.spectrum import (
+    Eigenpairs,
+    Estimate,
+    spectral_density,
+    top_eigenpairs,
+    trace_estimate,
+)
 from jaxnn.statistics.trees import scaled

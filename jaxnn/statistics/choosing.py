@@ -41,6 +41,16 @@ def positions_of(capture: Capture) -> int | None:
     return None if sizes is None else sizes.positions
 
 
+def pair_bytes(capture: Capture, queries: int) -> int:
+    """What it takes to hold one example, of which alone the capture is, against so many others."""
+    sizes = _sizes(capture)
+    linear = jax.eval_shape(lambda c: c.linear() or c, capture)
+    if sizes is None or not gram_for_norms(capture):
+        return 2 * _bytes(linear) + _bytes(jax.eval_shape(lambda c: c.gradient(), capture))
+    itemsize = max(a.dtype.itemsize for a in jax.tree.leaves(linear))
+    return 2 * _bytes(linear) + queries * itemsize * (2 * sizes.positions**2 + sizes.outputs)
+
+
 def linear_bytes(capture: Capture) -> int:
     """What an example takes as a linear map sees it: the patches of a convolution are large."""
     linear = jax.eval_shape(lambda c: c.linear(), capture)
@@ -60,13 +70,15 @@ class _Sizes(NamedTuple):
     """Multiplications that compare two positions: m + n."""
     gradient: int
     """Multiplications that add a position to a gradient: m · n."""
+    outputs: int
+    """n."""
 
 
 def _sizes(capture: Any) -> _Sizes | None:
     if isinstance(capture, EmbeddingCapture):
         # A linear map of one-hot vectors, which are compared by their ids.
         batch, positions, features = jax.eval_shape(flat_positions, capture.deltas).shape
-        return _Sizes(batch, positions, 1 + features, capture.vocabulary * features)
+        return _Sizes(batch, positions, 1 + features, capture.vocabulary * features, features)
     if isinstance(capture, TiedCapture):
         every = [_sizes(use) for use in capture.uses] if capture.all_meet else []
         known = [sizes for sizes in every if sizes is not None]
@@ -78,7 +90,8 @@ def _sizes(capture: Any) -> _Sizes | None:
         return None
     inputs, deltas = jax.tree.leaves(linear)
     batch, positions, m = inputs.shape[-3:]
-    return _Sizes(batch, positions, m + deltas.shape[-1], m * deltas.shape[-1])
+    n = deltas.shape[-1]
+    return _Sizes(batch, positions, m + n, m * n, n)
 
 
 def _bytes(tree: Any) -> int:

@@ -62,6 +62,23 @@ def over_columns(function: Callable) -> Callable:
     return mapped
 
 
+def over_columns_of(function: Callable, captures: Any) -> Any:
+    """``function`` of each capture of a tree, mapped over its columns, which come first."""
+
+    def of_one(capture: Any) -> Any:
+        plain = without_columns(capture)  # whose deltas have the axis all the same
+        return jax.vmap(function, (_delta_axes(plain),))(plain)
+
+    return map_captures(of_one, captures)
+
+
+def without_columns(capture: Any) -> Any:
+    """The capture that has columns, as if it had none: for what it is of, not for its arrays."""
+    if isinstance(capture, StackedCapture):
+        return StackedCapture(without_columns(capture.capture))
+    return capture.capture if isinstance(capture, ColumnsCapture) else capture
+
+
 def add_up_columns(function: Callable, columns: ColumnsCapture) -> Any:
     """The sum over the columns of ``function`` of each column's capture."""
     leaves, treedef = jax.tree.flatten(columns.capture)

@@ -78,6 +78,70 @@ def dot_products(first: Any, second: Any) -> dict[str, Array]:
     return {"weight": of_pairs(a, b)} | jax.tree.map(_all_products, _bias(a), _bias(b))
 
 
+def products_with_each(capture: Any, gradients: dict[str, Array]) -> Array:
+    """[queries, batch], ⟨P_q, G_b⟩ for gradients P [queries, *parameter] of these parameters.
+
+    With one position P_q is contracted with what entered and then with the delta; with several, a
+    gradient of each example, a chunk of them at a time, costs less.
+    """
+    if isinstance(capture, StackedCapture):
+        moved = jax.tree.map(lambda g: jnp.moveaxis(g, 1, 0), gradients)
+        return jnp.sum(jax.vmap(products_with_each)(capture.capture, moved), 0)
+    if isinstance(capture, LinearCapture) and positions_of(capture) == 1:
+        linear = capture.linear()
+        inputs, deltas = _wide(linear.inputs[:, 0]), _wide(linear.deltas[:, 0])
+        met = jnp.einsum("bm,qmn->bqn", inputs, gradients["weight"])
+        if capture.use_bias:
+            met += gradients["bias"]
+        return jnp.einsum("bqn,bn->qb", met, deltas)
+
+    def of_examples(part: Any) -> Array:
+        own = jax.tree.map(_wide, per_example(part))
+        return add_all(*(_all_products(own[name], g) for name, g in gradients.items()))
+
+    return map_examples(of_examples, gradient_bytes(capture), capture).T
+
+
+def weighted_squares(capture: Any, values: dict[str, Array]) -> Array:
+    """[batch], Σ Λ ∘ G_b² for Λ like the parameters, with one position without forming any G_b."""
+    if isinstance(capture, StackedCapture):
+        return jnp.sum(jax.vmap(weighted_squares)(capture.capture, values), 0)
+    if isinstance(capture, LinearCapture) and positions_of(capture) == 1:
+        linear = capture.linear()
+        inputs, deltas = _wide(linear.inputs[:, 0]) ** 2, _wide(linear.deltas[:, 0]) ** 2
+        met = inputs @ values["weight"] + (values["bias"] if capture.use_bias else 0)
+        return jnp.sum(met * deltas, -1)
+
+    def of_examples(part: Any) -> Array:
+        own = per_example(part)
+        squares = (values[name] * _wide(own[name]) ** 2 for name in values)
+        return add_all(*(jnp.sum(s, range(1, s.ndim)) for s in squares))
+
+    return map_examples(of_examples, gradient_bytes(capture), capture)
+
+
+def weighted_products(columns: Any, values: dict[str, Array]) -> Array:
+    """[batch, columns, columns], Σ Λ ∘ J_bk ∘ J_bl for Λ like the parameters and the gradients J_bk
+    of the columns of an example, with one position without forming any."""
+    if isinstance(columns, StackedCapture):
+        return jnp.sum(jax.vmap(weighted_products)(columns.capture, values), 0)
+    one = columns.capture
+    if isinstance(one, LinearCapture) and positions_of(columns) == 1:
+        inputs, deltas = (
+            _wide(a).reshape(*shape, a.shape[-1])
+            for a, shape in ((one.inputs, one.inputs.shape[:1]), (one.deltas, one.deltas.shape[:2]))
+        )
+        met = inputs**2 @ values["weight"] + (values["bias"] if one.use_bias else 0)
+        return jnp.einsum("bn,kbn,lbn->bkl", met, deltas, deltas)
+    own = over_columns(per_example)(columns)
+
+    def products(gradients: Array, weights: Array) -> Array:
+        flat = _wide(gradients).reshape(*gradients.shape[:2], -1)
+        return jnp.einsum("p,kbp,lbp->bkl", weights.reshape(-1), flat, flat)
+
+    return add_all(*(products(own[name], values[name]) for name in values))
+
+
 def sum_of_squares(capture: Any) -> dict[str, Array]:
     """[*parameter], Σ_b G_b² element by element; of a capture with columns, over those as well."""
     match capture:

@@ -1,6 +1,8 @@
 """Which training examples made a prediction what it is."""
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,10 +11,93 @@ from jax import Array
 
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.networks import plain
-from jaxnn.core.validation import require_number, require_positive_integer
+from jaxnn.core.validation import (
+    batch_size,
+    require_number,
+    require_positive,
+    require_positive_integer,
+)
+from jaxnn.kernels.chunks import sum_chunks
 from jaxnn.statistics.examples import per_example_gradients, products_with
 from jaxnn.statistics.gauss_newton import ggn_vector_product
 from jaxnn.statistics.quantities import own_captures
+
+STATIC = {"static": True}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GgnInverse:
+    """(G + λ I)⁻¹ of the Gauss-Newton matrix G of the mean loss of (x, target), by conjugate
+    gradients, in which G is a `ggn_vector_product`: nothing is formed. A pytree, which may go into
+    `jax.jit`.
+
+    Args:
+        network: The network.
+        loss: The loss.
+        params: The parameters.
+        state: The state.
+        x: Inputs.
+        target: Their targets.
+        key: For a network that is random.
+        weights: What each example counts in the mean.
+        damping: λ, more than 0.
+        tolerance: Of the residual, relative to the vector.
+        iterations: The largest number of them.
+        block: How many examples a product takes at a time; all of them unless given.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    network: Layer = dataclasses.field(metadata=STATIC)
+    loss: Loss = dataclasses.field(metadata=STATIC)
+    params: Any
+    state: Any
+    x: Any
+    target: Any
+    key: Any = None
+    weights: Any = None
+    damping: float = dataclasses.field(kw_only=True, metadata=STATIC)
+    tolerance: float = dataclasses.field(default=1e-5, kw_only=True, metadata=STATIC)
+    iterations: int = dataclasses.field(default=100, kw_only=True, metadata=STATIC)
+    block: int | None = dataclasses.field(default=None, kw_only=True, metadata=STATIC)
+
+    def __post_init__(self):
+        _require_options("GgnInverse", self.damping, self.tolerance, self.iterations)
+        if self.block is not None:
+            require_positive_integer("GgnInverse", "block", self.block)
+
+    def matvec(self, vector: Any) -> Any:
+        """(G + λ I)⁻¹ v, for v in the tree of the parameters."""
+        solve = jax.scipy.sparse.linalg.cg
+        return solve(self._damped, vector, tol=self.tolerance, maxiter=self.iterations)[0]
+
+    __matmul__ = matvec
+
+    def _damped(self, vector: Any) -> Any:
+        product = ggn_vector_product(self.network, self.loss)
+        count = batch_size("GgnInverse", self.x)
+        weights = jnp.ones(count) if self.weights is None else self.weights
+        total = jnp.sum(weights)
+
+        def of_block(x: Any, target: Any, weights: Array) -> Any:
+            # Where a block holds nothing, its mean is that of nothing.
+            own = jnp.sum(weights)
+            some = jnp.where(own > 0, weights, jnp.ones_like(weights))
+            part = product(vector, self.params, self.state, x, target, self.key, some)
+            return jax.tree.map(lambda p: p * (own / total).astype(p.dtype), part)
+
+        blocks = 1 if self.block is None else -(-count // self.block)
+        leaves, treedef = jax.tree.flatten((self.x, self.target, weights))
+        mean = sum_chunks(lambda *part: of_block(*treedef.unflatten(part)), blocks, *leaves)
+        return jax.tree.map(lambda p, v: p + self.damping * v, mean, vector)
+
+
+def _require_options(where: str, damping: float, tolerance: float, iterations: int) -> None:
+    require_positive(where, "damping", damping)
+    require_number(where, "tolerance", tolerance, minimum=0)
+    require_positive_integer(where, "iterations", iterations)
 
 
 def influence(
@@ -43,23 +128,24 @@ def influence(
     Raises:
         ValueError: an option is out of range; see also `per_example_gradients`.
     """
-    require_number("influence", "damping", damping, minimum=0, open_minimum=True)
-    require_number("influence", "tolerance", tolerance, minimum=0)
-    require_positive_integer("influence", "iterations", iterations)
+    inverse = partial(
+        GgnInverse,
+        network,
+        loss,
+        damping=damping,
+        tolerance=tolerance,
+        iterations=iterations,
+    )
+    _require_options("influence", damping, tolerance, iterations)
     run = own_captures("influence", plain(network), loss)
-    curvature = ggn_vector_product(network, loss)
 
     def compute(params, state, x, target, queries, query_target, key=None, weights=None):
         training = run(params, state, x, target, key, weights)
         asked = run(params, state, queries, query_target, key)
-
-        def damped(vector: Any):
-            product = curvature(vector, params, state, x, target, key, weights)
-            return jax.tree.map(lambda p, v: p + damping * v, product, vector)
+        solve = inverse(params, state, x, target, key, weights).matvec
 
         def of_query(gradient: Any):
-            solve = jax.scipy.sparse.linalg.cg
-            solution, _ = solve(damped, gradient, tol=tolerance, maxiter=iterations)
+            solution = solve(gradient)
             products = -products_with(training, solution)
             return products if weights is None else jnp.where(weights == 0, 0, products)
 

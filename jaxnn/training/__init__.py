@@ -33,3 +33,4 @@ from jaxnn.training.steps import (
 )
 from jaxnn.training.streaming import Streamed, make_streamed_epoch, streamed
 from jaxnn.training.sweeping import Trials, make_sweep
+from jaxnn.training.updating import update_in_backward

@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import normal
+from helpers import PUBLIC, normal
 from samples import LAYERS, LOSSES, NETWORKS
 
 import jaxnn as nn
@@ -18,7 +18,7 @@ from jaxnn.core.value import WIDTH, Value
 VALUES = {name: value for name, (value, *_) in (LAYERS | NETWORKS | LOSSES).items()}
 NAMES = {
     name: value
-    for name, value in vars(nn).items()
+    for name, value in PUBLIC.items()
     if inspect.isclass(value) and issubclass(value, Value)
 } | {"Policy": nn.Policy}
 

@@ -339,7 +339,7 @@ def test_check_refuses_more_examples_than_there_are(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("script", "names"),
     [
-        (train.main, ["CONFIG is", "wine_mlp", "--resume", "--data.target"]),
+        (train.main, ["CONFIG is", "--list {configs,", "--resume", "--data.target"]),
         (evaluate.main, ["--split"]),
     ],
 )

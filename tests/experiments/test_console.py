@@ -118,6 +118,7 @@ def test_a_package_that_is_missing_is_named_with_the_remedy(theirs):
     done = jaxnn_says("check", env={"PYTHONPATH": paths}, cwd=theirs)
     assert done.returncode == 1
     assert done.stderr == (
+        "check: loading JAX …\n"
         'error: jaxnn check needs the package tyro: pip install "jaxnn[experiments]"\n'
     )
 

@@ -10,7 +10,14 @@ from helpers import normal
 
 import jaxnn as nn
 from experiments import inspect, train
-from experiments.studies import critical_batch_size, feedback, private, second_order
+from experiments.studies import (
+    critical_batch_size,
+    feedback,
+    influence,
+    private,
+    second_order,
+    uncertainty,
+)
 from experiments.support.config import DataConfig
 
 WINE = DataConfig("wine", standardize="features")
@@ -191,20 +198,6 @@ def test_a_straight_through_estimator_is_looked_at_as_one_by_the_slope_that_it_p
     assert flow.dead == flow.saturated == {"1 straight_through": 0.0}
 
 
-def test_the_spectrum_has_the_eigenvalues_and_their_shares(x64):
-    """Five steps find all of a matrix with five different eigenvalues, however often each comes."""
-    eigenvalues = np.repeat([-3.0, 0.0, 0.5, 2.0, 10.0], [1, 200, 50, 40, 9])
-    rotation = np.linalg.qr(np.asarray(normal(0, (300, 300))))[0]
-    matrix = jnp.asarray(rotation @ np.diag(eigenvalues) @ rotation.T)
-    values, shares = inspect.spectrum(lambda v: {"a": matrix @ v["a"]}, {"a": jnp.zeros(300)}, 12)
-    np.testing.assert_allclose(values, [-3, 0, 0.5, 2, 10], atol=1e-6)
-    np.testing.assert_allclose(shares.sum(), 1)
-    # Of a random vector, whose squared components scatter: a beta distribution.
-    expected = np.array([1, 200, 50, 40, 9]) / 300
-    deviations = np.sqrt(2 * expected * (1 - expected) / 302)
-    assert (np.abs(shares - expected) < 4 * deviations).all()
-
-
 def test_layers_inside_of_a_scan_are_looked_at_as_one():
     network = nn.serial(nn.repeat(nn.serial(nn.dense(3), nn.tanh()), 2), nn.dense(2))
     x = normal(0, (4, 3), jnp.float32)
@@ -212,3 +205,46 @@ def test_layers_inside_of_a_scan_are_looked_at_as_one():
     loss = nn.half_squared_error()
     flow = inspect.flow_through(network, loss, params, state, x, jnp.zeros((4, 2)))
     assert set(flow.activations) == {"0 repeat", "1 dense"}
+
+
+def test_wrong_labels_are_found_and_images_shown_behind_predictions(tmp_path, monkeypatch):
+    data = DataConfig("digits", flatten=False, standardize="all")
+    small = influence.Problem(data, lambda: nn.serial(nn.flatten(), nn.dense(10)), 60)
+    monkeypatch.setattr(influence, "PROBLEMS", {"digits": small})
+    influence.main(["--examples", "400", "--queries", "1", "--output", str(tmp_path)])
+    found = written(tmp_path, "influence")
+    assert found["flipped"] == 20
+    for ranking in found["found"].values():
+        assert 0.5 <= ranking["recall"] <= 1  # a ranking by chance finds 0.1
+        assert ranking["precision"] == pytest.approx(ranking["recall"] / 2)
+    (one,) = found["behind"]
+    assert len(one["helped"]) == len(one["hurt"]) == 4
+    assert not set(one["helped"]) & set(one["hurt"])
+
+
+def test_probabilities_are_held_against_what_comes_true_and_foreign_images(tmp_path, monkeypatch):
+    held_out = {"test_fraction": 0.4, "validation_fraction": 0.1}
+    data = DataConfig("digits", flatten=False, standardize="all", **held_out)
+    small = uncertainty.Problem(data, lambda: nn.serial(nn.flatten(), nn.dense(10)), 60)
+    monkeypatch.setattr(uncertainty, "PROBLEMS", {"digits": small})
+    monkeypatch.setattr(uncertainty, "GRID", (1.0, 100.0))
+    uncertainty.main(["--examples", "300", "--output", str(tmp_path)])
+    found = written(tmp_path, "uncertainty")
+    assert len(found["ways"]) == 1 + 3 * 2
+    for way in found["ways"].values():
+        assert sum(way["counts"]) == 300
+        assert way["accuracy"] > 0.7
+        assert way["noise"] > 0.5
+    # The network without its posterior is the surest of what it has never seen.
+    assert found["ways"]["network"]["noise"] < found["ways"]["last layer, evidence"]["noise"]
+
+
+def test_calibration_is_counted_in_bins_of_confidence():
+    probabilities = np.array([[0.95, 0.05], [0.91, 0.09], [0.35, 0.65], [0.4, 0.6]])
+    found = uncertainty.judge(probabilities, np.array([0, 1, 1, 1]))
+    gaps = (abs(0.5 - 0.93) * 2 + abs(1 - 0.625) * 2) / 4
+    assert found["counts"][6] == found["counts"][9] == 2
+    assert found["calibration_error"] == pytest.approx(gaps)
+    assert found["log_loss"] == pytest.approx(-np.log([0.95, 0.09, 0.65, 0.6]).mean())
+    known, foreign = np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([[0.7, 0.3]])
+    assert uncertainty.told_apart(known, foreign) == 0.5

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chex import assert_trees_all_close, assert_trees_all_equal
-from helpers import assert_agree, differences, normal
+from helpers import PUBLIC, assert_agree, differences, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
@@ -372,7 +372,7 @@ def test_no_size_of_an_adaptive_pool_is_that_of_the_input(make):
         layer = make(kept)
         for a, b in zip(run(layer, x), run(make(size), x), strict=True):
             np.testing.assert_array_equal(a, b)
-        assert eval(repr(layer), vars(nn)) == layer
+        assert eval(repr(layer), dict(PUBLIC)) == layer
 
 
 @pytest.mark.parametrize("make", [nn.adaptive_max_pool, nn.adaptive_avg_pool])

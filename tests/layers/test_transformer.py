@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_agree, normal, passes, started
+from helpers import PUBLIC, assert_agree, normal, passes, started
 
 import jaxnn as nn
 
@@ -51,7 +51,7 @@ def test_a_block_takes_an_attention_with_all_its_options():
     own, of_memory = (layer for _, layer in nn.walk(block) if isinstance(layer, nn.attention))
     assert own == attend
     assert of_memory == nn.attention(2, softcap=3.0, depth=4)
-    assert eval(repr(block), vars(nn)) == block
+    assert eval(repr(block), dict(PUBLIC)) == block
     assert nn.in_inference_mode(block).attention == attend
     with jax.enable_x64(True):
         check(nn.serial(block, nn.select(0)), given(True, False))

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import PUBLIC
 
 import jaxnn as nn
-
-NAMES = vars(nn)
 
 IMAGES = (2, 6, 5, 4)
 SEQUENCES = (2, 3, 4)
@@ -67,7 +66,7 @@ MIXING = {"batch_norm()", "batch_norm(0.5, 0.001)"}
 
 
 def build(text):
-    return eval(text, NAMES)
+    return eval(text, dict(PUBLIC))
 
 
 def given(text):

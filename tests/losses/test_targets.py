@@ -9,6 +9,7 @@ import optax
 import pytest
 from helpers import (
     HALVES_AND_FLOATS,
+    PUBLIC,
     assert_agree,
     differences,
     differentiated,
@@ -474,7 +475,7 @@ def test_half_precision_is_summed_in_float32_over_positions(name, dtype):
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_a_value(name):
     loss = LOSSES[name][0]
-    again = eval(repr(loss), vars(nn))
+    again = eval(repr(loss), dict(PUBLIC))
     assert again == loss == pickle.loads(pickle.dumps(loss)) == copy.deepcopy(loss)
     assert hash(again) == hash(loss)
 

@@ -13,7 +13,7 @@ import pytest
 from helpers import assert_agree, normal
 
 import jaxnn as nn
-from jaxnn.kernels.convolution import pooled, winograd
+from jaxnn.kernels.convolution import pooled, winograd, winograd_rows
 from jaxnn.learning.privacy import private
 from jaxnn.sharding import LAYOUTS, make_mesh, sent_bytes
 from jaxnn.training import (
@@ -99,7 +99,7 @@ def test_meshes_of_one_two_and_eight_devices_have_the_parameters_of_no_mesh():
 
 @pytest.mark.parametrize("layout", ["replicated", "fully_sharded"])
 def test_a_network_worked_off_in_chunks_has_the_parameters_of_one_device(layout, x64, monkeypatch):
-    for module in (winograd, pooled):
+    for module in (winograd, winograd_rows, pooled):
         monkeypatch.setattr(module, "CHUNK_BYTES", 20_000)  # two chunks on each of four devices
     block = (nn.conv(8, (3, 3)), nn.relu(), nn.max_pool(2))
     network, shape = nn.fuse(nn.serial(*block, nn.flatten(), nn.dense(CLASSES))), (8, 8, 16)

@@ -14,9 +14,9 @@ Grid = list[list[Any]]
 Matrix = Sequence[Sequence[float]]
 
 
-def phases(y: Array, tile: int = 2) -> Grid:
-    """The square grid of y[:, i::tile, j::tile], of a y whose sizes are multiples of the tile."""
-    return [[y[:, i::tile, j::tile] for j in range(tile)] for i in range(tile)]
+def phases(y: Array) -> Grid:
+    """The 2×2 grid of y[:, i::2, j::2], of a y whose sizes are even."""
+    return [[y[:, i::2, j::2] for j in range(2)] for i in range(2)]
 
 
 def interleave(grid: Grid, size: tuple[int, ...]) -> Array:

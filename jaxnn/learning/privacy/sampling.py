@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import bdtrc
 
 from jaxnn.core.validation import require_positive_integer
 
@@ -33,6 +32,8 @@ def capacity_of(examples: int, batch_size: int) -> int:
             f"poisson sampling: expected batch_size to be at most the number of examples, "
             f"{examples}, got {batch_size}"
         )
+    from scipy.special import bdtrc  # here: it takes as long to import as much of JAX
+
     probability = batch_size / examples
     # Bernstein's inequality: beyond this reach the probability is far below OVERFLOW.
     reach = math.ceil(50 + 12 * math.sqrt(batch_size * (1 - probability)))

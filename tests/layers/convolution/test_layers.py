@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chex import assert_trees_all_close, assert_trees_all_equal
+from helpers import PUBLIC
 
 import jaxnn as nn
 
@@ -401,7 +402,7 @@ def test_jit_and_eager_agree():
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_layer_is_a_value(make, options):
     layer = make(4, (3, 3), **options)
-    assert eval(repr(layer), vars(nn)) == pickle.loads(pickle.dumps(layer)) == layer
+    assert eval(repr(layer), dict(PUBLIC)) == pickle.loads(pickle.dumps(layer)) == layer
     assert hash(layer) == hash(make(4, (3, 3), **options))
     assert layer != replace(layer, features=8)
 

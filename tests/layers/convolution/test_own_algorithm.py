@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from chex import assert_trees_all_close, assert_trees_all_equal
-from helpers import assert_agree, initialized, normal, passes
+from helpers import PUBLIC, assert_agree, initialized, normal, passes
 
 import jaxnn as nn
 from jaxnn.kernels.convolution import choosing, direct
@@ -125,7 +125,7 @@ def test_it_trains_as_the_others_do(x64):
 
 def test_a_name_in_the_table_stands_for_it(fourier_in_the_table):
     named = network("fourier")
-    assert eval(repr(named), vars(nn)) == named
+    assert eval(repr(named), dict(PUBLIC)) == named
     assert_trees_all_equal(trained(named, 1), trained(network(Fourier()), 1))
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chex import assert_trees_all_equal
-from helpers import assert_agree, differences, normal, passes, started
+from helpers import PUBLIC, assert_agree, differences, normal, passes, started
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import checkify
@@ -474,7 +474,7 @@ VALUES = [
 
 @pytest.mark.parametrize("layer", VALUES, ids=repr)
 def test_a_layer_is_a_value(layer):
-    again = eval(repr(layer), vars(nn).copy())
+    again = eval(repr(layer), dict(PUBLIC))
     for other in (again, pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
         assert other == layer
         assert hash(other) == hash(layer)

@@ -1,0 +1,253 @@
+"""Wrong labels found by self-influence, and the training images behind a prediction.
+
+python -m experiments.influence --output pictures
+
+Labels of a share of the training examples are replaced by others, a network learns them all, and
+the examples are ranked by how much each lowers its own loss, ∂lᵀ C⁻¹ ∂l. How many of the wrong ones
+stand among the first says whether the ranking is worth a person's time. Then, for test images, the
+training images are shown whose loss is bound most to theirs, for better and for worse.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+import jaxnn as nn
+from experiments.support import style
+from experiments.support.command_line import parse_options, run_script
+from experiments.support.comparisons import report, require_problems
+from experiments.support.config import DataConfig
+from jaxnn import statistics
+from jaxnn.core.validation import require_number, require_positive_integer
+from jaxnn.data import Splits
+from jaxnn.training import create_state, make_epoch, make_predict, make_step
+
+LOSS = nn.softmax_cross_entropy()
+LOOKED_AT = 0.1
+"""The share of the examples that a person would look at."""
+BLOCK = 1000
+
+
+class Problem(NamedTuple):
+    """Data, a network for them, and how long it is trained."""
+
+    data: DataConfig
+    network: Callable[[], nn.Layer]
+    epochs: int
+
+
+def _cnn(first: int, second: int, hidden: int) -> nn.Layer:
+    convolutions = (
+        layer
+        for channels in (first, second)
+        for layer in (nn.conv(channels, (3, 3)), nn.relu(), nn.max_pool(2))
+    )
+    return nn.serial(*convolutions, nn.flatten(), nn.dense(hidden), nn.relu(), nn.dense(10))
+
+
+PROBLEMS = {
+    "digits": Problem(
+        DataConfig("digits", flatten=False, standardize="all"), lambda: _cnn(16, 32, 64), 15
+    ),
+    "Fashion-MNIST": Problem(
+        DataConfig("fashion_mnist", flatten=False, standardize="all"), lambda: _cnn(32, 64, 128), 3
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Find wrong labels by self-influence, and show the training images behind predictions."""
+
+    output: Path
+    """The folder for the figure and its numbers."""
+    problem: str = "digits"
+    """Which data: digits or Fashion-MNIST."""
+    examples: int = 10_000
+    """At most so many training examples."""
+    flipped: float = 0.05
+    """The share of them whose labels are replaced."""
+    damping: float = 1e-3
+    """λ of C + λ I."""
+    queries: int = 4
+    """How many test images are asked about."""
+    epochs: int | None = None
+    """In place of the problem's own."""
+    seed: int = 0
+    """Draws weights, and which labels are replaced by what."""
+    overwrite: bool = False
+    """Whether results that exist are replaced."""
+
+
+def main(arguments: list[str]) -> None:
+    """Train, print and draw."""
+    options = parse_options(Options, "influence", arguments)
+    require_problems("influence", (options.problem,), PROBLEMS, options.epochs)
+    require_positive_integer("influence", "examples", options.examples)
+    require_positive_integer("influence", "queries", options.queries)
+    require_number("influence", "flipped", options.flipped, minimum=0, maximum=0.5)
+    require_number("influence", "damping", options.damping, minimum=0, open_minimum=True)
+    problem = PROBLEMS[options.problem]
+    splits = problem.data.load()
+    report(
+        "influence",
+        options.output,
+        lambda: trace(problem, splits, options),
+        lambda results: draw(results, splits),
+        overwrite=options.overwrite,
+    )
+
+
+def flip(labels: np.ndarray, share: float, classes: int, seed: int) -> tuple[np.ndarray, Any]:
+    """The labels with a share of them replaced by other classes, and which ones."""
+    generator = np.random.default_rng(seed)
+    chosen = generator.choice(len(labels), round(share * len(labels)), replace=False)
+    flipped = np.array(labels)
+    flipped[chosen] = (flipped[chosen] + generator.integers(1, classes, len(chosen))) % classes
+    return flipped, chosen
+
+
+def trace(problem: Problem, splits: Splits, options: Options) -> dict[str, Any]:
+    """Who was found among the wrong ones by each curvature, and who is behind the queries."""
+    x = np.asarray(splits.train.x)[: options.examples]
+    right = np.asarray(splits.train.target)[: options.examples]
+    target, wrong = flip(right, options.flipped, len(splits.train.class_names), options.seed)
+    network, training = problem.network(), (x, target)
+    params, state = _learn(network, training, options.epochs or problem.epochs, options.seed)
+    accuracy = _accuracy(network, params, state, splits)
+    print(f"{len(x)} examples, {len(wrong)} labels replaced: test {100 * accuracy:.2f} %")
+
+    def over_data(compute: Callable, **named: Any) -> statistics.Kronecker:
+        blocks = statistics.blocks(x, target, BLOCK)
+        return statistics.over_batches(compute)(params, state, blocks, **named)
+
+    kfac = over_data(statistics.kronecker(network, LOSS, empirical=True))
+    kfac = jax.jit(statistics.Kronecker.eigh)(kfac)
+    ekfac = over_data(statistics.ekfac(network, LOSS, empirical=True), operator=kfac)
+    operators = {
+        "none": None,
+        "K-FAC": kfac.inverse(options.damping),
+        "EK-FAC": ekfac.inverse(options.damping),
+    }
+    own, found = statistics.self_influence(network, LOSS), {}
+    is_wrong = np.isin(np.arange(len(x)), wrong)
+    first = round(LOOKED_AT * len(x))
+    for name, operator in operators.items():
+        start = time.perf_counter()
+        order = np.argsort(-own(params, state, training, operator=operator))
+        hits = np.cumsum(is_wrong[order])
+        found[name] = {
+            "precision": float(hits[first - 1] / first),
+            "recall": float(hits[first - 1] / max(len(wrong), 1)),
+            "seconds": time.perf_counter() - start,
+            "recalls": (hits / max(len(wrong), 1))[:: max(len(x) // 200, 1)].tolist(),
+        }
+        print(
+            f"{name}: among the first {100 * LOOKED_AT:g} % are {100 * found[name]['recall']:.1f} "
+            f"% of the wrong labels, precision {100 * found[name]['precision']:.1f} %"
+        )
+    return {
+        "problem": options.problem,
+        "accuracy": accuracy,
+        "flipped": len(wrong),
+        "examples": len(x),
+        "found": found,
+        "behind": _behind(network, params, state, splits, training, options, operators["EK-FAC"]),
+    }
+
+
+def _behind(
+    network: nn.Layer,
+    params: Any,
+    state: Any,
+    splits: Splits,
+    training: tuple,
+    options: Options,
+    operator: Any,
+) -> list[dict[str, Any]]:
+    """For each query, of those of the largest losses: the most helpful and the most harmful."""
+    x, labels = (np.asarray(a) for a in (splits.test.x, splits.test.target))
+    prediction = make_predict(network)(params, state, x)
+    worst = np.argsort(-np.asarray(LOSS.value(prediction, jnp.asarray(labels))))
+    asked = worst[: options.queries]
+    start = time.perf_counter()
+    scores = statistics.influence_scores(network, LOSS)(
+        params, state, (x[asked], labels[asked]), training, operator=operator
+    )
+    print(f"{scores.size} scores in {time.perf_counter() - start:.1f} s")
+    return [
+        {
+            "query": int(query),
+            "label": int(labels[query]),
+            "predicted": int(np.argmax(prediction[query])),
+            "helped": [int(i) for i in order[:COLUMNS]],
+            "hurt": [int(i) for i in order[::-1][:COLUMNS]],
+            "labels": {int(i): int(training[1][i]) for i in (*order[:COLUMNS], *order[-COLUMNS:])},
+        }
+        for query, order in zip(asked, np.argsort(scores, 1), strict=True)
+    ]
+
+
+COLUMNS = 4
+"""How many images of each kind are drawn."""
+
+
+def _learn(network: nn.Layer, training: tuple, epochs: int, seed: int) -> tuple[Any, Any]:
+    x, target = map(jnp.asarray, training)
+    optimizer = optax.adamw(2e-3, weight_decay=1e-2)
+    train_state = create_state(network, optimizer, jax.random.key(seed), x[:1])
+    epoch = make_epoch(make_step(nn.backprop(network, LOSS), optimizer), min(64, len(x)))
+    for _ in range(epochs):
+        train_state, _ = epoch(train_state, x, target)
+    return train_state.params, train_state.state
+
+
+def _accuracy(network: nn.Layer, params: Any, state: Any, splits: Splits) -> float:
+    prediction = make_predict(network)(params, state, splits.test.x)
+    return float(np.mean(np.argmax(prediction, 1) == splits.test.target))
+
+
+def draw(results: dict[str, Any], splits: Splits) -> Figure:
+    """How many of the wrong labels are found, above the images behind each query."""
+    rows, names = len(results["behind"]), splits.train.class_names
+    figure = Figure(figsize=(style.WIDTH, 2.6 + 1.15 * rows), layout="constrained")
+    grid = figure.add_gridspec(1 + rows, 1 + 2 * COLUMNS, height_ratios=(2.6, *[1.15] * rows))
+    curves = figure.add_subplot(grid[0, :])
+    for name, found in results["found"].items():
+        label = f"{name}: {100 * found['recall']:.0f} % in the first {100 * LOOKED_AT:g} %"
+        shares = np.linspace(0, 1, len(found["recalls"]))
+        curves.plot(shares, found["recalls"], label=label)
+    curves.plot([0, 1], [0, 1], color=style.GREY, linestyle=":", label="drawn at random")
+    curves.set(
+        xlabel="share of the training examples looked at",
+        ylabel="share of wrong labels found",
+        title=f"{results['problem']}: {results['flipped']} of {results['examples']} labels wrong",
+    )
+    curves.legend(fontsize=7)
+    for row, one in enumerate(results["behind"], 1):
+        labels = {int(i): label for i, label in one["labels"].items()}
+        places = [figure.add_subplot(grid[row, column]) for column in range(1 + 2 * COLUMNS)]
+        _show(places[0], splits.test.x[one["query"]], f"{names[one['label']]}?")
+        shown = [("helped", index) for index in one["helped"]]
+        shown += [("hurt", index) for index in one["hurt"]]
+        for place, (kind, index) in zip(places[1:], shown, strict=True):
+            _show(place, splits.train.x[index], f"{kind}: {names[labels[index]]}")
+    return figure
+
+
+def _show(place: Any, image: np.ndarray, title: str) -> None:
+    place.imshow(np.asarray(image).squeeze(-1), cmap="gray_r")
+    place.set_title(style.shown(title, 16), fontsize=6)
+    place.axis("off")
+
+
+if __name__ == "__main__":
+    run_script(main)
