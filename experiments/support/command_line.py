@@ -51,6 +51,7 @@ FOLLOWING_IMAGES = dataclasses.replace(
     FOLLOWING,
     network=(AUTO,),
     learning_rate=1e-3,
+    weight_decay=1e-3,
     data=dataclasses.replace(FOLLOWING.data, flatten=False),
 )
 """The same of images."""
@@ -77,9 +78,21 @@ def take_config(arguments: list[str], *, auto: bool = False) -> tuple[str, Confi
             following = FOLLOWING_IMAGES if kept is not None and kept.images else FOLLOWING
             known = dataclasses.replace(following.data, validation_fraction=0.0)
             following = dataclasses.replace(following, data=known)
+        following = _decaying_alike(following, option_of("--learning-rate", arguments))
         return Path(str(data)).stem, following, arguments
     path = find_config(arguments[0] if named else "digits_mlp")
     return path.stem, read_config(path), arguments[1:] if named else arguments
+
+
+def _decaying_alike(config: Config, learning_rate: str | None) -> Config:
+    """The same with the decay for another learning rate that is the same in a step, of which it is
+    the product of the two."""
+    try:
+        rate = float(learning_rate or config.learning_rate)
+    except ValueError:  # which is refused where the options are read
+        return config
+    decay = config.weight_decay * config.learning_rate / rate if rate > 0 else config.weight_decay
+    return dataclasses.replace(config, weight_decay=float(f"{decay:.3g}"))
 
 
 def option_of(name: str, arguments: list[str]) -> str | None:

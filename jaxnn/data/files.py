@@ -173,8 +173,8 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Dataset:
         tuple(facts["target_names"]),
         facts["task"],
         columns,
-        arrays.get("groups"),
-        arrays.get("weights"),
+        groups=arrays.get("groups"),
+        weights=arrays.get("weights"),
     )
 
 

@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 
-from experiments.support.command_line import run_script
+from experiments.support.command_line import run_script, take_config
 
 
 def fail_of(error, monkeypatch, capsys):
@@ -31,3 +31,9 @@ def test_a_message_has_a_bounded_length(monkeypatch, capsys):
     text = fail_of(ValueError("x" * 10**6), monkeypatch, capsys)
     assert len(text) < 5000
     assert "(1000000 characters)" in text
+
+
+@pytest.mark.parametrize(("rate", "decay"), [("0.003", 1.0), ("0.03", 0.1), ("fast", 1.0)])
+def test_the_decay_that_follows_from_a_table_is_that_of_a_step(rate, decay):
+    arguments = ["--data.name", "t.csv", "--learning-rate", rate]
+    assert take_config(arguments, auto=True)[1].weight_decay == decay
