@@ -21,8 +21,8 @@ ENABLED, FOLDER = "JAX_ENABLE_COMPILATION_CACHE", "JAX_COMPILATION_CACHE_DIR"
 def keep_compiled_programs() -> None:
     """Have JAX look for compiled programs in a folder of the cache before it compiles them.
 
-    Nothing is set where the user's environment says something about JAX's cache. The folder can be deleted at any time; where it cannot
-    be written, one line says so and programs are compiled anew.
+    Nothing is set where the user's environment says something about JAX's cache. The folder can be
+    deleted at any time. Where it cannot be written, one line says so, and the work goes on.
     """
     if {ENABLED, FOLDER} & os.environ.keys():
         return

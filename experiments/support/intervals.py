@@ -1,9 +1,10 @@
 """Means of a few numbers, with what they may be off by."""
 
+import math
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 
@@ -17,5 +18,6 @@ def interval(values: Any) -> tuple[float, float]:
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return (float(values[0]) if len(values) else float("nan")), float("nan")
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
-    return float(np.mean(values)), float(quantile * stats.sem(values))
+    quantile = stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)
+    error = np.std(values, ddof=1) / math.sqrt(len(values))
+    return float(np.mean(values)), float(quantile * error)
