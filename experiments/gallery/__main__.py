@@ -1,5 +1,6 @@
 """Run the gallery: all themes into one folder with a page, ``python -m experiments.gallery``."""
 
+import inspect
 import sys
 import time
 import traceback
@@ -72,7 +73,9 @@ def _run(theme: str, output: Path, overwrite: bool) -> Section:
     result = module.run()
     images = save_pictures(theme, result, output, overwrite=overwrite)
     seconds = time.perf_counter() - begin
-    return Section(theme, *title_and_derivation(module), result, images, result.left_out, seconds)
+    title, derivation = title_and_derivation(module)
+    source = inspect.getsource(module)
+    return Section(theme, title, derivation, result, images, result.left_out, seconds, source)
 
 
 def _left_out(theme: str, reason: str) -> Section:

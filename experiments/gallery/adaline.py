@@ -162,11 +162,13 @@ def run() -> Result:
         )
         for name, run in runs.items()
     ]
+    costs = runs["standardised"].costs[SHARES.index(0.5)]
+    epochs = int(np.argmax(costs <= 1.001 * costs.min()))
     return Result(
         f"A linear unit learns to tell two kinds of wine ({len(data_set.target)} bottles) apart by "
         "alcohol and colour. On raw features the cost falls slowly at every rate that converges; "
-        "on standardised ones it is at its minimum after a few epochs. The derived gradient, the "
-        "backward pass and autodiff agree.",
+        f"on standardised ones, at half of the largest, it is within 0.1 % of its minimum after "
+        f"{epochs} epochs. The derived gradient, the backward pass and autodiff agree.",
         [draw(data_set, runs)],
         [
             Table(

@@ -130,7 +130,8 @@ def draw_example(example: dict[str, np.ndarray]) -> Picture:
     figure, grid = style.figure(3, 4, height=2.2, width_ratios=(7, 4.5, 4.5, 4.5))
     for channel, (x_axes, kernel_axes, product_axes, _) in enumerate(grid):
         cells(x_axes, example["padded"][..., channel], f"x, channel {channel + 1}", 7, (3, 3))
-        cells(kernel_axes, example["weight"][..., channel, 0], "first kernel", 7)
+        title = f"first kernel, channel {channel + 1}"
+        cells(kernel_axes, example["weight"][..., channel, 0], title, 7)
         total = f"{example['sums'][channel]:g}".replace("-", "−")
         cells(product_axes, example["products"][..., channel], f"products, sum {total}", 7)
     cells(grid[0, 3], example["output"][..., 0], "y, first kernel", 7, (1, 1))
@@ -139,7 +140,8 @@ def draw_example(example: dict[str, np.ndarray]) -> Picture:
     return Picture(
         "example",
         "The 5 × 5 × 3 example with its padding, the first patch shaded: its products with the "
-        "first kernel's three channels, their sums, and the output after the bias 1.",
+        "first kernel's three channels, their sums, and the output after the biases 1 and 0. The "
+        "window moves two cells at a time.",
         figure,
     )
 
@@ -172,6 +174,11 @@ def run() -> Result:
                     ("sum", float(example["sums"].sum())),
                     ("with bias 1", first),
                 ],
+            ),
+            Table(
+                "The second kernel, bias 0",
+                ("channel 1", "channel 2", "channel 3"),
+                [tuple(np.array(channel) for channel in KERNELS[1])],
             ),
             Table(
                 "1 × 1 convolution against a dense layer at every pixel",

@@ -13,6 +13,8 @@ way back, He's 2/n makes up for the half that ReLU cuts off. Smaller weights let
 fade from layer to layer; larger ones drive tanh to ±1, where its slope is 0.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,10 +42,20 @@ SYMMETRIC = {
 ACTIVATIONS = {"tanh": nn.tanh, "ReLU": nn.relu}
 
 
-def batch() -> tuple[jax.Array, jax.Array]:
-    """Standardised digits, x [examples, 64] and labels."""
-    train = load("digits", standardize="all").train
-    return jnp.asarray(train.x[:EXAMPLES]), jnp.asarray(train.target[:EXAMPLES])
+class Digits(NamedTuple):
+    """Standardised digits, x [examples, 64] and labels: those to learn, and those held out."""
+
+    x: jax.Array
+    target: jax.Array
+    other_x: jax.Array
+    other_target: jax.Array
+
+
+def batch() -> Digits:
+    """`EXAMPLES` training examples, and the test examples."""
+    splits = load("digits", standardize="all")
+    few = splits.train.x[:EXAMPLES], splits.train.target[:EXAMPLES]
+    return Digits(*map(jnp.asarray, (*few, splits.test.x, splits.test.target)))
 
 
 def hidden_layers(activation: str, weight_init: str) -> list[nn.Layer]:
@@ -62,22 +74,43 @@ def activations(activation: str, weight_init: str, x: jax.Array) -> list[np.ndar
     return values
 
 
-def train(x: jax.Array, target: jax.Array, steps: int = 200) -> dict[str, np.ndarray]:
-    """The loss of every step of full-batch descent, tanh network, for each initialisation."""
+class Training(NamedTuple):
+    """Full-batch descent of the tanh network from one start; arrays are [steps + 1]."""
+
+    losses: np.ndarray
+    held_out: np.ndarray
+    """The losses of examples that it never saw."""
+    accuracy: float
+    """On these, at the end."""
+
+
+def train(digits: Digits, steps: int = 200) -> dict[str, Training]:
+    """The descent from each initialisation."""
+    loss = nn.softmax_cross_entropy()
 
     def network(weight_init):
         return nn.serial(*hidden_layers("tanh", weight_init), nn.dense(10, weight_init=weight_init))
 
-    starts = [network(w).init(jax.random.key(0), x) for w in INITIALISERS.values()]
-    objective = on_batch(network("zeros"), nn.softmax_cross_entropy(), starts[0][1], x, target)
+    starts = [network(w).init(jax.random.key(0), digits.x) for w in INITIALISERS.values()]
+    state = starts[0][1]
+    objective = on_batch(network("zeros"), loss, state, digits.x, digits.target)
 
     @jax.jit
     @jax.vmap
     def run(params):
-        return descend(objective, optax.sgd(0.1), params, steps)[1]
+        trajectory, losses = descend(objective, optax.sgd(0.1), params, steps)
 
-    losses = run(jax.tree.map(lambda *a: jnp.stack(a), *(params for params, _ in starts)))
-    return dict(zip(INITIALISERS, np.asarray(losses), strict=True))
+        def held_out(params):
+            logits = network("zeros").predict(params, state, digits.other_x)
+            right = jnp.argmax(logits, -1) == digits.other_target
+            return loss.value(logits, digits.other_target).mean(), right.mean()
+
+        others, accuracies = jax.lax.map(held_out, trajectory)
+        return losses, others, accuracies[-1]
+
+    found = run(jax.tree.map(lambda *a: jnp.stack(a), *(params for params, _ in starts)))
+    rows = zip(INITIALISERS, *map(np.asarray, found), strict=True)
+    return {name: Training(own, others, float(right)) for name, own, others, right in rows}
 
 
 def spread(x: jax.Array, target: jax.Array, steps: int = 200) -> dict[str, np.ndarray]:
@@ -119,11 +152,12 @@ def draw_histograms(x: jax.Array) -> Picture:
     )
 
 
-def draw_training(losses: dict[str, np.ndarray], widths: dict[str, np.ndarray]) -> Picture:
-    """Training curves, and how far the hidden units differ."""
+def draw_training(trained: dict[str, Training], widths: dict[str, np.ndarray]) -> Picture:
+    """Training curves, those of held-out examples, and how far the hidden units differ."""
     figure, (left, right) = style.figure(columns=2, height=3.2)
-    for name, values in losses.items():
-        left.semilogy(values, label=name, linewidth=4 if name == "zeros" else 1.6)
+    for name, own in trained.items():
+        (line,) = left.semilogy(own.losses, label=name, linewidth=4 if name == "zeros" else 1.6)
+        left.semilogy(own.held_out, ":", color=line.get_color(), linewidth=1.6)
     left.set(xlabel="step", ylabel="cross-entropy [nats]")
     for name, values in widths.items():
         right.plot(values, label=name, linewidth=4 if name == "all 0" else 1.6)
@@ -132,7 +166,8 @@ def draw_training(losses: dict[str, np.ndarray], widths: dict[str, np.ndarray]) 
         axes.legend()
     return Picture(
         "training",
-        "Left: the loss of the five-layer network from each start. Right: how far the 16 units of "
+        "Left: the loss of the five-layer network from each start, of the examples that it learns "
+        "and (dotted) of others. Right: how far the 16 units of "
         "a single hidden layer differ; equal units stay equal.",
         figure,
     )
@@ -140,8 +175,10 @@ def draw_training(losses: dict[str, np.ndarray], widths: dict[str, np.ndarray]) 
 
 def run() -> Result:
     """Activations, training curves and symmetry for five initialisations."""
-    x, target = batch()
-    losses, widths = train(x, target), spread(x, target)
+    digits = batch()
+    x, target = digits.x, digits.target
+    trained, widths = train(digits), spread(x, target)
+    small, large = trained["N(0, 0.01²)"], trained["N(0, 1)"]
     deviations = {
         (f, name): [float(np.std(v)) for v in activations(f, weight_init, x)]
         for f in ACTIVATIONS
@@ -149,10 +186,12 @@ def run() -> Result:
     }
     return Result(
         "With equal weights all hidden units stay copies of one another. Weights that are too "
-        "small let the activations fade from layer to layer, and nothing is learned for long. Too "
-        "large ones saturate tanh: training starts from a loss far above that of guessing, and "
-        "fits its few examples. Xavier's and He's scales keep every layer alive from the start.",
-        [draw_histograms(x), draw_training(losses, widths)],
+        "small let the activations fade from layer to layer: N(0, 0.01²), which the notes use for "
+        f"shallow networks, is still at {small.losses[-1]:.4g} here, five layers deep. Too large "
+        "ones saturate tanh: training fits its few examples, but of others "
+        f"{100 * large.accuracy:.0f} % are right, {100 * trained['Xavier'].accuracy:.0f} % from "
+        "Xavier's scale. Xavier's and He's keep every layer alive from the start.",
+        [draw_histograms(x), draw_training(trained, widths)],
         [
             Table(
                 "Standard deviation of the activations, by layer",
@@ -161,8 +200,15 @@ def run() -> Result:
             ),
             Table(
                 "Training",
-                ("start", "first loss", "last loss"),
-                [(name, f"{v[0]:.4g}", f"{v[-1]:.4g}") for name, v in losses.items()],
+                ("start", "first loss", "last loss", "held out, last loss", "held out, right"),
+                [
+                    (
+                        name,
+                        *(f"{v:.4g}" for v in (own.losses[0], own.losses[-1], own.held_out[-1])),
+                        f"{own.accuracy:.1%}",
+                    )
+                    for name, own in trained.items()
+                ],
             ),
             Table(
                 "Largest difference between two hidden units",

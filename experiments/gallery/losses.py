@@ -135,7 +135,8 @@ def draw_curves() -> Picture:
     left.legend(loc="upper right", fontsize=8)
     right.legend(loc="upper center", fontsize=8)
     caption = (
-        "Far on the wrong side (z → −∞) the squared error is flat and the cross-entropy is not."
+        "Far on the wrong side (z → −∞) the squared error is flat and the cross-entropy is not. "
+        "Huber's loss is e²/2 near 0, half of the squared error, and linear beyond δ."
     )
     return Picture("curves", caption, figure)
 
@@ -147,8 +148,8 @@ def run() -> Result:
     return Result(
         "Losses on the numbers of the notes. Over the weight and bias of a logistic regression "
         "the squared error has flat plains and regions that curve downwards, where descent can "
-        "stop far from the answer; the cross-entropy is convex, and its gradient grows with the "
-        "mistake.",
+        "stop far from the answer; the cross-entropy is convex, and its gradient by the logit, "
+        "σ(z) − 1 where the answer is 1, stays near −1 however wrong the answer is.",
         [draw_surfaces(surfaces), draw_curves()],
         [
             Table("Worked examples", ("loss", "prediction", "target", "value"), examples()),

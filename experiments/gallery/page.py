@@ -21,10 +21,12 @@ class Section(NamedTuple):
     left_out: Sequence[str]
     """What is not shown and why."""
     seconds: float
+    source: str = ""
+    """The program that computed it."""
 
 
 _STYLE = """
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem;
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
   color: #1a1a1a; background: #fff; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid #ccc; padding-top: 1rem; }
 pre { background: #f5f5f2; padding: .8rem; overflow-x: auto; font-size: .85rem; line-height: 1.35; }
@@ -34,7 +36,8 @@ figcaption, .seconds { color: #555; font-size: .9rem; }
 caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0;
   border-bottom: 1px solid #ddd; }
-td { font-family: ui-monospace, monospace; white-space: pre; }
+td { font-family: ui-monospace, monospace; white-space: pre; font-size: .8rem; }
+summary { cursor: pointer; color: #555; }
 .left-out { border-left: .3rem solid #D55E00; padding: .2rem .8rem; background: #fdf3ec; }
 """
 
@@ -79,6 +82,9 @@ def _section(section: Section) -> str:
         )
     parts += map(_table, section.result.tables)
     parts.append(f"<pre>{escape(section.derivation)}</pre>\n")
+    if section.source:
+        code = escape(section.source)
+        parts.append(f"<details><summary>The code</summary><pre>{code}</pre></details>\n")
     parts.append(
         f'<p class="seconds">{section.seconds:.1f} s; by itself: '
         f"<code>{escape(command(f'gallery.{section.theme}'))}</code></p>\n"

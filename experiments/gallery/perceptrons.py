@@ -23,7 +23,7 @@ import optax
 
 import jaxnn as nn
 from experiments.gallery.descent import at, descend, on_batch
-from experiments.gallery.result import Picture, Result, Table, alone
+from experiments.gallery.result import Picture, Result, Table, alone, text
 from experiments.support import style
 
 INPUTS = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]], jnp.float32)
@@ -196,6 +196,16 @@ def run() -> Result:
                 "Truth tables from the given weights",
                 ("x₁", "x₂", *TRUTH, "XOR as a matrix network"),
                 list(truth),
+            ),
+            Table(
+                "The given weights",
+                ("gate", "w₁", "w₂", "b"),
+                [(name, *map(text, weights)) for name, weights in WEIGHTS.items()],
+            ),
+            Table(
+                "XOR as a matrix network, on (x₁, x₂, 1)",
+                ("W₁", "W₂"),
+                [tuple(np.array(rows) for rows in XOR_LAYERS)],
             ),
             Table(
                 "Learned by a single layer",

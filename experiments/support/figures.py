@@ -106,8 +106,8 @@ def mistakes(
     if wrong.size == 0:
         return None
     shown = wrong[:most]
-    columns = 8
-    rows = -(-len(shown) // columns)
+    rows = -(-len(shown) // 8)
+    columns = -(-len(shown) // rows)
     figure, axes = style.figure(rows, columns, height=1.35, squeeze=False)
     for place in axes.flat:
         place.axis("off")
