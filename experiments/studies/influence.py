@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import optax
 from matplotlib.figure import Figure
 
 import jaxnn as nn
+from experiments.studies.small_cnn import LOSS, Problem, cnn, learn
 from experiments.support import style
 from experiments.support.command_line import parse_options, run_script
 from experiments.support.comparisons import report, require_problems
@@ -28,37 +29,19 @@ from experiments.support.config import DataConfig
 from jaxnn import statistics
 from jaxnn.core.validation import require_number, require_positive_integer
 from jaxnn.data import Splits
-from jaxnn.training import create_state, make_epoch, make_predict, make_step
+from jaxnn.training import make_predict
 
-LOSS = nn.softmax_cross_entropy()
 LOOKED_AT = 0.1
 """The share of the examples that a person would look at."""
 BLOCK = 1000
 
 
-class Problem(NamedTuple):
-    """Data, a network for them, and how long it is trained."""
-
-    data: DataConfig
-    network: Callable[[], nn.Layer]
-    epochs: int
-
-
-def _cnn(first: int, second: int, hidden: int) -> nn.Layer:
-    convolutions = (
-        layer
-        for channels in (first, second)
-        for layer in (nn.conv(channels, (3, 3)), nn.relu(), nn.max_pool(2))
-    )
-    return nn.serial(*convolutions, nn.flatten(), nn.dense(hidden), nn.relu(), nn.dense(10))
-
-
 PROBLEMS = {
     "digits": Problem(
-        DataConfig("digits", flatten=False, standardize="all"), lambda: _cnn(16, 32, 64), 15
+        DataConfig("digits", flatten=False, standardize="all"), lambda: cnn(16, 32, 64), 15
     ),
     "Fashion-MNIST": Problem(
-        DataConfig("fashion_mnist", flatten=False, standardize="all"), lambda: _cnn(32, 64, 128), 3
+        DataConfig("fashion_mnist", flatten=False, standardize="all"), lambda: cnn(32, 64, 128), 3
     ),
 }
 
@@ -121,7 +104,8 @@ def trace(problem: Problem, splits: Splits, options: Options) -> dict[str, Any]:
     right = np.asarray(splits.train.target)[: options.examples]
     target, wrong = flip(right, options.flipped, len(splits.train.class_names), options.seed)
     network, training = problem.network(), (x, target)
-    params, state = _learn(network, training, options.epochs or problem.epochs, options.seed)
+    optimizer, epochs = optax.adamw(2e-3, weight_decay=1e-2), options.epochs or problem.epochs
+    params, state = learn(network, optimizer, x, target, epochs, options.seed)
     accuracy = _accuracy(network, params, state, splits)
     print(f"{len(x)} examples, {len(wrong)} labels replaced: test {100 * accuracy:.2f} %")
 
@@ -198,16 +182,6 @@ def _behind(
 
 COLUMNS = 4
 """How many images of each kind are drawn."""
-
-
-def _learn(network: nn.Layer, training: tuple, epochs: int, seed: int) -> tuple[Any, Any]:
-    x, target = map(jnp.asarray, training)
-    optimizer = optax.adamw(2e-3, weight_decay=1e-2)
-    train_state = create_state(network, optimizer, jax.random.key(seed), x[:1])
-    epoch = make_epoch(make_step(nn.backprop(network, LOSS), optimizer), min(64, len(x)))
-    for _ in range(epochs):
-        train_state, _ = epoch(train_state, x, target)
-    return train_state.params, train_state.state
 
 
 def _accuracy(network: nn.Layer, params: Any, state: Any, splits: Splits) -> float:

@@ -12,7 +12,7 @@ images that are none of the classes: noise with the same pixels, and the same im
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 
-import jaxnn as nn
+from experiments.studies.small_cnn import LOSS, Problem, cnn, learn
 from experiments.support import style
 from experiments.support.command_line import parse_options, run_script
 from experiments.support.comparisons import report, require_problems
@@ -29,29 +29,10 @@ from jaxnn import statistics
 from jaxnn.core.validation import require_positive_integer
 from jaxnn.data import Splits
 from jaxnn.data.optional import require_library
-from jaxnn.training import create_state, make_epoch, make_step
 
-LOSS = nn.softmax_cross_entropy()
 GRID = tuple(10.0 ** (k / 2) for k in range(-6, 9))
 """Prior precisions that are tried on validation examples."""
 BINS, BLOCK, PROBED = 10, 250, 500
-
-
-class Problem(NamedTuple):
-    """Data, a network for them, and how long it is trained."""
-
-    data: DataConfig
-    network: Callable[[], nn.Layer]
-    epochs: int
-
-
-def _cnn(first: int, second: int, hidden: int) -> nn.Layer:
-    convolutions = (
-        layer
-        for channels in (first, second)
-        for layer in (nn.conv(channels, (3, 3)), nn.relu(), nn.max_pool(2))
-    )
-    return nn.serial(*convolutions, nn.flatten(), nn.dense(hidden), nn.relu(), nn.dense(10))
 
 
 PROBLEMS = {
@@ -63,12 +44,12 @@ PROBLEMS = {
             test_fraction=0.4,
             validation_fraction=0.2,
         ),
-        lambda: _cnn(8, 16, 32),
+        lambda: cnn(8, 16, 32),
         40,
     ),
     "Fashion-MNIST": Problem(
         DataConfig("fashion_mnist", flatten=False, standardize="all", validation_fraction=0.1),
-        lambda: _cnn(8, 16, 32),
+        lambda: cnn(8, 16, 32),
         3,
     ),
 }
@@ -116,7 +97,8 @@ def compare(problem: Problem, splits: Splits, options: Options) -> dict[str, Any
     x, target = (jnp.asarray(a)[: options.examples] for a in (splits.train.x, splits.train.target))
     asked, labels = (np.asarray(a)[: options.examples] for a in (splits.test.x, splits.test.target))
     network = problem.network()
-    params, state = _learn(network, x, target, options.epochs or problem.epochs, options.seed)
+    epochs = options.epochs or problem.epochs
+    params, state = learn(network, optax.adam(2e-3), x, target, epochs, options.seed)
     foreign = {"noise": noise_like(asked, options.seed), "turned": np.rot90(asked, axes=(1, 2))}
 
     validation = splits.validation
@@ -192,15 +174,6 @@ def told_apart(known: np.ndarray, foreign: np.ndarray) -> float:
 def _in_blocks(program: Callable, images: np.ndarray) -> np.ndarray:
     parts = (program(images[i : i + BLOCK]) for i in range(0, len(images), BLOCK))
     return np.concatenate([np.asarray(part) for part in parts])
-
-
-def _learn(network: nn.Layer, x: Any, target: Any, epochs: int, seed: int) -> tuple[Any, Any]:
-    optimizer = optax.adam(2e-3)
-    train_state = create_state(network, optimizer, jax.random.key(seed), x[:1])
-    epoch = make_epoch(make_step(nn.backprop(network, LOSS), optimizer), min(64, len(x)))
-    for _ in range(epochs):
-        train_state, _ = epoch(train_state, x, target)
-    return train_state.params, train_state.state
 
 
 def draw(results: dict[str, Any]) -> Figure:
