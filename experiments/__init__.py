@@ -6,4 +6,6 @@ if sys.argv[0] == "-m":  # while Python looks for the module that it is to run, 
     from experiments.support.starting import begin
 
     place = sys.orig_argv.index("-m") + 1
-    begin(sys.orig_argv[place].removeprefix("experiments."), sys.orig_argv[place + 1 :])
+    name = sys.orig_argv[place].removeprefix("experiments.")
+    if not name.startswith("support."):  # which a command starts for itself
+        begin(name, sys.orig_argv[place + 1 :])

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 
@@ -18,6 +17,8 @@ def interval(values: Any) -> tuple[float, float]:
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return (float(values[0]) if len(values) else float("nan")), float("nan")
+    from scipy.special import stdtrit  # only where there are several runs
+
     quantile = stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)
     error = np.std(values, ddof=1) / math.sqrt(len(values))
     return float(np.mean(values)), float(quantile * error)
