@@ -24,7 +24,7 @@ from jaxnn.kernels.convolution.geometry import Geometry, pad
 from jaxnn.kernels.convolution.grids import Matrix, combine, transposed
 from jaxnn.kernels.products import sum_dtype
 
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 4 * 2**20
 """How large the transforms of one chunk may be."""
 
 
