@@ -25,6 +25,7 @@ from jaxnn.core.networks import label
 from jaxnn.core.residuals import Static
 from jaxnn.core.validation import require_key, require_positive_integer
 from jaxnn.kernels.ordering import after
+from jaxnn.kernels.products import sum_dtype
 from jaxnn.layers.activations import Clipped, heaviside, leaky_relu, relu
 from jaxnn.rewrites.leaves import Altered, OfLeaves
 
@@ -97,16 +98,17 @@ class Compressed(Altered):
         leaves, treedef = jax.tree.flatten(residuals)
         kept = list({id(leaf): leaf for leaf in leaves}.values())
         places = [next(i for i, a in enumerate(kept) if a is leaf) for leaf in leaves]
-        examples = jax.tree.leaves(x)[0].shape[0]
-        sizes = [a.size for a in kept if _is_rounded(a, examples, 0) and id(a) not in known]
-        largest = max(sizes, default=0)
+        found = dict(zip(map(id, leaves), self._axes(params, state, x, key, leaves), strict=True))
+        axes = [None if id(a) in known else found[id(a)] for a in kept]
+        pairs = list(zip(kept, axes, strict=True))
+        largest = max((a.size for a, axis in pairs if _is_rounded(a, axis, 0)), default=0)
         codes = [
             a
             if id(a) in known
-            else self._kept(a, key, number)
-            if _is_rounded(a, examples, largest)
+            else self._kept(a, axis, key, number)
+            if axis is not None and _is_rounded(a, axis, largest)
             else _packed(a)
-            for number, a in enumerate(kept)
+            for number, (a, axis) in enumerate(pairs)
         ]
         return self._once_kept(codes, y), new_state, (codes, Static((treedef, tuple(places))))
 
@@ -122,12 +124,32 @@ class Compressed(Altered):
         made = [node.codes for node in jax.tree.leaves(codes, is_leaf=_is_code) if _is_code(node)]
         return after(made, y)
 
-    def _kept(self, a: Array, key: Array | None, number: int) -> "Rounded":
+    def _axes(self, params: Any, state: Any, x: Any, key: Array | None, kept: list) -> list:
+        """The axis of the examples in each array that is kept, or None: a recurrent layer's stand
+        behind time. It is the one that a batch twice as large has twice as long."""
+        examples = jax.tree.leaves(x)[0].shape[0]
+        twice = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((2 * a.shape[0], *a.shape[1:]), a.dtype), x
+        )
+        others = jax.tree.leaves(jax.eval_shape(self.layer.forward, params, state, twice, key)[2])
+        if len(others) != len(kept):
+            return [None] * len(kept)
+
+        def axis_of(a: Array, other: Any) -> int | None:
+            for axis in range(a.ndim):
+                longer = (*a.shape[:axis], 2 * examples, *a.shape[axis + 1 :])
+                if a.shape[axis] == examples and longer == other.shape:
+                    return axis
+            return None
+
+        return list(map(axis_of, kept, others))
+
+    def _kept(self, a: Array, axis: int, key: Array | None, number: int) -> "Rounded":
         # The layer draws from the key itself; one of several arrays from another than the next.
         own = jax.random.fold_in(require_key("compress", key), 2)
         # Otherwise all layers' noise might be drawn, and held, before there is anything to round.
         own = after(a, own)
-        return rounded(a, self.bits, self.group, jax.random.fold_in(own, number))
+        return rounded(a, self.bits, self.group, jax.random.fold_in(own, number), axis)
 
 
 class CompressedSlope(Compressed):
@@ -138,8 +160,8 @@ class CompressedSlope(Compressed):
         slope, _ = self.layer.backward(params, residuals, jnp.ones_like(y))
         if _other_slope(self.layer) is not None:
             slope = _packed(slope == 1)
-        elif _is_rounded(slope, y.shape[0] if y.ndim else 0, 0):
-            slope = self._kept(slope, key, 0)
+        elif _is_rounded(slope, 0, 0):
+            slope = self._kept(slope, 0, key, 0)
         return self._once_kept(slope, y), new_state, slope
 
     def backward(self, params: Any, residuals: Any, dy: Array):
@@ -162,13 +184,15 @@ def _other_slope(layer: Layer) -> float | None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rounded:
-    """An array [examples, …] in codes of a few bits."""
+    """An array in codes of a few bits, the axis of its examples in front."""
 
     codes: Any  # [examples, groups, bytes], uint8
     smallest: Any  # [examples, groups]
     step: Any  # [examples, groups]
-    shape: tuple[int, ...] = static()
+    shape: tuple[int, ...] = static()  # the axis of the examples in front
     bits: int = static()
+    dtype: str = static()
+    axis: int = static()
 
     def values(self) -> Array:
         """v̂ = m + s q."""
@@ -180,7 +204,8 @@ class Rounded:
         count = math.prod(self.shape[1:])
         groups = values.shape[1]
         own = values[..., : -(-count // groups)].reshape(self.shape[0], -1)
-        return own[:, :count].reshape(self.shape)
+        array = own[:, :count].reshape(self.shape).astype(self.dtype)
+        return jnp.moveaxis(array, 0, self.axis)
 
 
 @jax.tree_util.register_dataclass
@@ -197,8 +222,10 @@ class Packed:
         return jnp.unpackbits(self.codes, count=count).astype(bool).reshape(self.shape)
 
 
-def rounded(a: Array, bits: int, group: int, key: Array) -> Rounded:
-    """The array in codes of ``bits`` bits, in groups of at most ``group`` of an example."""
+def rounded(a: Array, bits: int, group: int, key: Array, axis: int = 0) -> Rounded:
+    """The array in codes of ``bits`` bits, in groups of at most ``group`` of an example, whose axis
+    is given. In at least float32: half precision has not enough digits to add noise to a code."""
+    dtype, a = str(a.dtype), jnp.moveaxis(a, axis, 0).astype(sum_dtype(a.dtype))
     examples, count = a.shape[0], math.prod(a.shape[1:])
     groups = -(-count // group)
     size = -(-count // groups)
@@ -218,7 +245,7 @@ def rounded(a: Array, bits: int, group: int, key: Array) -> Rounded:
     codes = codes.reshape(examples, groups, -1, per_byte)
     shifts = jnp.arange(per_byte, dtype=jnp.uint8) * jnp.uint8(bits)
     packed = jnp.sum(codes << shifts, -1, dtype=jnp.uint8)
-    return Rounded(packed, smallest, step, a.shape, bits)
+    return Rounded(packed, smallest, step, a.shape, bits, dtype, axis)
 
 
 def _packed(a: Any) -> Any:
@@ -235,8 +262,8 @@ def _is_code(node: Any) -> bool:
     return isinstance(node, Rounded | Packed)
 
 
-def _is_rounded(a: Any, examples: int, largest: int) -> bool:
+def _is_rounded(a: Any, axis: int | None, largest: int) -> bool:
     """Whether it is an array of floating-point numbers of each example, and not a small one."""
-    if not jnp.issubdtype(a.dtype, jnp.floating) or a.ndim < 2 or a.shape[0] != examples:
+    if axis is None or not jnp.issubdtype(a.dtype, jnp.floating) or a.ndim < 2:
         return False
-    return a.size > 0 and a.size // examples >= SMALL and a.size * SMALL >= largest
+    return a.size > 0 and a.size // a.shape[axis] >= SMALL and a.size * SMALL >= largest

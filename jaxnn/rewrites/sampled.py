@@ -20,6 +20,7 @@ the R rows the sum is estimated without bias, each row divided by how often it i
       E ‖Ĝ − G‖² = ((Σ_rest w_r)² − ‖Σ_rest a_rᵀ d_r‖²) / (k − c).
 """
 
+import dataclasses
 import math
 from typing import Annotated, Any, Literal
 
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.adapters import Pointwise
-from jaxnn.core.captures import ContractedCapture, LinearCapture, map_captures
+from jaxnn.core.captures import ContractedCapture, LinearCapture, StackedCapture, map_captures
 from jaxnn.core.contract import Capture, Layer, Loss
 from jaxnn.core.gradients import pass_with, shares
 from jaxnn.core.validation import require_key, require_number
@@ -74,6 +75,11 @@ class Sampled(Altered):
 
     share: float
     by: str
+    sums: bool = False
+    """Whether nothing but the gradient is wanted, which may then be wider than the parameters."""
+
+    def summing(self) -> Layer:
+        return dataclasses.replace(super().summing(), sums=True)
 
     def forward(self, params: Any, state: Any, x: Any, key: Array | None):
         y, new_state, residuals = self.layer.forward(params, state, x, key)
@@ -96,8 +102,11 @@ class Sampled(Altered):
         taken = inputs[rows].astype(sum_dtype(inputs.dtype)) * factors[:, None]
         weight = contract_rows(taken, deltas[rows].astype(taken.dtype))
         # All but the weight comes from sums that cost no product of matrices.
-        exact = LinearCapture(inputs[:, :0], deltas, linear.use_bias).gradient()
-        own = exact | {"weight": weight.astype(deltas.dtype)}
+        wide = deltas.astype(weight.dtype)
+        exact = LinearCapture(inputs[:, :0], wide, linear.use_bias).gradient()
+        own = exact | {"weight": weight}
+        if not self.sums:
+            own = jax.tree.map(lambda g: g.astype(deltas.dtype), own)
         return ContractedCapture(capture.fold(own), self.name)
 
 
@@ -134,18 +143,20 @@ def _shares(norms: Array, k: int, by: str) -> tuple[Array, Array, Array]:
         left = jnp.maximum(jnp.sum(norms) - jnp.concatenate([jnp.zeros_like(taken[:1]), taken]), 0)
         certain = jnp.argmin(left**2 / (k - jnp.arange(k)))
     place = jnp.zeros_like(order).at[order].set(jnp.arange(norms.size))
-    rest = jnp.where(place >= certain, norms, 0)
-    total = jnp.sum(rest)
-    # Where nothing is left whose product is not zero, it is all the same what is drawn.
-    return order, certain, jnp.where(total > 0, rest / jnp.where(total > 0, total, 1), 1 / k)
+    is_left = place >= certain
+    # Where nothing is left whose product is not zero, it is all the same which of it is drawn.
+    has_rest = jnp.sum(jnp.where(is_left, norms, 0)) > 0
+    rest = jnp.where(is_left, jnp.where(has_rest, norms, 1), 0)
+    return order, certain, rest / jnp.sum(rest)
 
 
 class sampling_variance(Value):
     """(params, state, x, target, key=None, weights=None) -> E ‖Ĝ − G‖² of each weight.
 
-    A tree like the captures, of {"weight": number} for the linear maps in the network and {} for
-    all else, of the gradient of the weighted mean of the losses; the formulas are above. Nothing is
-    drawn: it is predicted from the captures of one backward pass.
+    A tree like the captures, of {"weight": number} for the linear maps in the network (a number for
+    each copy in a `repeat`) and {} for all else, of the gradient of the weighted mean of the
+    losses; the formulas are above. Nothing is drawn: it is predicted from the captures of one
+    backward pass.
     """
 
     network: Layer
@@ -158,6 +169,8 @@ class sampling_variance(Value):
         result = run(params, state, x, target, key, weights)
 
         def predicted(capture: Capture) -> dict[str, Array]:
+            if isinstance(capture, StackedCapture):
+                return jax.vmap(predicted)(capture.capture)
             linear = capture.linear()
             if type(linear) is not LinearCapture:
                 return {}

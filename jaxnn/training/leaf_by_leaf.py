@@ -25,8 +25,8 @@ class Own(NamedTuple):
 
     label: str
     params: Any
-    stacked: bool
-    """Whether they carry the axis of a `repeat` in front, along which they are apart."""
+    depth: int
+    """How many axes of a `repeat` they carry in front, along which they are apart."""
 
 
 def require_leaf_by_leaf(where: str, optimizer: Any, units: Sequence[Own], params: Any) -> None:
@@ -84,17 +84,26 @@ def _require(where: str, optimizer: Any, units: Sequence[Own], params: Any) -> N
                 f"{refused} needs the whole gradient: the update of {unit.label} depends on "
                 f"{', '.join(units[i].label for i in sorted(others)[:3])}. {_WAY_OUT}"
             )
-        alone, _, _ = _program(refused, optimizer, [unit.params], unit.params)
-        if str(own) != str(_only(alone, [True] * len(alone.jaxpr.outvars))[0]):
+        alone = _alone(refused, optimizer, unit.params)
+        if str(own) != str(alone):
             raise ValueError(
                 f"{refused} does something else with {unit.label} alone than with all layers. "
                 f"{_WAY_OUT}"
             )
-        odd = unit.stacked and next(_not_elementwise(own), None)
+        if not unit.depth:
+            continue
+        odd = next(_not_elementwise(own), None)
         if odd:
             raise ValueError(
                 f"{refused} does not work element by element ({odd}), and the copies of "
                 f"{unit.label} in a repeat lie in one array: take serial in place of repeat"
+            )
+        one = _alone(refused, optimizer, _of_one_copy(unit))
+        if _without_shapes(own) != _without_shapes(one):
+            raise ValueError(
+                f"{refused} does something else with one copy of {unit.label} than with all of a "
+                "repeat, which lie in one array of one more axis: take serial in place of repeat, "
+                "or tell parameters apart by their names, not by their axes"
             )
 
 
@@ -125,6 +134,24 @@ def _program(refused: str, optimizer: Any, parts: list, params: Any) -> tuple[An
     except Exception as error:  # whatever an optimiser raises that asks for more
         raise ValueError(f"{refused} cannot take a layer by itself: {error}") from error
     return program, owners * STEPS, [*owners * (STEPS + 1), None]
+
+
+def _alone(refused: str, optimizer: Any, params: Any) -> Jaxpr:
+    """What the optimiser computes for the parameters of one layer."""
+    program, _, _ = _program(refused, optimizer, [params], params)
+    return _only(program, [True] * len(program.jaxpr.outvars))[0]
+
+
+def _of_one_copy(unit: Own) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[unit.depth :], a.dtype), unit.params)
+
+
+_SHAPE = re.compile(r"\[[\d,]*\]|\([\d, ]*\)")
+
+
+def _without_shapes(jaxpr: Jaxpr) -> str:
+    # Where lines are broken follows from the lengths of the shapes.
+    return " ".join(_SHAPE.sub("", str(jaxpr)).split())
 
 
 def _only(program: ClosedJaxpr, outputs: list) -> tuple[Jaxpr, list[int]]:

@@ -130,7 +130,7 @@ class update_in_backward(Value):
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), params)
         own: list[Own] = []
         _over_units(
-            lambda unit, p: own.append(Own(label(unit.path, unit), p, unit.depth > 0)),
+            lambda unit, p: own.append(Own(label(unit.path, unit), p, unit.depth)),
             self._units,
             shapes,
         )

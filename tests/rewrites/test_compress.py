@@ -58,6 +58,36 @@ def test_no_examples_rounding_depends_on_another():
     np.testing.assert_array_equal(one[1:], two[1:])
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_codes_of_half_precision_have_the_mean_of_the_values(dtype):
+    a = normal(0, (4, 128), np.float32).astype(dtype)
+    keys = jax.random.split(jax.random.key(1), 300)
+    draws = jax.jit(jax.vmap(lambda key: rounded(a, 8, 128, key).values()))(keys)
+    assert draws.dtype == a.dtype
+    errors = np.asarray(draws, float) - np.asarray(a, float)
+    step = np.asarray(rounded(a, 8, 128, keys[0]).step)[:, :1]
+    assert np.max(np.abs(errors / step)) < 1.01 + 4 * (dtype == "bfloat16")  # of the last rounding
+    assert abs(np.mean(errors / step)) < 0.01
+
+
+@pytest.mark.parametrize("time", [4, 5])
+def test_of_what_stands_behind_time_the_examples_are_rounded_apart(time):
+    layer = nn.compress(nn.lstm(8), 4)
+    x, key = normal(0, (4, time, 8), np.float32), jax.random.key(1)
+    params, state = started(layer, x)
+
+    @jax.jit
+    def passes(x):
+        y, _, residuals = layer.forward(params, state, x, key)
+        dx, captures = layer.backward(params, residuals, jnp.ones_like(y))
+        return dx, [c.inputs for c in jax.tree.leaves(captures, is_leaf=is_linear)]
+
+    one, two = passes(x), passes(x.at[0].multiply(100))
+    assert len(codes_of(layer, x, Rounded)) >= 3
+    for before, after in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(before[1:], after[1:])
+
+
 def test_the_gradient_has_the_mean_of_the_true_one_within_three_standard_errors():
     exact = nn.in_inference_mode(NETWORK)  # without dropout
     network = nn.compress(exact, 2, group=16)
@@ -99,6 +129,10 @@ def codes_of(layer, x, kind):
     kept = jax.eval_shape(layer.forward, params, state, x, jax.random.key(0))[2]
     nodes = jax.tree.leaves(kept, is_leaf=lambda node: isinstance(node, Rounded | Packed))
     return [node for node in nodes if isinstance(node, kind)]
+
+
+def is_linear(node):
+    return isinstance(node, nn.LinearCapture)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from helpers import assert_agree, normal, started
 
 import jaxnn as nn
 from jaxnn import statistics
+from jaxnn.rewrites.sampled import sample, variance
 
 LOSS = nn.softmax_cross_entropy()
 NETWORK = nn.serial(
@@ -46,8 +47,6 @@ def test_the_mean_is_right_and_the_variance_as_predicted(by):
 def test_winner_is_never_worse_than_norm_and_norm_not_than_uniform():
     inputs, deltas = normal(0, (64, 4)), normal(1, (64, 3)) ** 5
     capture = nn.LinearCapture(inputs, deltas)
-    from jaxnn.rewrites.sampled import variance
-
     uniform, norm, winner = (float(variance(capture, 0.2, by)) for by in RULES)
     assert winner < norm < uniform
 
@@ -71,6 +70,50 @@ def test_all_rows_give_the_gradient_itself_and_no_product_none(by):
     y, _, residuals = layer.forward(params, state, x, key)
     gradients = nn.contract(layer.backward(params, residuals, 0 * y)[1])
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("by", RULES)
+def test_where_fewer_rows_count_than_are_taken_winner_takes_them_all(by):
+    inputs, deltas = normal(0, (8, 3), np.float32), normal(1, (8, 2), np.float32)
+    deltas = deltas.at[2:].set(0)
+    exact = inputs.T @ deltas
+
+    def error(key):
+        rows, factors = sample(inputs, deltas, 0.5, by, key)
+        return (inputs[rows] * factors[:, None]).T @ deltas[rows] - exact
+
+    errors = np.asarray(jax.vmap(error)(jax.random.split(jax.random.key(0), 2000)))
+    if by == "winner":
+        assert np.max(np.abs(errors)) < 1e-5
+    assert np.all(np.abs(errors.mean(0)) < 4 * errors.std(0) / np.sqrt(2000) + 1e-5)
+
+
+@pytest.mark.parametrize("compute", ["bfloat16", "float16"])
+def test_under_a_policy_sums_are_not_rounded_to_half_precision(compute):
+    inside = nn.serial(nn.dense(8), nn.tanh(), nn.dense(3))
+    networks = [
+        nn.with_precision(n, nn.Policy(compute=compute)) for n in (inside, nn.sampled(inside, 1.0))
+    ]
+    x, key = normal(0, (256, 4), np.float32), jax.random.key(0)
+    params, state = started(networks[0], x)
+    own, sampled = (
+        nn.backprop(n, LOSS)(params, state, x, jnp.arange(256) % 3, key)[1] for n in networks
+    )
+    assert_agree(sampled, own, 1e-5)
+
+
+def test_the_variance_is_predicted_for_every_copy_in_a_repeat():
+    block = nn.serial(nn.dense(4), nn.tanh())
+    stacked = nn.serial(nn.repeat(block, 2), nn.dense(3))
+    x, labels = normal(0, (6, 4), np.float32), jnp.arange(6) % 3
+    params, state = started(stacked, x)
+    found = nn.sampling_variance(stacked, LOSS, 0.4)(params, state, x, labels)
+    copies = [jax.tree.map(lambda a, i=i: a[i], params[0][0]) for i in range(2)]
+    apart, none = nn.serial(block, block, nn.dense(3)), (((), ()), ((), ()), ())
+    one, two, last = nn.sampling_variance(apart, LOSS, 0.4)((*copies, params[1]), none, x, labels)
+    expected = jnp.stack([one[0]["weight"], two[0]["weight"]])
+    assert_agree(found[0][0][0]["weight"], expected, 1e-5)
+    assert_agree(found[1], last, 1e-5)
 
 
 def test_y_and_dx_are_exact_and_at_rest_so_is_everything():

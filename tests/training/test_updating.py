@@ -131,6 +131,11 @@ REFUSED = {
         r"scale_by_trust_ratio does not work element by element \(.*\), and the copies of 1\.0 "
         "dense in a repeat lie in one array: take serial",
     ),
+    "mask by the number of axes": (
+        optax.adamw(0.1, mask=lambda params: jax.tree.map(lambda a: a.ndim > 1, params)),
+        "masked does something else with one copy of 1.0 dense than with all of a repeat|"
+        "add_decayed_weights does something else with one copy of 1.0 dense",
+    ),
 }
 
 
@@ -149,6 +154,26 @@ def test_optimisers_that_see_a_layer_as_a_whole_are_taken_outside_of_a_repeat():
     for optimizer in (optax.lamb(0.1), optax.adafactor(0.1), optax.contrib.schedule_free_sgd(0.1)):
         step = training.update_in_backward(network, LOSS, optimizer)
         assert len(jax.eval_shape(step.init, params)) == 2
+
+
+def only_weights(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "weight", params)
+
+
+def test_optimisers_that_work_element_by_element_are_taken_in_a_repeat():
+    network = nn.repeat(nn.repeat(nn.serial(nn.dense(4), nn.prelu(), nn.layer_norm()), 2), 3)
+    params, _ = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((2, 4)))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, 2, 8)
+    for optimizer in (
+        optax.adamw(schedule, mask=only_weights),
+        optax.inject_hyperparams(optax.sgd)(0.1, momentum=0.9, nesterov=True),
+        optax.lion(0.1),
+        optax.chain(optax.clip(1.0), optax.rmsprop(0.1, centered=True), optax.ema(0.9)),
+        optax.adagrad(0.1),
+        optax.nadam(0.1),
+    ):
+        step = training.update_in_backward(network, LOSS, optimizer)
+        assert jax.tree.leaves(jax.eval_shape(step.init, params))
 
 
 @pytest.mark.parametrize("option", ["clip_norm", "clip_layers"])
