@@ -270,9 +270,8 @@ def test_what_does_not_fit_is_refused_by_name(untyped):
         operator.inverse(jnp.array([0.1, 0.2]))
     with pytest.raises(TypeError, match="every array of the vector to be floating-point"):
         operator @ {"weight": jnp.ones((2, 3), int), "bias": jnp.ones(3, int)}
+    ekfac, wide = statistics.ekfac(other, loss), normal(0, (4, 5))
     with pytest.raises(ValueError, match=r"shapes \[\(3,\), \(2, 3\)\], got \[\(3,\), \(5, 3\)\]"):
-        ekfac = statistics.ekfac(other, loss)
-        wide = normal(0, (4, 5))
         ekfac(*started(other, wide), wide, LABELS[:4], operator=operator)
     with pytest.raises(ValueError, match="captures of the network of the operator"):
         statistics.ekfac(NETWORK, loss, empirical=True)(params, state, x, target, operator=operator)
@@ -282,8 +281,8 @@ def test_what_does_not_fit_is_refused_by_name(untyped):
         statistics.kronecker(other, nn.sum_absolute_error())
     with pytest.raises(ValueError, match="network with parameters"):
         jax.eval_shape(statistics.kronecker(nn.tanh(), loss), (), (), small, LABELS[:4] % 2)
+    compute = statistics.diagonal_curvature(nn.tanh(), loss)
     with pytest.raises(ValueError, match="diagonal_curvature: expected a network with parameters"):
-        compute = statistics.diagonal_curvature(nn.tanh(), loss)
         jax.eval_shape(compute, (), (), small, LABELS[:4] % 2)
     mixing = nn.serial(nn.batch_norm(), nn.dense(3))
     shapes = jax.eval_shape(mixing.init, jax.random.key(0), small)

@@ -183,12 +183,13 @@ def test_by_conjugate_gradients_half_precision_is_solved_in_single(dtype):
     x, target = normal(0, (6, 4), dtype), jnp.arange(6) % 3
     params, state = network.init(jax.random.key(0), x)
     found = []
-    for own, x in ((params, x), (jax.tree.map(jnp.float32, params), jnp.float32(x))):
-        solver = statistics.GgnInverse(network, LOSS, own, state, x, target, damping=0.1, block=3)
-        scores = statistics.influence_scores(network, LOSS)
-        found.append(scores(own, state, (x, target), (x, target), operator=solver))
-        found.append(statistics.influence(network, LOSS, damping=0.1)(own, state, *2 * (x, target)))
-    scores, influence, exact_scores, exact_influence = map(np.asarray, found)
+    scores = statistics.influence_scores(network, LOSS)
+    influence = statistics.influence(network, LOSS, damping=0.1)
+    for own, of in ((params, x), (jax.tree.map(jnp.float32, params), jnp.float32(x))):
+        solver = statistics.GgnInverse(network, LOSS, own, state, of, target, damping=0.1, block=3)
+        found.append(scores(own, state, (of, target), (of, target), operator=solver))
+        found.append(influence(own, state, *2 * (of, target)))
+    half_scores, half_influence, exact_scores, exact_influence = map(np.asarray, found)
     tolerance = 8 * float(jnp.finfo(dtype).eps)
-    assert_agree(scores, exact_scores, tolerance)
-    assert_agree(np.float32(influence), exact_influence, tolerance)
+    assert_agree(half_scores, exact_scores, tolerance)
+    assert_agree(np.float32(half_influence), exact_influence, tolerance)
