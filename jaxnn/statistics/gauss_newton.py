@@ -82,7 +82,7 @@ def _labelled_or_roots(
 
 @quantity(captures_of=_labelled_or_roots)
 def fisher_information(captures: Any, weights: Array | None = None) -> Array:
-    """[parameters, parameters], E[Jᵀ H J] as a matrix.
+    """[parameters, parameters], E[Jᵀ H J] as a matrix, in at least float32.
 
     It equals the Fisher information for the losses named at the head of this file; with the option
     ``empirical`` it is E[g gᵀ], that of the labels at hand, which is another matrix (Kunstner et
@@ -92,7 +92,7 @@ def fisher_information(captures: Any, weights: Array | None = None) -> Array:
     Raises:
         ValueError: as `diagonal_ggn`; an empirical one needs no ``hessian_root``.
     """
-    shared = scaled(captures, jnp.sqrt(shares_of(captures, weights)))
+    shared = scaled(widened(captures), jnp.sqrt(shares_of(captures, weights)))
     gradients = per_example_gradients.of(map_captures(as_batch, shared))
     rows = jax.vmap(lambda g: ravel_pytree(g)[0])(gradients)
     return rows.T @ rows

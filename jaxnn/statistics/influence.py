@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.core.captures import in_dtypes_of
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.networks import plain
 from jaxnn.core.validation import (
@@ -18,9 +19,11 @@ from jaxnn.core.validation import (
     require_positive_integer,
 )
 from jaxnn.kernels.chunks import sum_chunks
+from jaxnn.kernels.products import sum_dtype
 from jaxnn.statistics.examples import per_example_gradients, products_with
 from jaxnn.statistics.gauss_newton import ggn_vector_product
 from jaxnn.statistics.quantities import own_captures
+from jaxnn.statistics.trees import widened
 
 STATIC = {"static": True}
 
@@ -70,28 +73,42 @@ class GgnInverse:
 
     def matvec(self, vector: Any) -> Any:
         """(G + λ I)⁻¹ v, for v in the tree of the parameters."""
-        solve = jax.scipy.sparse.linalg.cg
-        return solve(self._damped, vector, tol=self.tolerance, maxiter=self.iterations)[0]
+        # Half precision ends the iteration early: its residuals are those of rounding.
+        solve, wide = jax.scipy.sparse.linalg.cg, widened(vector)
+        found, _ = solve(self._damped, wide, tol=self.tolerance, maxiter=self.iterations)
+        return in_dtypes_of(vector, found)
 
     __matmul__ = matvec
 
     def _damped(self, vector: Any) -> Any:
         product = ggn_vector_product(self.network, self.loss)
+        along = in_dtypes_of(self.params, vector)
         count = batch_size("GgnInverse", self.x)
-        weights = jnp.ones(count) if self.weights is None else self.weights
-        total = jnp.sum(weights)
+        weights = self._ones() if self.weights is None else self.weights
+        wide = sum_dtype(weights.dtype)
+        total = jnp.sum(weights, dtype=wide)
 
         def of_block(x: Any, target: Any, weights: Array) -> Any:
             # Where a block holds nothing, its mean is that of nothing.
-            own = jnp.sum(weights)
+            own = jnp.sum(weights, dtype=wide)
             some = jnp.where(own > 0, weights, jnp.ones_like(weights))
-            part = product(vector, self.params, self.state, x, target, self.key, some)
-            return jax.tree.map(lambda p: p * (own / total).astype(p.dtype), part)
+            part = product(along, self.params, self.state, x, target, self.key, some)
+            return jax.tree.map(lambda p: p * (own / total).astype(p.dtype), widened(part))
 
         blocks = 1 if self.block is None else -(-count // self.block)
         leaves, treedef = jax.tree.flatten((self.x, self.target, weights))
         mean = sum_chunks(lambda *part: of_block(*treedef.unflatten(part)), blocks, *leaves)
         return jax.tree.map(lambda p, v: p + self.damping * v, mean, vector)
+
+    def _ones(self) -> Array:
+        """A weight for each example, in the dtype of its loss."""
+
+        def losses(params: Any, state: Any, x: Any, target: Any) -> Array:
+            prediction = self.network.forward(params, state, x, self.key)[0]
+            return self.loss.value(prediction, target)
+
+        values = jax.eval_shape(losses, self.params, self.state, self.x, self.target)
+        return jnp.ones(values.shape, values.dtype)
 
 
 def _require_options(where: str, damping: float, tolerance: float, iterations: int) -> None:

@@ -16,12 +16,17 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxnn.core.captures import in_params, map_captures
+from jaxnn.core.captures import contract, in_params, map_captures
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.networks import plain
-from jaxnn.core.validation import known_values, require_positive, unknown_name
+from jaxnn.core.validation import (
+    known_values,
+    require_floating,
+    require_positive,
+    unknown_name,
+)
 from jaxnn.statistics.blocks import Eigenbasis, Factors, diagonal_of, from_matrix, product
-from jaxnn.statistics.columns import hessian_root_captures, without_columns
+from jaxnn.statistics.columns import as_batch, hessian_root_captures, without_columns
 from jaxnn.statistics.kfac import kfac_factors
 from jaxnn.statistics.quantities import own_captures, quantity
 from jaxnn.statistics.trees import require_examples_apart, shares_of, without
@@ -46,10 +51,10 @@ class Kronecker:
         """C v, in the dtypes of ``vector``.
 
         Raises:
-            ValueError: ``vector`` has not the structure and shapes of these parameters.
+            TypeError: ``vector`` holds something else than floating-point numbers.
+            ValueError: it has not the structure and shapes of these parameters.
         """
         self._require_like(vector)
-
         result = in_params(map_captures(product, self._captures(), self.blocks, vector), leading=0)
         return jax.tree.map(lambda r, v: r.astype(v.dtype), result, vector)
 
@@ -170,16 +175,34 @@ class Kronecker:
             ValueError: the captures are of another network.
         """
         require_examples_apart("Kronecker.corrected", captures)
-        if _layout(captures) != self.layout:
-            raise ValueError(
-                "Kronecker.corrected: expected captures of the network of the operator, got those "
-                f"of another: {_layout(captures)} in place of {self.layout}"
-            )
+        self.require_of("Kronecker.corrected", captures)
         if weights is not None:
             captures = without(captures, weights == 0)
         roots = jnp.sqrt(shares_of(captures, weights))
         blocks = map_captures(lambda c, block: block.corrected(c, roots), captures, self.blocks)
         return dataclasses.replace(self, blocks=blocks)
+
+    def require_of(self, where: str, captures: Any) -> None:
+        """Raises unless the captures are of the network of this operator.
+
+        Raises:
+            ValueError: they have another structure, or are of parameters of other shapes.
+        """
+        if _layout(captures) != self.layout:
+            raise ValueError(
+                f"{where}: expected captures of the network of the operator, got those of another: "
+                f"{_layout(captures)} in place of {self.layout}"
+            )
+        gradients = jax.eval_shape(lambda c: contract(map_captures(as_batch, c)), captures)
+        given, expected = (
+            [leaf.shape for leaf in jax.tree.leaves(tree)]
+            for tree in (gradients, self.parameters())
+        )
+        if given != expected:
+            raise ValueError(
+                f"{where}: expected captures of the network of the operator, whose parameters have "
+                f"the shapes {expected}, got {given}"
+            )
 
     def parameters(self) -> Any:
         """The shapes and dtypes of the parameters."""
@@ -199,6 +222,8 @@ class Kronecker:
             {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
             for leaves in map(jax.tree_util.tree_leaves_with_path, (self.parameters(), vector))
         )
+        for leaf in jax.tree.leaves(vector):
+            require_floating("Kronecker", "every array of the vector", leaf)
         for path in (*expected, *given):
             if expected.get(path) != given.get(path):
                 raise ValueError(
@@ -255,10 +280,7 @@ def kronecker(
             return diagonal_of(capture, roots)
         return Factors(**pair, use_bias=_has_bias(capture))
 
-    blocks = map_captures(block, captures, factors)
-    if not jax.tree.leaves(blocks):
-        raise ValueError("kronecker: expected a network with parameters, got one without")
-    return Kronecker(blocks, _layout(captures))
+    return _operator("kronecker", map_captures(block, captures, factors), captures)
 
 
 @quantity(captures_of=_captures_of)
@@ -271,7 +293,7 @@ def diagonal_curvature(captures: Any, weights: Array | None = None) -> Kronecker
     """
     roots = jnp.sqrt(shares_of(captures, weights))
     blocks = map_captures(lambda capture: diagonal_of(capture, roots), captures)
-    return Kronecker(blocks, _layout(captures))
+    return _operator("diagonal_curvature", blocks, captures)
 
 
 def ekfac(network: Layer, loss: Loss, **options: Any) -> Callable[..., Kronecker]:
@@ -300,11 +322,19 @@ def ekfac(network: Layer, loss: Loss, **options: Any) -> Callable[..., Kronecker
 
 
 def require_damping(where: str, damping: Any) -> None:
-    """Raises unless it is a number above 0; of one that is traced, nothing is known."""
+    """Raises unless it is one number above 0; of one that is traced, nothing else is known."""
     if not isinstance(damping, jax.Array):
         require_positive(where, "damping", damping)
+    elif damping.ndim:
+        raise ValueError(f"{where}: expected damping to be one number, got shape {damping.shape}")
     elif (known := known_values(damping)) is not None and not known > 0:
         raise ValueError(f"{where}: expected damping to lie above 0, got {known}")
+
+
+def _operator(where: str, blocks: Any, captures: Any) -> Kronecker:
+    if not jax.tree.leaves(blocks):
+        raise ValueError(f"{where}: expected a network with parameters, got one without")
+    return Kronecker(blocks, _layout(captures))
 
 
 def _layout(captures: Any) -> Any:

@@ -27,9 +27,9 @@ from jax.flatten_util import ravel_pytree
 from jaxnn.core.captures import in_params
 from jaxnn.core.combinators import serial
 from jaxnn.core.contract import Layer, Loss
+from jaxnn.core.gradients import of_present, weighted_mean
 from jaxnn.core.networks import in_inference_mode, plain
 from jaxnn.core.validation import (
-    batch_size,
     brief,
     known_values,
     require_key,
@@ -43,7 +43,8 @@ from jaxnn.statistics import contractions
 from jaxnn.statistics.columns import over_columns_of, pull_back, unit_columns
 from jaxnn.statistics.gauss_newton import fisher_information
 from jaxnn.statistics.kronecker import diagonal_curvature, kronecker
-from jaxnn.statistics.over_batches import over_batches
+from jaxnn.statistics.over_batches import over_batches, total_weight
+from jaxnn.statistics.trees import widened
 
 STATIC = {"static": True}
 
@@ -118,7 +119,7 @@ class Laplace:
         """log Z, for the δ of this posterior unless another is given; differentiable by it."""
         precision = self.prior_precision if prior_precision is None else prior_precision
         values = self.curvature.eigenvalues() / self.noise
-        squared_norm = sum(jnp.sum(p**2) for p in jax.tree.leaves(self._random()[1]))
+        squared_norm = sum(jnp.sum(p**2) for p in jax.tree.leaves(widened(self._random()[1])))
         data = self.log_likelihood / self.noise
         if isinstance(self.loss, half_squared_error):
             data -= 0.5 * self.count * self.outputs * jnp.log(2 * math.pi * self.noise)
@@ -152,6 +153,7 @@ class Laplace:
         Raises:
             ValueError: the grid is empty, or one of it is not above 0.
         """
+        grid = list(grid)
         if not grid:
             raise ValueError("Laplace.validated: expected at least one precision in grid, got none")
         posteriors = [self.with_prior(precision) for precision in grid]
@@ -159,9 +161,14 @@ class Laplace:
         return posteriors[losses.index(min(losses))]
 
     def loss_of(self, x: Any, target: Any) -> Array:
-        """The mean negative log-likelihood of predictions, of classes by probit."""
+        """The mean negative log-likelihood of predictions, of classes by probit.
+
+        Raises:
+            ValueError: as the loss, where the target does not fit.
+        """
         if isinstance(self.loss, half_squared_error):
             mean, covariance = self.predict(x)
+            jax.eval_shape(self.loss.value, mean, target)
             variance = jnp.diagonal(covariance, axis1=1, axis2=2) + self.noise
             logs = (target - mean) ** 2 / variance + jnp.log(2 * math.pi * variance)
             return jnp.mean(jnp.sum(logs, -1)) / 2
@@ -313,18 +320,14 @@ def laplace(
                 prediction = jax.eval_shape(network.predict, params, state, x)
                 _require_rows(prediction)
                 outputs = prediction.shape[1]
-                size = batch_size("laplace", x)
-                total += float(jnp.sum(rest[0])) if rest and rest[0] is not None else size
+                total += total_weight("laplace", x, rest[0] if rest else None)
                 yield x, target, *rest
 
         def both(params, state, x, target, key, weights):
             x = _entering(network, first, params, state, x)
             _, own, own_state = _head(network, first, params, state)
-            values = loss.value(head.predict(own, own_state, x), target)
-            if weights is None:
-                mean = jnp.mean(values)
-            else:
-                mean = jnp.sum(jnp.where(weights == 0, 0, weights * values)) / jnp.sum(weights)
+            values = widened(loss.value(head.predict(own, own_state, x), target))
+            mean = weighted_mean(of_present(weights, values), weights)
             return compute(own, own_state, x, target, None, weights), mean
 
         matrix, mean_loss = over_batches(both)(params, state, counted())

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.core.validation import batch_size, require_positive_integer
+from jaxnn.kernels.products import sum_dtype
 
 
 def over_batches(compute: Callable) -> Callable[..., Any]:
@@ -41,7 +42,7 @@ def over_batches(compute: Callable) -> Callable[..., Any]:
         mean, total = None, 0.0
         for index, (x, target, *rest) in enumerate(batches):
             weights = rest[0] if rest else None
-            count = batch_size("over_batches", x) if weights is None else float(jnp.sum(weights))
+            count = total_weight("over_batches", x, weights)
             if count == 0:
                 continue
             total += count
@@ -53,6 +54,13 @@ def over_batches(compute: Callable) -> Callable[..., Any]:
         return mean
 
     return run
+
+
+def total_weight(where: str, x: Any, weights: Any) -> float:
+    """Σ w, or how many examples there are; half precision does not count so far."""
+    if weights is None:
+        return batch_size(where, x)
+    return float(jnp.sum(weights, dtype=sum_dtype(jnp.result_type(weights))))
 
 
 def blocks(x: Any, target: Any, size: int, weights: Any = None) -> Iterator[tuple]:

@@ -79,8 +79,9 @@ def influence_scores(
             parameters must have these positions.
 
     Raises:
-        ValueError: an option is out of range; a layer mixes the examples of a batch or, for
-            ``per_position``, has other positions than another, or none.
+        ValueError: an option is out of range; ``operator`` is of another network; the network has
+            no parameters, or a layer that mixes the examples of a batch or, for ``per_position``,
+            has other positions than another, or none.
         TypeError: ``operator`` has no ``matvec``.
     """
     require_positive_integer("influence_scores", "memory", memory)
@@ -101,11 +102,13 @@ def influence_scores(
         return -reduce(jnp.add, jax.tree.leaves(products))
 
     def compute(params, state, queries, training, key=None, *, operator=None):
-        _require_operator("influence_scores", operator)
         arguments = (params, state)
         asked, learnt = (
             require_data(name, data)
             for name, data in (("queries", queries), ("training", training))
+        )
+        _require_operator(
+            "influence_scores", operator, jax.eval_shape(run, *arguments, *_one(training), key)
         )
         shapes = jax.eval_shape(own, *arguments, *_one(training), key)
         positions = batch_of(shapes) if per_position else 1
@@ -145,9 +148,9 @@ def self_influence(
         return _own_products(run(params, state, x, target, key), operator)
 
     def compute(params, state, training, key=None, *, operator=None):
-        _require_operator("self_influence", operator)
         count = require_data("training", training)
         shapes = jax.eval_shape(run, params, state, *_one(training), key)
+        _require_operator("self_influence", operator, shapes)
         size = block_size(run, params, state, training, key, memory)
         if isinstance(operator, Kronecker):
             operator = jax.jit(Kronecker.eigh)(operator)
@@ -256,7 +259,12 @@ def _positions_apart(captures: Any) -> Any:
     return map_captures(apart, captures)
 
 
-def _require_operator(where: str, operator: Any) -> None:
+def _require_operator(where: str, operator: Any, shapes: Any) -> None:
+    """Of captures of these shapes."""
+    if not jax.tree.leaves(shapes):
+        raise ValueError(f"{where}: expected a network with parameters, got one without")
+    if isinstance(operator, Kronecker):
+        operator.require_of(where, shapes)
     if operator is not None and not callable(getattr(operator, "matvec", None)):
         raise TypeError(
             f"{where}: expected operator to be None or to have a method matvec, "

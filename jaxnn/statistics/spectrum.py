@@ -19,6 +19,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxnn.core.validation import require_integer, require_positive_integer, unknown_name
+from jaxnn.kernels.products import sum_dtype
 
 
 class Eigenpairs(NamedTuple):
@@ -89,14 +90,14 @@ def top_eigenpairs(
     """
     require_positive_integer("top_eigenpairs", "count", count)
     require_integer("top_eigenpairs", "steps", steps, minimum=count)
-    iterate, unravel = _make_lanczos(product, params, steps, keep=True)
+    iterate, to_tree = _make_lanczos(product, params, steps, keep=True)
     alpha, beta, basis = iterate(key)
     values, _, vectors = _ritz(alpha, beta)
     size, chosen = len(values), np.argsort(-values)[:count]
     # Of a Ritz pair the residual is the last component times what the last step left over.
     residuals = np.abs(vectors[-1, chosen]) * np.asarray(beta)[size - 1]
     turned = jnp.asarray(vectors[:, chosen]).T.astype(basis.dtype) @ basis[:size]
-    return Eigenpairs(values[chosen], jax.vmap(unravel)(turned), residuals)
+    return Eigenpairs(values[chosen], jax.vmap(to_tree)(turned), residuals)
 
 
 def trace_estimate(
@@ -117,7 +118,8 @@ def trace_estimate(
     Args:
         product: v -> A v, with A symmetric.
         params: A tree of arrays like v.
-        products: How many products are taken, at most: a third of them, or a half, go into Q.
+        products: How many products are taken, at most: a third of them, or a half, go into Q. With
+            no more parameters than that, unit vectors give the trace itself.
         key: Draws the signs.
         method: "xtrace", "hutch++" or "hutchinson".
 
@@ -129,11 +131,12 @@ def trace_estimate(
         raise ValueError(f"trace_estimate: {unknown_name('method', method, _METHODS)}")
     estimate, share, least = _METHODS[method]
     require_integer("trace_estimate", "products", products, minimum=share * least)
-    flat, unravel = ravel_pytree(params)
-    # As many columns as there are parameters span everything.
-    columns = products // share if share == 1 else min(products // share, flat.size)
-    of_flat = jax.jit(_of_columns(product, unravel))
-    return estimate(of_flat, (flat.size, columns), flat.dtype, key)
+    times, size, dtype, _ = _of_vectors(product, params)
+    of_columns = jax.jit(lambda columns: jax.lax.map(times, columns.T).T)
+    if size <= products:
+        # Unit vectors find it; random ones, which may depend on each other, may not.
+        return Estimate(jnp.trace(of_columns(jnp.eye(size, dtype=dtype))), jnp.zeros((), dtype))
+    return estimate(of_columns, (size, products // share), dtype, key)
 
 
 def _hutchinson(times: Callable, shape: tuple, dtype: Any, key: Array) -> Estimate:
@@ -188,26 +191,33 @@ def _mean(each: Array) -> Estimate:
     return Estimate(jnp.mean(each), jnp.std(each, ddof=1) / count**0.5)
 
 
-def _of_columns(product: Callable, unravel: Callable) -> Callable:
-    """[parameters, columns] -> A times it, a column after the other."""
+def _of_vectors(product: Callable, params: Any) -> tuple[Callable, int, Any, Callable]:
+    """(v [parameters] -> A v, how many parameters, the dtype of v, at least float32, v -> tree)."""
+    flat, unravel = ravel_pytree(params)
+    dtype = sum_dtype(flat.dtype)
 
-    def times(columns: Array) -> Array:
-        return jax.lax.map(lambda v: ravel_pytree(product(unravel(v)))[0], columns.T).T
+    def to_tree(v: Array) -> Any:
+        return unravel(v.astype(flat.dtype))
 
-    return times
+    def times(v: Array) -> Array:
+        return ravel_pytree(product(to_tree(v)))[0].astype(dtype)
+
+    return times, flat.size, dtype, to_tree
 
 
 def _make_lanczos(
     product: Callable, params: Any, steps: int, *, keep: bool
 ) -> tuple[Callable, Callable]:
-    """(key -> (α [steps], β [steps], basis [steps, parameters] where it is kept), unravel)."""
-    flat, unravel = ravel_pytree(params)
-    steps = min(steps, flat.size)
+    """(key -> (α [steps], β [steps], basis [steps, parameters] where it is kept), v -> tree)."""
+    times, size, dtype, to_tree = _of_vectors(product, params)
+    if not size:
+        raise ValueError("Lanczos iteration: expected params to hold a number, got none")
+    steps = min(steps, size)
 
     def body(carry: Any, index: Any):
         basis, v = carry
         basis = basis.at[index].set(v)
-        w = ravel_pytree(product(unravel(v)))[0]
+        w = times(v)
         alpha = jnp.vdot(v, w)
         for _ in range(2):  # once loses orthogonality to rounding
             w = w - basis.T @ (basis @ w)
@@ -216,12 +226,12 @@ def _make_lanczos(
 
     @jax.jit
     def iterate(key: Array):
-        v = jax.random.normal(key, flat.shape, flat.dtype)
-        start = jnp.zeros((steps, flat.size), flat.dtype), v / jnp.linalg.norm(v)
+        v = jax.random.normal(key, (size,), dtype)
+        start = jnp.zeros((steps, size), dtype), v / jnp.linalg.norm(v)
         (basis, _), (alpha, beta) = jax.lax.scan(body, start, jnp.arange(steps))
         return alpha, beta, basis if keep else None
 
-    return iterate, unravel
+    return iterate, to_tree
 
 
 def _ritz(alpha: Any, beta: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -266,6 +266,13 @@ def test_what_does_not_fit_is_refused_by_name(untyped):
         jax.eval_shape(lambda o: o.eigh().inverse(0.1, "heuristic"), operator)
     with pytest.raises(ValueError, match=r"shape \(3,\) at \['bias'\], got nothing"):
         operator @ params
+    with pytest.raises(ValueError, match=r"damping to be one number, got shape \(2,\)"):
+        operator.inverse(jnp.array([0.1, 0.2]))
+    with pytest.raises(TypeError, match="every array of the vector to be floating-point"):
+        operator @ {"weight": jnp.ones((2, 3), int), "bias": jnp.ones(3, int)}
+    ekfac, wide = statistics.ekfac(other, loss), normal(0, (4, 5))
+    with pytest.raises(ValueError, match=r"shapes \[\(3,\), \(2, 3\)\], got \[\(3,\), \(5, 3\)\]"):
+        ekfac(*started(other, wide), wide, LABELS[:4], operator=operator)
     with pytest.raises(ValueError, match="captures of the network of the operator"):
         statistics.ekfac(NETWORK, loss, empirical=True)(params, state, x, target, operator=operator)
     with pytest.raises(ValueError, match="samples=None with empirical=True"):
@@ -274,6 +281,9 @@ def test_what_does_not_fit_is_refused_by_name(untyped):
         statistics.kronecker(other, nn.sum_absolute_error())
     with pytest.raises(ValueError, match="network with parameters"):
         jax.eval_shape(statistics.kronecker(nn.tanh(), loss), (), (), small, LABELS[:4] % 2)
+    compute = statistics.diagonal_curvature(nn.tanh(), loss)
+    with pytest.raises(ValueError, match="diagonal_curvature: expected a network with parameters"):
+        jax.eval_shape(compute, (), (), small, LABELS[:4] % 2)
     mixing = nn.serial(nn.batch_norm(), nn.dense(3))
     shapes = jax.eval_shape(mixing.init, jax.random.key(0), small)
     with pytest.raises(ValueError, match="mixes the examples"):
@@ -282,3 +292,15 @@ def test_what_does_not_fit_is_refused_by_name(untyped):
         statistics.over_batches(statistics.kronecker(other, loss))(params, state, [])
     with pytest.raises(ValueError, match="target of the 4 examples"):
         statistics.blocks(small, LABELS, 2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_weights_of_half_precision_are_counted_beyond_what_it_holds(dtype):
+    """257 ones are 256 in bfloat16, and 65,536 of them infinite in float16."""
+    x, target = jnp.ones((66_000, 1), dtype), jnp.arange(66_000.0) % 5
+
+    def mean(params, state, x, target, key, weights):
+        return jnp.mean(target, where=weights > 0)
+
+    mean = statistics.over_batches(mean)((), (), statistics.blocks(x, target, 65_537))
+    assert_agree(mean, jnp.mean(target), 1e-5)

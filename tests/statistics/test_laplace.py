@@ -181,3 +181,34 @@ def test_what_has_no_posterior_is_refused(untyped):
         posterior.validated(x, normal(1, (4, 2)), ())
     with pytest.raises(ValueError, match="high above low"):
         posterior.maximized(1.0, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("curvature", ["kronecker", "diagonal", "full"])
+def test_of_half_precision_sums_are_those_of_single(curvature, dtype):
+    network = nn.dense(3)
+    x, target = normal(0, (300, 4), dtype), jnp.arange(300) % 3
+    params = {"weight": normal(1, (4, 3), dtype), "bias": normal(2, (3,), dtype)}
+    fit = statistics.laplace(network, LOSS, curvature=curvature)
+    half, single = (
+        fit(params, (), statistics.blocks(x, target, 150)).maximized()
+        for params, x in ((params, x), (jax.tree.map(jnp.float32, params), jnp.float32(x)))
+    )
+    assert float(half.count) == 300
+    tolerance = 8 * float(jnp.finfo(dtype).eps)
+    for found, exact in (
+        (half.prior_precision, single.prior_precision),
+        (half.log_marginal_likelihood(), single.log_marginal_likelihood()),
+        (half.predict(x[:2])[1], single.predict(jnp.float32(x[:2]))[1]),
+    ):
+        np.testing.assert_allclose(found, exact, rtol=tolerance, atol=tolerance * 0.1)
+
+
+def test_what_is_not_the_shape_of_the_prediction_is_no_target(untyped):
+    x = normal(0, (6, 3))
+    params, state = started(nn.dense(1), x)
+    fit = statistics.laplace(nn.dense(1), nn.half_squared_error())
+    posterior = fit(params, state, [(x, normal(1, (6, 1)))])
+    for target in (normal(1, (6,)), normal(1, (1, 1))):
+        with pytest.raises(ValueError, match="half_squared_error: expected"):
+            posterior.validated(x, target, (1.0, 2.0))

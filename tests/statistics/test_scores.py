@@ -158,7 +158,38 @@ def test_what_cannot_be_scored_is_refused(untyped):
         statistics.trak(NETWORK, LOSS, size=3, damping=0.1)(
             params, state, images(0, 2), images(1, 2), None
         )
+    # Of an operator that has no bias, nothing would have been said of the network's.
+    for layer in (nn.dense(3, use_bias=False), nn.serial(nn.dense(3)), nn.dense(4)):
+        x, target = normal(0, (2, 5)), jnp.array([0, 1])
+        operator = statistics.kronecker(layer, LOSS)(*started(layer, x), x, target)
+        asked = (*started(nn.dense(3), x), (x, target))
+        for compute, given in (
+            (statistics.influence_scores(nn.dense(3), LOSS), (*asked, (x, target))),
+            (statistics.self_influence(nn.dense(3), LOSS), asked),
+        ):
+            with pytest.raises(ValueError, match="captures of the network of the operator"):
+                compute(*given, operator=operator.inverse(0.1))
+    with pytest.raises(ValueError, match="self_influence: expected a network with parameters"):
+        statistics.self_influence(nn.tanh(), LOSS)((), (), (x, target))
     rows = nn.serial(nn.dense(3), nn.batch_norm())
     x, target = normal(0, (2, 3)), jnp.array([0, 1])
     with pytest.raises(ValueError, match="mixes the examples"):
         statistics.influence_scores(rows, LOSS)(*started(rows, x), (x, target), (x, target))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_by_conjugate_gradients_half_precision_is_solved_in_single(dtype):
+    network = nn.serial(nn.dense(3), nn.tanh(), nn.dense(3))
+    x, target = normal(0, (6, 4), dtype), jnp.arange(6) % 3
+    params, state = network.init(jax.random.key(0), x)
+    found = []
+    scores = statistics.influence_scores(network, LOSS)
+    influence = statistics.influence(network, LOSS, damping=0.1)
+    for own, of in ((params, x), (jax.tree.map(jnp.float32, params), jnp.float32(x))):
+        solver = statistics.GgnInverse(network, LOSS, own, state, of, target, damping=0.1, block=3)
+        found.append(scores(own, state, (of, target), (of, target), operator=solver))
+        found.append(influence(own, state, *2 * (of, target)))
+    half_scores, half_influence, exact_scores, exact_influence = map(np.asarray, found)
+    tolerance = 8 * float(jnp.finfo(dtype).eps)
+    assert_agree(half_scores, exact_scores, tolerance)
+    assert_agree(np.float32(half_influence), exact_influence, tolerance)

@@ -91,6 +91,41 @@ def test_the_trace_of_a_matrix_of_low_rank_is_exact(x64):
         assert error < 1e-9
 
 
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace"])
+@pytest.mark.parametrize("size", [0, 1, 2, 3])
+def test_with_a_product_for_every_parameter_the_trace_is_exact(size, method):
+    matrix = jnp.asarray(np.arange(1.0, 10).reshape(3, 3)[:size, :size] + np.eye(size))
+    for seed in range(3):
+        value, error = statistics.trace_estimate(
+            lambda v: matrix @ v,
+            jnp.ones(size),
+            products=6,
+            key=jax.random.key(seed),
+            method=method,
+        )
+        assert (value, error) == (jnp.trace(matrix), 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_of_half_precision_spectra_are_taken_in_single(dtype):
+    values, key = jnp.array([4.0, 2, 1, 0.5] + 8 * [0.25]), jax.random.key(0)
+
+    def product(v):
+        return (values * v).astype(v.dtype)
+
+    like = jnp.zeros(12, dtype)
+    top = statistics.top_eigenpairs(product, like, count=2, steps=5, key=key)
+    np.testing.assert_allclose(top.values, [4, 2], rtol=0.05)
+    assert top.vectors.dtype == dtype
+    for method in ("hutchinson", "hutch++", "xtrace"):
+        ask = lambda like, method=method: statistics.trace_estimate(  # noqa: E731
+            product, like, products=10, key=key, method=method
+        )
+        found, exact = ask(like), ask(jnp.zeros(12, jnp.float32))
+        assert found.value.dtype == jnp.float32
+        np.testing.assert_allclose(found.value, exact.value, rtol=0.05)
+
+
 def test_diagonal_and_pseudo_kernel_are_parts_of_the_kernel(x64):
     network = nn.serial(
         nn.conv(4, (2, 2), groups=2),
@@ -124,6 +159,8 @@ def test_options_out_of_range_are_refused(untyped):
         statistics.trace_estimate(product, PARAMS, products=5, key=key, method="hutch++")
     with pytest.raises(ValueError, match="steps to be at least 3, got 2"):
         statistics.top_eigenpairs(product, PARAMS, count=3, steps=2, key=key)
+    with pytest.raises(ValueError, match="params to hold a number, got none"):
+        statistics.spectral_density(product, (), steps=1, key=key)
     with pytest.raises(ValueError, match="steps"):
         statistics.spectral_density(product, PARAMS, steps=0, key=key)
     network, x = nn.serial(nn.dense(2), nn.batch_norm()), normal(0, (3, 2))
