@@ -88,6 +88,7 @@ def main(arguments: list[str]) -> None:
     _require_sweepable(config)
     devices = all_devices("sweep", options.devices)  # before JAX starts
     splits = config.load()
+    config = config.resolved(splits)
     require_compatible(config, splits)
     config.make_optimizer(len(splits.train.x))  # refuses what is wrong with its options
     seeds = range(config.seed, config.seed + options.seeds)

@@ -129,17 +129,10 @@ class DataConfig:
         holds, a few at a time."""
         if not self.are_images:
             return jaxnn.data.write_mapped(self.load(prefer_numbers=prefer_numbers), folder)
-        if self.weights is not None:
-            raise ValueError(
-                f"data: expected no weights where images are mapped, got {self.weights!r}: "
-                "train on the images themselves, without map_data"
-            )
         options: dict[str, Any] = dataclasses.asdict(self)
         reading = Reading(**{name: options.pop(name) for name in Reading._fields})
-        for name in ("weights", "folder", "inputs", "flatten", "missing"):
+        for name in ("folder", "inputs", "flatten", "missing"):
             options.pop(name)
-        if self.standardize == AUTO:
-            options |= {"standardize": "all"}
         return jaxnn.data.map_images(
             options.pop("name"), folder, reading=reading, prefer_numbers=prefer_numbers, **options
         )

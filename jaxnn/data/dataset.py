@@ -1,5 +1,6 @@
 """A data set in memory, and the checks that every one passes before work starts."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -85,6 +86,11 @@ def as_features(where: str, x: Any, feature_names: Sequence[str] = ()) -> np.nda
 def _kept_dtype(dtype: np.dtype) -> Any:
     """That of the narrowest floats which hold all digits of the numbers."""
     return np.float32 if np.can_cast(dtype, np.float32, "safe") else np.float64
+
+
+def warn_without_weights(path: Any, name: str) -> None:
+    """Warn that a file of other examples does not say what each counts."""
+    warnings.warn(f"{path}: no {name!r}: all examples count the same", stacklevel=3)
 
 
 def validate_labels(target: Any, classes: int, where: str = "validate_labels") -> None:

@@ -1,7 +1,6 @@
 """A user's own examples, from an .npz archive or a table."""
 
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,14 @@ from jaxnn.core.validation import listed, unknown_name
 from jaxnn.data import images, npz, table
 from jaxnn.data.cache import cached
 from jaxnn.data.columns import Column
-from jaxnn.data.dataset import Dataset, as_features, as_weights, make_dataset, validate_labels
+from jaxnn.data.dataset import (
+    Dataset,
+    as_features,
+    as_weights,
+    make_dataset,
+    validate_labels,
+    warn_without_weights,
+)
 from jaxnn.data.npy import read_strings
 from jaxnn.data.preparation import Preparation
 from jaxnn.data.table import (
@@ -262,7 +268,7 @@ def examples_like(
     classes, targets = known.class_names, _names(target)
     if known.images is not None:
         column = _column_of_images(path, inputs)
-        return images.examples_like(known, _shape(known), path, column, targets, reading)
+        return images.examples_like(known, _shape(known), path, column, targets, reading, weights)
     _require_file(path)
     task = "classification" if classes else known.task or "regression"
     if is_table(path):
@@ -301,7 +307,7 @@ def examples_like(
         place = {name: label for label, name in enumerate(classes)}
         given = np.array([place.get(name, -1) for name in names], np.int32)[given]
     if weights and counted is None:
-        warnings.warn(f"{path}: no {weights!r}: all examples count the same", stacklevel=2)
+        warn_without_weights(path, weights)
     if not known.columns:
         return make_dataset(str(path), x, given, known.feature_names, classes)._replace(
             target_names=known.target_names, task=known.task, weights=counted

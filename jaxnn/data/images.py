@@ -31,7 +31,7 @@ import numpy as np
 
 from jaxnn.core.validation import brief, listed, unknown_name
 from jaxnn.data.cache import cached
-from jaxnn.data.dataset import Dataset
+from jaxnn.data.dataset import Dataset, warn_without_weights
 from jaxnn.data.digests import digest
 from jaxnn.data.optional import require_library
 from jaxnn.data.table import FOUND, Reading, Table, is_table
@@ -120,6 +120,7 @@ def find_examples(
     reading: Reading = FOUND,
     groups: str | None = None,
     prefer_numbers: bool = False,
+    weights: str | None = None,
 ) -> Found:
     """The images of a folder with a folder of them for each class, or of a table of paths.
 
@@ -148,7 +149,7 @@ def find_examples(
         found = Dataset(np.zeros(0), target, (), classes, images=pixels)
     else:
         files, found = _labelled_table(
-            path, column, targets, task, (), reading, groups, prefer_numbers
+            path, column, targets, task, (), reading, groups, prefer_numbers, weights
         )
         found = found._replace(images=pixels)
     channels = COLORS[colors] if colors else None
@@ -241,8 +242,11 @@ def examples_like(
     column: str | None,
     targets: Sequence[str] | None,
     reading: Reading = FOUND,
+    weights: str | None = None,
 ) -> Dataset:
     """The images of a folder of class folders, or of a table, like those that ``known`` is about.
+
+    Where there is no column of ``weights``, a warning says that all count the same.
 
     Raises:
         ValueError: There is a class that is not known.
@@ -263,7 +267,11 @@ def examples_like(
             raise ValueError(f"{path}: expected the column of the images: say --inputs COLUMN")
         task = "classification" if classes else known.task or "regression"
         targets = targets or known.target_names
-        files, found = _labelled_table(path, column, targets, task, classes, reading)
+        files, found = _labelled_table(
+            path, column, targets, task, classes, reading, weights=weights, is_other=True
+        )
+    if weights and found.weights is None:
+        warn_without_weights(path, weights)
     return found._replace(x=decode_like(known.images, shape, files), images=known.images)
 
 
@@ -341,17 +349,24 @@ def _labelled_table(
     reading: Reading,
     groups: str | None = None,
     prefer_numbers: bool = False,
+    weights: str | None = None,
+    *,
+    is_other: bool = False,
 ) -> tuple[list[Path], Dataset]:
+    """Files, and examples without x; a table of ``is_other`` examples may have no weights."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a table, got no such file")
     if not is_table(path):
         raise ValueError(f"{path}: expected a table with a column {column!r} of paths")
     if not targets:
         raise ValueError(f"{path}: expected target to name a column: say --data.target")
-    used = (column, *targets, *([groups] if groups else []))
+    if weights in targets:
+        raise ValueError(f"{path}: expected weights beside the target, got {weights!r} for both")
+    used = (column, *targets, *(name for name in (groups, weights) if name))
     table = Table(path, reading._replace(kinds=()), used, used)
     for name in used:
-        table.require_column(name)
+        if name != weights or not is_other:
+            table.require_column(name)
     target, kept = table.target(targets, task, classes, prefer_numbers=prefer_numbers)
     files = table.paths(column, kept)
     is_classes = target.task == "classification"
@@ -364,6 +379,7 @@ def _labelled_table(
         () if is_classes else tuple(targets),
         "labels" if target.task == "labels" else "",
         groups=table.codes(groups)[kept] if groups else None,
+        weights=table.weights(weights, kept) if weights and weights in table.names else None,
     )
 
 

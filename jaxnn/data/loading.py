@@ -161,26 +161,23 @@ def load(
     if missing not in MISSING:
         raise ValueError(f"load: {unknown_name('missing', missing, MISSING)}")
     if images is not None or are_images(name):
-        _refuse(name, folder=folder, inputs=inputs, weights=weights)
+        _refuse(name, folder=folder, inputs=inputs)
         if images is None:
-            _refuse(name, target=target, task=task, groups=groups)
+            _refuse(name, target=target, task=task, groups=groups, weights=weights)
         columns = (target,) if isinstance(target, str) else target
         path, how = Path(name).expanduser(), {"size": size, "colors": colors, "task": task}
         how |= {"reading": reading, "groups": groups, "prefer_numbers": prefer_numbers}
+        how |= {"weights": weights}
         examples, own_test = read_images(find_examples(path, images, columns, **how)), None
         if test is not None:
-            own_test = examples_like(examples, Path(test).expanduser(), target, images, reading)
+            test = Path(test).expanduser()
+            own_test = examples_like(examples, test, target, images, reading, weights)
     else:
         _refuse(name, size=size, colors=colors or None)
         examples, own_test = _read(
             name, folder, target, inputs, task, test, reading, groups, prefer_numbers, weights
         )
-    if standardize == AUTO:
-        standardize_target |= not examples.class_names and not examples.task
-        standardize = "features" if examples.columns or examples.feature_names else "all"
-    if standardize_target and examples.class_names:
-        raise ValueError("load: expected standardize_target only for a regression, got classes")
-
+    standardize, standardize_target = standardizing(examples, standardize, standardize_target)
     require_two_classes(f"load: {name}", examples)
     if fold is not None:
         own_test = None
@@ -190,17 +187,32 @@ def load(
     parts = [take(examples, index) for index in indices]
     del examples, whole  # the parts are copies, and standardising makes others
     parts += [] if own_test is None else [own_test]
-    for part, of in zip(parts, ("training", "validation", "test"), strict=True):
-        if part.weights is not None and len(part.weights) and not part.weights.any():
-            raise ValueError(
-                f"load: {name}: expected weights above 0 among the {of} examples, got all "
-                f"{len(part.weights)} of weight 0: leave such rows out of the table, or draw other "
-                "splits with --data.seed"
-            )
+    require_some_weight(f"load: {name}", parts)
     preparation = fit(parts[0], standardize, standardize_target, flatten, missing)
     parts.reverse()  # none of them is kept when it is prepared
     train, validation, held_out = (preparation.apply(str(name), parts.pop()) for _ in range(3))
     return Splits(train, validation, held_out, preparation, source)
+
+
+def standardizing(examples: Dataset, how: str, of_target: bool) -> tuple[str, bool]:
+    """``standardize`` and ``standardize_target``, without AUTO: what it stands for on these."""
+    if how == AUTO:
+        of_target |= not examples.class_names and not examples.task
+        how = "features" if examples.columns or examples.feature_names else "all"
+    if of_target and examples.class_names:
+        raise ValueError("load: expected standardize_target only for a regression, got classes")
+    return how, of_target
+
+
+def require_some_weight(where: str, parts: Sequence[Dataset]) -> None:
+    """Raise ValueError where no example of the training, validation or test part counts."""
+    for part, of in zip(parts, ("training", "validation", "test"), strict=True):
+        if part.weights is not None and len(part.weights) and not part.weights.any():
+            raise ValueError(
+                f"{where}: expected weights above 0 among the {of} examples, got all "
+                f"{len(part.weights)} of weight 0: leave such rows out of the table, or draw other "
+                "splits with --data.seed"
+            )
 
 
 def _told(examples: Dataset) -> list:

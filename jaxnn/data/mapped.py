@@ -36,11 +36,19 @@ def write_mapped(splits: Splits, folder: str | Path) -> Path:
     for name in PARTS:
         part = getattr(splits, name)
         np.save(folder / f"{name}_x.npy", part.x, allow_pickle=False)
-        np.save(folder / f"{name}_target.npy", part.target, allow_pickle=False)
-        if part.weights is not None:
-            np.save(folder / f"{name}_weights.npy", part.weights, allow_pickle=False)
+        write_targets(folder, name, part, weighs=splits.train.weights is not None)
     write_preparation(folder, splits.preparation)
     return folder
+
+
+def write_targets(folder: Path, name: str, part: Dataset, *, weighs: bool) -> None:
+    """Write the targets of a part and, where training ``weighs`` examples, what each of it counts:
+    1 where the part says nothing."""
+    np.save(folder / f"{name}_target.npy", part.target, allow_pickle=False)
+    if weighs:
+        ones = np.ones(len(part.target), np.float32)
+        weights = ones if part.weights is None else part.weights
+        np.save(folder / f"{name}_weights.npy", weights, allow_pickle=False)
 
 
 def make_empty(folder: str | Path) -> Path:

@@ -8,9 +8,16 @@ import numpy as np
 from jaxnn.core.validation import require_boolean
 from jaxnn.data.dataset import require_two_classes
 from jaxnn.data.images import Pixels, decode, examples_like, find_examples
-from jaxnn.data.loading import draw, require_options
-from jaxnn.data.mapped import PARTS, make_empty, write_preparation
+from jaxnn.data.loading import (
+    AUTO,
+    draw,
+    require_options,
+    require_some_weight,
+    standardizing,
+)
+from jaxnn.data.mapped import PARTS, make_empty, write_preparation, write_targets
 from jaxnn.data.preparation import fit, require_standardization
+from jaxnn.data.splitting import take
 from jaxnn.data.table import FOUND, Reading
 
 _CHUNK = 256
@@ -30,6 +37,7 @@ def map_images(
     validation_fraction: float = 0.0,
     stratify: bool = True,
     groups: str | None = None,
+    weights: str | None = None,
     seed: int = 0,
     standardize: str = "none",
     standardize_target: bool = False,
@@ -53,7 +61,8 @@ def map_images(
     """
     require_options(test_fraction, validation_fraction, seed)
     require_boolean("map_images", "standardize_target", standardize_target)
-    require_standardization("map_images", standardize)
+    if standardize != AUTO:
+        require_standardization("map_images", standardize)
     path, columns = Path(name).expanduser(), (target,) if isinstance(target, str) else target
     files, examples, shape, _ = find_examples(
         path,
@@ -65,33 +74,33 @@ def map_images(
         reading=reading,
         groups=groups,
         prefer_numbers=prefer_numbers,
+        weights=weights,
     )
+    standardize, standardize_target = standardizing(examples, standardize, standardize_target)
     require_two_classes(f"map_images: {name}", examples)
     own_test = None
     if test is not None:
         other = Path(test).expanduser()
-        own_test = examples_like(examples, shape, other, images, columns, reading)
+        own_test = examples_like(examples, shape, other, images, columns, reading, weights)
     indices = draw(examples, own_test, test_fraction, validation_fraction, None, seed, stratify)
+    numbered = examples._replace(x=np.arange(len(files)))
+    parts = [take(numbered, index) for index in indices]
+    parts += [] if own_test is None else [own_test]
+    require_some_weight(f"map_images: {name}", parts)
     folder = make_empty(folder)
-    arrays = [
-        (
-            _decoded(folder / f"{part}_x.npy", [files[i] for i in index], shape, examples.images),
-            examples.target[index],
-        )
-        for part, index in zip(PARTS, indices, strict=False)
-    ]
-    if own_test is not None:
-        arrays.append((own_test.x, own_test.target))
-    x, values = arrays[0]
-    training = examples._replace(x=x, target=values)
-    preparation = fit(training, standardize, standardize_target, flatten=False)
-    for part, (x, values) in zip(PARTS, arrays, strict=True):
+    for place, part in enumerate(PARTS[: len(indices)]):
+        own = [files[i] for i in parts[place].x]
+        x = _decoded(folder / f"{part}_x.npy", own, shape, examples.images)
+        parts[place] = parts[place]._replace(x=x)
+    preparation = fit(parts[0], standardize, standardize_target, flatten=False)
+    for name, part in zip(PARTS, parts, strict=True):
         if not examples.class_names:
-            values = preparation.target_standardization.apply(values)
-        np.save(folder / f"{part}_target.npy", values, allow_pickle=False)
+            part = part._replace(target=preparation.target_standardization.apply(part.target))
+        write_targets(folder, name, part, weighs=weights is not None)
+        x = part.x
         if not isinstance(x, np.memmap):
             prepared = preparation.standardization.apply(x)
-            np.save(folder / f"{part}_x.npy", prepared, allow_pickle=False)
+            np.save(folder / f"{name}_x.npy", prepared, allow_pickle=False)
             continue
         for start in range(0, len(x), _CHUNK):
             rows = slice(start, start + _CHUNK)

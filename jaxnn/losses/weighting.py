@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxnn.core.contract import Loss
 from jaxnn.core.gradients import of_those_present
-from jaxnn.core.validation import require_floating
+from jaxnn.core.validation import batch_size, known_values, require_floating
 from jaxnn.losses.targets import like, over
 
 
@@ -27,7 +27,7 @@ class weighted_examples(Loss):
 
     Raises:
         TypeError: the target is no such tuple, or weights are not floating-point numbers.
-        ValueError: weights are not one for each example.
+        ValueError: weights are not one for each example, or below 0.
     """
 
     loss: Loss
@@ -44,11 +44,6 @@ class weighted_examples(Loss):
     def value(self, prediction: Any, target: Any):
         prediction, inner, weights = self._read(prediction, target)
         values = self.loss.value(prediction, inner)
-        if weights.shape != values.shape:
-            raise ValueError(
-                f"{self.name}: expected weights to be one for each example, shape "
-                f"{values.shape}, got {weights.shape}"
-            )
         return like(values, values * weights)
 
     def gradient(self, prediction: Any, target: Any):
@@ -80,6 +75,15 @@ class weighted_examples(Loss):
         inner, weights = target
         weights = jnp.asarray(weights)
         require_floating(self.name, "weights", weights)
+        batch = batch_size(self.name, prediction)
+        if weights.shape != (batch,):
+            raise ValueError(
+                f"{self.name}: expected weights to be one for each example, shape ({batch},), got "
+                f"{weights.shape}"
+            )
+        known = known_values(weights)
+        if known is not None and (known < 0).any():
+            raise ValueError(f"{self.name}: expected weights of at least 0, got {known.min()}")
         return *of_those_present(self.loss, weights, prediction, inner), weights
 
     @staticmethod

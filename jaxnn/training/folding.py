@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backprop
+from jaxnn.core.mixing import mixing_layers
 from jaxnn.core.validation import batch_size as batch_size_of
 from jaxnn.core.validation import require_integer, require_positive_integer
 from jaxnn.rewrites.precision import adjust_scale
@@ -75,7 +76,8 @@ def train_folds(
     The longest data set gives exactly what a training by itself gives, to rounding. In the others,
     which are filled up to its length by what has the weight 0, all real examples come first in an
     epoch, in another order than they would have by themselves, and a step without any changes
-    nothing.
+    nothing. A network that mixes the examples of a batch (batch normalisation) would see these
+    fillers: of such a one only the folds of one length are trained together, so that each is exact.
 
     Args:
         network: The network.
@@ -98,7 +100,26 @@ def train_folds(
     require_integer("folds", "seed", seed, 0)
     counts = np.array([batch_size_of("folds", x) for x, _ in data], np.int32)
     require_batch_fits(batch_size, int(counts.min()))
-    longest, uneven = int(counts.max()), bool(np.any(counts != counts[0]))
+    one = jax.tree.map(lambda a: a[:1], data[0][0])
+    lengths = np.unique(counts)
+    if len(lengths) > 1 and _mixes(network, one):
+        groups = [np.flatnonzero(counts == length) for length in lengths]
+        options = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "score": score}
+        found = [
+            train_folds(
+                network,
+                loss,
+                optimizer,
+                [data[fold] for fold in group],
+                held_out=jax.tree.map(lambda a, group=group: a[group], held_out),
+                devices=devices,
+                **options,
+            )
+            for group in groups
+        ]
+        places = np.argsort(np.concatenate(groups))
+        return jax.tree.map(lambda *a: jnp.asarray(np.concatenate(a)[places]), *found)
+    longest, uneven = int(lengths[-1]), len(lengths) > 1
     step = _guarded(make_step(adjust_scale(backprop(network, loss)), optimizer))
     run = take_batches(step, UNROLL)
 
@@ -149,6 +170,12 @@ def train_folds(
 
     arguments = jax.tree.map(fill, (counts, *stack_folds(data), held_out))
     return jax.tree.map(lambda a: a[: len(counts)], jax.jit(together)(*arguments))
+
+
+def _mixes(network: Layer, one: Any) -> bool:
+    key = jax.random.key(0)
+    params, state = jax.eval_shape(network.init, key, one)
+    return bool(mixing_layers(network, params, state, one, key))
 
 
 def _guarded(step: Callable) -> Callable:

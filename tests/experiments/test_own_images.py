@@ -85,3 +85,44 @@ def test_a_mapped_folder_of_images_is_streamed_and_its_run_takes_images(pets, tm
     train.main(["--data.name", "mapped", "--stream", "--output", run, *QUICK])
     predict.main([run, str(pets / "dog" / "1.png")])
     assert "\n1.png,dog," in capsys.readouterr().out.replace("\r", "")
+
+
+@pytest.fixture
+def grays(tmp_path):
+    """A table of images, of the price that follows from how bright they are, and of weights."""
+    random, rows = np.random.default_rng(0), ["file,price,kind,w"]
+    for i in range(40):
+        image = random.integers(5 * i, 5 * i + 30, (6, 6), np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        kind = "bright" if (i >= 20) == (i % 3 > 0) else "dark"  # wrong where the weight is 0
+        rows.append(f"{i}.png,{2000 + 100 * i},{kind},{i % 3}")
+    Path("grays.csv").write_text("\n".join(rows))
+    return ["--data.name", "grays.csv", "--data.images", "file"]
+
+
+@pytest.mark.parametrize(
+    "options", [["--data.target", "price"], ["--data.target", "kind", "--data.weights", "w"]]
+)
+def test_what_follows_from_images_is_the_same_where_they_are_mapped(grays, options):
+    how = [*QUICK, "--epochs", "40"]
+    train.main([*grays, *options, *how, "--output", "one"])
+    map_data.main([*grays, *options, "--output", "mapped"])
+    train.main(["--data.name", "mapped", "--stream", *how, "--output", "two"])
+    one, two = (Path(name, "metrics.jsonl").read_text().splitlines()[-1] for name in ("one", "two"))
+    one, two = (json.loads(line)["test"] for line in (one, two))
+    assert one == pytest.approx(two, rel=1e-4)
+    assert one.get("accuracy", one.get("r2")) > 0.8  # without weights it cannot be above 2/3
+
+
+def test_weights_of_images_stand_in_any_table_of_them(grays, monkeypatch, capsys):
+    splits = load("grays.csv", images="file", target="kind", weights="w", test="grays.csv")
+    for part in (splits.train, splits.test):
+        bright = part.x.mean(1) > np.median(splits.train.x.mean(1))
+        np.testing.assert_array_equal(part.weights > 0, part.target == np.where(bright, 0, 1))
+    rows = Path("grays.csv").read_text().splitlines()
+    Path("other.csv").write_text("\n".join(row.rpartition(",")[0] for row in rows))
+    with pytest.warns(UserWarning, match="other.csv: no 'w': all examples count the same"):
+        load("grays.csv", images="file", target="kind", weights="w", test="other.csv")
+    for weights, message in (("v", "unknown column 'v'"), ("kind", "weights beside the target")):
+        options = [*grays, "--data.target", "kind", "--data.weights", weights]
+        assert message in error_of(train.main, options, monkeypatch, capsys)

@@ -84,3 +84,9 @@ def test_wrong_options_are_refused_before_any_work(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         main([*COMMON, *options])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_takes_what_follows_from_the_data(tmp_path):
+    options = ["--network", "dense(outputs)", "--batch-size", "0", "--loss", "auto"]
+    main([*COMMON, *options])
+    assert (tmp_path / "out" / "sweep.csv").is_file()

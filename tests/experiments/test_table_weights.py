@@ -68,6 +68,16 @@ def test_weights_are_split_with_their_examples_and_stand_in_any_file(tmp_path):
     np.testing.assert_array_equal(part.weights == 0, (part.target == 1) != (part.x[:, 0] > 0))
 
 
+def test_a_mapped_test_without_weights_counts_all_the_same():
+    table().to_csv("t.csv", index=False)
+    table().drop(columns="w").to_csv("other.csv", index=False)
+    with pytest.warns(UserWarning, match="other.csv: no 'w'"):
+        map_data.main([*WEIGHED, "--data.test", "other.csv", "--output", "mapped"])
+    splits = load("mapped")
+    assert (splits.test.weights == 1).all()
+    assert {*splits.train.weights.tolist()} == {0, 1, 3}
+
+
 @pytest.mark.parametrize(
     ("cells", "message"),
     [

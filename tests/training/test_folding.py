@@ -48,6 +48,34 @@ def test_of_a_whole_batch_the_order_does_not_matter_so_shorter_folds_are_exact_t
     assert_agree(jax.tree.map(lambda a: a[1], found.params), last.params, 1e-5)
 
 
+def test_folds_of_several_lengths_are_exact_where_a_batch_is_normalised():
+    network, optimizer = nn.serial(nn.dense(3), nn.batch_norm(), nn.dense(2)), optax.sgd(0.1)
+    data = [examples(count) for count in (11, 13, 11)]
+    options = {"epochs": 2, "batch_size": 8}
+
+    def score(params, state, shift):
+        return shift - sum(jnp.sum(a) for a in jax.tree.leaves(state))
+
+    found = train_folds(
+        network,
+        LOSS,
+        optimizer,
+        data,
+        seed=1,
+        score=score,
+        held_out=np.float32([0, 1, 2]),
+        **options,
+    )
+    for fold, (x, target) in enumerate(data):
+        start = create_state(network, optimizer, jax.random.key(1), x[:1])
+        alone = [*train(network, LOSS, optimizer, start, x, target, crosscheck=None, **options)]
+        scores = [score(e.train_state.params, e.train_state.state, fold) for e in alone]
+        np.testing.assert_allclose(found.scores[fold], scores, rtol=1e-4)
+        best = alone[int(np.argmin(scores))].train_state
+        own = jax.tree.map(lambda a, fold=fold: a[fold], (found.params, found.state))
+        assert_agree(own, (best.params, best.state), 1e-4)
+
+
 def test_the_best_epoch_is_kept():
     data = [examples(16), examples(16)]
 

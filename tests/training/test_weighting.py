@@ -50,8 +50,19 @@ def test_sums_of_half_precision_keep_their_dtype():
 
 
 @pytest.mark.parametrize(
-    ("target", "error"), [(T, TypeError), ((T, T), TypeError), ((T, W[:3]), ValueError)]
+    ("target", "error"),
+    [
+        (T, TypeError),
+        ((T, T), TypeError),
+        ((T, W[:3]), ValueError),
+        ((T, W[:1]), ValueError),
+        ((T, W[0]), ValueError),
+        ((T, W[:, None]), ValueError),
+        ((T, -W), ValueError),
+    ],
 )
-def test_what_is_no_weight_for_each_example_is_refused(target, error, untyped):
+@pytest.mark.parametrize("method", ["value", "gradient", "hessian_root"])
+def test_what_is_no_weight_for_each_example_is_refused(method, target, error, untyped):
+    others = (Y,) if method == "hessian_root" else ()
     with pytest.raises(error, match="weighted softmax_cross_entropy: expected"):
-        LOSS.value(Y, target)
+        getattr(LOSS, method)(Y, target, *others)
