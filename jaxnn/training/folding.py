@@ -110,7 +110,7 @@ def train_folds(
                 network,
                 loss,
                 optimizer,
-                [data[fold] for fold in group],
+                [data[int(fold)] for fold in group],
                 held_out=jax.tree.map(lambda a, group=group: a[group], held_out),
                 devices=devices,
                 **options,
