@@ -1,0 +1,1 @@
+"""The chapters of the book, one for each family of layers, and what they draw with."""

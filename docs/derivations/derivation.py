@@ -1,0 +1,324 @@
+"""What a derivation is, and how a machine checks it.
+
+Every array is filled with symbols, of small sizes, and every line becomes an expression of them for
+each combination of its indices, derivatives taken by SymPy. Two lines are equal if they are so for
+random values of the symbols, to 20 digits: what differs differs nearly everywhere. What the code
+computes is compared with the last line of every chain in float64.
+"""
+
+import inspect
+import itertools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sympy
+
+from docs.derivations.notation import (
+    L,
+    index,
+    indicator,
+    largest,
+    latex,
+    partial,
+    size_of,
+    total,
+)
+
+ROOT = Path(__file__).parents[2]
+DIGITS = 20
+POINTS = 2
+
+
+@dataclass(frozen=True)
+class Code:
+    """A piece of the project's source: where what a line says is computed."""
+
+    owner: Any
+    """The function, method or class in whose source it stands."""
+    piece: str
+
+    def place(self) -> tuple[str, int]:
+        """(path from the project's root, line).
+
+        Raises:
+            ValueError: the piece does not stand there, once.
+        """
+        owner = inspect.unwrap(self.owner)
+        lines, first = inspect.getsourcelines(owner)
+        source, name = "".join(lines), getattr(owner, "__qualname__", owner)
+        if source.count(self.piece) != 1:
+            raise ValueError(
+                f"{name}: expected its source to have {self.piece!r} once, found it "
+                f"{source.count(self.piece)} times: what a derivation points to has moved"
+            )
+        path = Path(inspect.getsourcefile(owner) or "").resolve().relative_to(ROOT)
+        return path.as_posix(), max(first, 1) + source[: source.index(self.piece)].count("\n")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One more expression that equals the one before, why, and the code that computes it."""
+
+    equals: Any
+    because: str = ""
+    code: Code | None = None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What is looked for, and equal expressions, the last of which the code computes."""
+
+    of: Any
+    steps: tuple[Step, ...]
+
+    def __init__(self, of: Any, *steps: Step):
+        object.__setattr__(self, "of", of)
+        object.__setattr__(self, "steps", steps)
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """A backward pass, line by line.
+
+    Attributes:
+        title: What it is of.
+        arrays: What is given, by the names under which `computed` takes it.
+        forward: The definitions, each with what it equals: indexed arrays with their indices (a
+            name, a number, or their sum), or numbers. A loss is called `L`.
+        chains: What is derived from them.
+        computed: (the arrays, in float64) -> what the code gives, as a mapping from what stands at
+            the left of a definition or chain.
+        deltas: For each array that leaves the layer, the array that holds ∂L/∂ of it.
+        fixed: Arrays that hold integers, and their values.
+        within: The least and greatest values of arrays that do not range from −2 to 2.
+    """
+
+    title: str
+    arrays: Mapping[str, Any]
+    forward: tuple[tuple[Any, Step], ...]
+    chains: tuple[Chain, ...]
+    computed: Callable[..., Mapping[Any, Any]]
+    deltas: Mapping[Any, Any] = field(default_factory=dict)
+    fixed: Mapping[Any, Any] = field(default_factory=dict)
+    within: Mapping[Any, tuple[float, float]] = field(default_factory=dict)
+
+    def check(self) -> int:
+        """Raises unless every line holds and the code computes the last ones; how many equalities
+        were compared, each for all values of its indices.
+
+        Raises:
+            ValueError: A line does not follow, is not what the code computes, or points to code
+                that is not there.
+        """
+        pieces = [step.code for _, step in self.forward]
+        pieces += [step.code for chain in self.chains for step in chain.steps]
+        for code in filter(None, pieces):
+            code.place()
+        for chain in self.chains:
+            for step in chain.steps:
+                _require_own_names(self.title, chain.of, step.equals)
+        return _Comparison(self).check()
+
+
+class _Comparison:
+    """Of the lines of a derivation, at random values of what is given."""
+
+    def __init__(self, derivation: Derivation):
+        self.derivation = derivation
+        self.definitions = [(left, step.equals) for left, step in derivation.forward]
+        if derivation.deltas:
+            # Whatever the loss is, near these values of y it is linear in them.
+            linear = [_paired(y, delta) for y, delta in derivation.deltas.items()]
+            self.definitions.append((L, sympy.Add(*linear)))
+        self.fixed = {
+            base: np.asarray(values, dtype=object) for base, values in derivation.fixed.items()
+        }
+        self.points: list[dict[Any, Any]] = [{} for _ in range(POINTS)]
+        self.draws = random.Random(0)
+        self.known: dict[Any, Any] = {}
+
+    def check(self) -> int:
+        found = [self.derivation.computed(**self._arrays(point)) for point in self.points]
+        computed = {left: [one[left] for one in found] for left in found[0]}
+        compared = 0
+        for left, right in self.definitions:
+            if left in computed:
+                self._require_computed(left, right, computed[left])
+                compared += 1
+        for chain in self.derivation.chains:
+            before = chain.of
+            for step in chain.steps:
+                self._require_equal(chain.of, before, step.equals)
+                before, compared = step.equals, compared + 1
+            if chain.of in computed:
+                self._require_computed(chain.of, before, computed[chain.of])
+                compared += 1
+        missing = set(computed) - {left for left, _ in self.definitions}
+        if missing := missing - {chain.of for chain in self.derivation.chains}:
+            raise ValueError(f"{self.derivation.title}: nothing is derived for {missing}")
+        return compared
+
+    def _arrays(self, point: dict) -> dict[str, Any]:
+        arrays = {}
+        for name, base in self.derivation.arrays.items():
+            shape = tuple(map(int, getattr(base, "shape", ())))
+            if base in self.fixed:
+                arrays[name] = np.asarray(self.fixed[base].tolist())
+            else:
+                elements = [point[self._given(base, place)] for place in np.ndindex(*shape)]
+                arrays[name] = np.array(elements, float).reshape(shape)[()]
+        return arrays
+
+    def _given(self, base: Any, place: tuple[int, ...]) -> sympy.Symbol:
+        """The symbol of what is given, which has a value at every point, one that float64 holds."""
+        symbol = _symbol(base, place)
+        if symbol not in self.points[0]:
+            default = (-2, 2) if isinstance(base, sympy.IndexedBase) else (0.25, 0.75)
+            low, high = self.derivation.within.get(base, default)
+            for point in self.points:
+                steps = self.draws.randrange(1, 2**20)
+                point[symbol] = sympy.Float(low + (high - low) * steps / 2**20, DIGITS + 15)
+        return symbol
+
+    def _require_equal(self, of: Any, left: Any, right: Any) -> None:
+        for at in _combinations(of):
+            for a, b in zip(self._values(left, at), self._values(right, at), strict=True):
+                if abs(a - b) > 10**-DIGITS * max(1, abs(a)):
+                    raise ValueError(
+                        f"{self.derivation.title}: {latex(left)} = {latex(right)} does not hold: "
+                        f"{float(a):.6g} and {float(b):.6g} at {at}"
+                    )
+
+    def _require_computed(self, of: Any, right: Any, arrays: list[Any]) -> None:
+        # Elements are addressed as the left side says: ∂L/∂x by x, others by themselves.
+        element = of.args[1] if isinstance(of, partial) else of
+        for at in _combinations(of):
+            place = tuple(int(sympy.sympify(i).subs(at)) for i in getattr(element, "indices", ()))
+            for a, array in zip(self._values(right, at), arrays, strict=True):
+                a, b = float(a), float(np.asarray(array)[place])
+                if abs(a - b) > 1e-10 * max(1, abs(a)):
+                    raise ValueError(
+                        f"{self.derivation.title}: {latex(of)} = {latex(right)} is not what the "
+                        f"code computes: {a:.10g} and {b:.10g} at {at}"
+                    )
+
+    def _values(self, expression: Any, at: Mapping[Any, int]) -> list[Any]:
+        """What it is at every point, for these values of its indices."""
+        value = self._value(expression, at, frozenset(), frozenset())
+        return [value.xreplace(point).evalf(DIGITS) for point in self.points]
+
+    def _value(self, e: Any, at: Mapping, kept: frozenset, held: frozenset) -> Any:
+        """The expression in symbols of what is given and of what is ``kept`` and ``held``."""
+        value = lambda a: self._value(a, at, kept, held)  # noqa: E731
+        if isinstance(e, sympy.Idx):
+            return sympy.Integer(at[e])
+        if isinstance(e, sympy.Indexed):
+            return self._element(e.base, tuple(int(value(i)) for i in e.indices), kept, held)
+        if isinstance(e, sympy.Symbol):
+            return self._element(e, (), kept, held)
+        if isinstance(e, total | largest):
+            expression, *indices = e.args
+            terms = [self._value(expression, {**at, **own}, kept, held) for own in _over(indices)]
+            return sympy.Add(*terms) if isinstance(e, total) else sympy.Max(*terms)
+        if isinstance(e, partial):
+            return self._derivative(e, at, kept, held)
+        if isinstance(e, indicator):
+            return sympy.Piecewise((1, value(e.args[0])), (0, True))
+        if definition := getattr(type(e), "definition", None):
+            return definition(value(e.args[0]))
+        return e.func(*map(value, e.args)) if e.args else e
+
+    def _element(self, base: Any, place: tuple[int, ...], kept: frozenset, held: frozenset) -> Any:
+        shape = getattr(base, "shape", ())
+        if any(not 0 <= i < size for i, size in zip(place, shape, strict=True)):
+            return sympy.Integer(0)
+        symbol = _symbol(base, place)
+        if base in held or symbol in kept:
+            return symbol
+        if base in self.fixed:
+            return sympy.Integer(int(self.fixed[base][place]))
+        own = (symbol, kept, held)
+        if own not in self.known:
+            self.known[own] = self._defined(base, place, kept, held)
+        return self.known[own]
+
+    def _defined(self, base: Any, place: tuple[int, ...], kept: frozenset, held: frozenset) -> Any:
+        for left, right in self.definitions:
+            at = _matched(left, base, place)
+            if at is not None:
+                return self._value(right, at, kept, held)
+        return self._given(base, place)
+
+    def _derivative(self, e: partial, at: Mapping, kept: frozenset, held: frozenset) -> Any:
+        of, by, *own = e.args
+        inner = held | frozenset(own)
+        base = by.base if isinstance(by, sympy.Indexed) else by
+        place = tuple(int(self._value(i, at, kept, held)) for i in getattr(by, "indices", ()))
+        symbol = _symbol(base, place)
+        slope = sympy.diff(self._value(of, at, kept | {symbol}, inner), symbol)
+        # What was kept only for the derivative has its value again.
+        again = {
+            s: self._element(*_BASES[s], kept, held)
+            for s in slope.free_symbols
+            if s == symbol or _BASES[s][0] in own
+        }
+        return slope.subs(again)
+
+
+_BASES: dict[Any, tuple[Any, tuple[int, ...]]] = {}
+
+
+def _symbol(base: Any, place: tuple[int, ...]) -> sympy.Symbol:
+    """The symbol that stands for an element."""
+    if not isinstance(base, sympy.IndexedBase):
+        _BASES[base] = base, ()
+        return base
+    symbol = sympy.Symbol("_".join(map(str, (base, *place))), real=True)
+    _BASES[symbol] = base, place
+    return symbol
+
+
+def _paired(y: sympy.IndexedBase, delta: sympy.IndexedBase) -> total:
+    """Σ δ y over all elements."""
+    over = [index(f"axis{place}", int(size)) for place, size in enumerate(y.shape)]
+    return total(delta[tuple(over)] * y[tuple(over)], *over)
+
+
+def _matched(left: Any, base: Any, place: tuple[int, ...]) -> dict | None:
+    """The values of the indices of a definition with which it is of this element."""
+    if isinstance(left, sympy.Symbol):
+        return {} if left == base else None
+    if left.base != base:
+        return None
+    at: dict[Any, int] = {}
+    for i, value in zip(left.indices, place, strict=True):
+        names = sympy.sympify(i).atoms(sympy.Idx)
+        if not names and int(i) != value:
+            return None
+        for name in names:  # one, or one and a number
+            at[name] = value - int(i.subs(name, 0))
+            if not 0 <= at[name] < size_of(name):
+                return None
+    return at
+
+
+def _require_own_names(title: str, of: Any, expression: Any) -> None:
+    free = of.atoms(sympy.Idx)
+    for node in sympy.preorder_traversal(expression):
+        if isinstance(node, total | largest) and free & set(node.args[1:]):
+            raise ValueError(
+                f"{title}: {latex(node)} sums over an index of {latex(of)}: give it another name"
+            )
+
+
+def _over(indices: Sequence[Any]) -> list[dict[Any, int]]:
+    values = itertools.product(*(range(size_of(i)) for i in indices))
+    return [dict(zip(indices, v, strict=True)) for v in values]
+
+
+def _combinations(of: Any) -> list[dict[sympy.Idx, int]]:
+    return _over(sorted(of.atoms(sympy.Idx), key=str))
