@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 import jaxnn
+from experiments.gallery import THEMES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 JAPANESE = ROOT / "README.ja.md"
+HOW_TO = sorted((ROOT / "docs" / "howto").glob("*.md"))
 PAGES = {
     path: path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", JAPANESE, *sorted((ROOT / "docs").glob("*.md")))
+    for path in (ROOT / "README.md", JAPANESE, *sorted((ROOT / "docs").glob("*.md")), *HOW_TO)
 }
 PROGRAMS = [
     program
@@ -80,3 +82,14 @@ def test_every_script_that_is_named_exists():
     for module in modules:
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_what_the_page_of_the_notes_points_to_exists():
+    page = PAGES[ROOT / "docs" / "notes.md"]
+    pointed = re.findall(r"`((?:tests|jaxnn|configs|experiments)/[\w/.]+)(?:::(\w+))?`", page)
+    assert len(pointed) > 40
+    for path, name in pointed:
+        assert not name or f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name
+        assert (ROOT / path).exists(), path
+    themes = set(re.findall(r"gallery `(\w+)`", page))
+    assert themes <= set(THEMES), themes - set(THEMES)
