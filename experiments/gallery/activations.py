@@ -66,26 +66,33 @@ def softmax_jacobian(x: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(rows), np.asarray(jnp.diag(y[0]) - jnp.outer(y[0], y[0]))
 
 
+def broken(y: np.ndarray) -> np.ndarray:
+    """The values, without one where they jump, so that no line is drawn across."""
+    jumps = np.abs(np.diff(y, prepend=y[0])) > 0.4
+    return np.where(jumps, np.nan, y)
+
+
 def draw_all() -> Picture:
     """Value and derivative of every activation."""
     figure, axes = style.figure(rows=3, columns=4, height=1.9)
     for panel, (name, (layer, reach)) in zip(axes.flat, POINTWISE.items(), strict=False):
         x = grid(reach)
         value, slope = value_and_derivative(layer, x)
-        panel.plot(x, value, label="f(x)")
-        panel.plot(x, slope, "--", label="f′(x)")
+        panel.plot(x, broken(value), label="f(x)")
+        panel.plot(x, broken(slope), "--", label="f′(x)")
         panel.set(title=name)
     x = grid(5)
     y = softmax(x)
     axes.flat[-1].plot(x, y, label="f(x)")
     axes.flat[-1].plot(x, y * (1 - y), "--", label="f′(x)")
     axes.flat[-1].set(title="softmax")
-    for panel in axes[-1]:
+    for panel in axes.flat:
         panel.set(xlabel="x")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     caption = (
-        "Every activation (solid) and its derivative (dashed). The softmax is that of all points "
-        "of its axis together, its derivative that of each output by its own input."
+        "Every activation (solid) and its derivative (dashed), broken where it jumps. The softmax "
+        "is that of all points of its axis together, its derivative that of each output by its own "
+        "input."
     )
     return Picture("all", caption, figure)
 

@@ -248,15 +248,17 @@ def draw_wine(probabilities: np.ndarray, labels: np.ndarray) -> Picture:
     figure, axes = style.figure(height=2.8)
     bottom = np.zeros(len(order))
     for label, column in enumerate(probabilities[order].T):
-        axes.bar(range(len(order)), column, 0.9, bottom, label=f"class {label}")
+        axes.bar(range(len(order)), column, 0.9, bottom, label=f"grower {label + 1}")
         bottom += column
     for boundary in np.flatnonzero(np.diff(labels[order])):
         axes.axvline(boundary + 0.5, color=style.BLACK)
-    axes.set(xlabel="test wine, sorted by its true class (lines between)", ylabel="probability")
+    axes.set(xlabel="test wine, sorted by its true grower (lines between)", ylabel="probability")
+    wrong = np.flatnonzero(probabilities[order].argmax(1) != labels[order])
+    axes.plot(wrong, np.full(len(wrong), 0.5), "x", color=style.BLACK, markersize=8)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=3)
-    return Picture(
-        "wine", "The softmax probabilities of each test wine; every bar is 1 high.", figure
-    )
+    mistakes = f"{len(wrong)} of {len(order)} go to the wrong one (crosses)"
+    caption = f"The probabilities of each test wine's grower; every bar is 1 high. {mistakes}."
+    return Picture("wine", caption, figure)
 
 
 def draw_regression(line: Sequence[float], prediction: np.ndarray, target: np.ndarray) -> Picture:
@@ -271,16 +273,17 @@ def draw_regression(line: Sequence[float], prediction: np.ndarray, target: np.nd
         prices = constant + per_foot * size + per_room * rooms
         left.plot(size, prices, color=colour, label=f"rooms: {rooms}")
     left.plot(2104, worth, "k*", markersize=10)
-    left.set(title="house prices", xlabel="size [ft²]", ylabel="price [thousands]")
+    left.set(title="house prices", xlabel="size [ft²]", ylabel="price [thousand $]")
     left.legend()
     right.plot(target, prediction, ".")
     right.plot([25, 346], [25, 346], color=style.GREY, linewidth=1)
     right.set(title="diabetes, test patients", aspect="equal")
-    right.set(xlabel="true progression", ylabel="predicted progression")
+    right.set(xlabel="true progression [points]", ylabel="predicted progression [points]")
     return Picture(
         "regression",
         "Left: prices of houses with 1, 3 and 5 rooms and the learned lines; the star is 2104 ft² "
-        "with 3 rooms. Right: predicted against true progression of diabetes a year later.",
+        "with 3 rooms. Right: predicted against true progression of diabetes a year later, in the "
+        "points of the study's own scale.",
         figure,
     )
 

@@ -104,9 +104,15 @@ def pooled() -> dict[str, np.ndarray]:
 
 
 def cells(
-    axes: Any, values: np.ndarray, title: str, span: int, marked: tuple[int, int] = (0, 0)
+    axes: Any,
+    values: np.ndarray,
+    title: str,
+    span: int,
+    marked: tuple[int, int] = (0, 0),
+    stride: tuple[int, int] = (0, 0),
 ) -> None:
-    """A grid of numbers in axes ``span`` cells high; the first ``marked`` cells are shaded."""
+    """A grid of numbers in axes ``span`` cells high; the first ``marked`` cells are shaded, and
+    framed where the next window to the right and the one below it lie."""
     rows, columns = values.shape
     for row in range(rows):
         for column in range(columns):
@@ -119,6 +125,10 @@ def cells(
             )
             text = f"{values[row, column] + 0:g}".replace("-", "−")  # + 0 makes −0 a 0
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8)
+    for (down, right), line in zip(((0, stride[1]), (stride[0], 0)), ("-", "--"), strict=True):
+        if down or right:
+            frame = {"fill": False, "edgecolor": style.BLUE, "linestyle": line, "linewidth": 1.6}
+            axes.add_patch(Rectangle((right, down), marked[1], marked[0], **frame))
     axes.text(columns / 2, -0.3, title, ha="center", va="bottom")
     middle, half = rows / 2 - 0.4, span / 2 + 0.6
     axes.set(xlim=(-0.1, columns + 0.1), ylim=(middle + half, middle - half), aspect="equal")
@@ -129,7 +139,8 @@ def draw_example(example: dict[str, np.ndarray]) -> Picture:
     """One row for each channel: padded input, kernel, products; on the right the output."""
     figure, grid = style.figure(3, 4, height=2.2, width_ratios=(7, 4.5, 4.5, 4.5))
     for channel, (x_axes, kernel_axes, product_axes, _) in enumerate(grid):
-        cells(x_axes, example["padded"][..., channel], f"x, channel {channel + 1}", 7, (3, 3))
+        title = f"x, channel {channel + 1}"
+        cells(x_axes, example["padded"][..., channel], title, 7, (3, 3), (2, 2))
         title = f"first kernel, channel {channel + 1}"
         cells(kernel_axes, example["weight"][..., channel, 0], title, 7)
         total = f"{example['sums'][channel]:g}".replace("-", "−")
@@ -140,8 +151,9 @@ def draw_example(example: dict[str, np.ndarray]) -> Picture:
     return Picture(
         "example",
         "The 5 × 5 × 3 example with its padding, the first patch shaded: its products with the "
-        "first kernel's three channels, their sums, and the output after the biases 1 and 0. The "
-        "window moves two cells at a time.",
+        "first kernel's three channels, their sums, and the output after the biases 1 and 0. Blue "
+        "frames are the next window to the right (solid) and the one below (dashed): the stride is "
+        "2.",
         figure,
     )
 
@@ -149,10 +161,14 @@ def draw_example(example: dict[str, np.ndarray]) -> Picture:
 def draw_pooling(results: dict[str, np.ndarray]) -> Picture:
     """The 4 × 4 example and what both poolings make of it."""
     figure, (left, *others) = style.figure(columns=3, height=2.2, width_ratios=(4, 4, 4))
-    cells(left, POOLED, "x", 4, (2, 2))
+    cells(left, POOLED, "x", 4, (2, 2), (2, 2))
     for axes, (name, values) in zip(others, results.items(), strict=True):
         cells(axes, values, f"{name} of 2 × 2", 4, (1, 1))
-    return Picture("pooling", "Maximum and average pooling; the first window is shaded.", figure)
+    return Picture(
+        "pooling",
+        "Maximum and average pooling; the first window is shaded, the next two framed.",
+        figure,
+    )
 
 
 def run() -> Result:

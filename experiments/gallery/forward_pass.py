@@ -13,7 +13,7 @@ by `jax.grad` through the layers above, and by differences (L(x + h) − L(x −
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -155,8 +155,11 @@ def _parameter_steps(example: Example) -> list[Step]:
     ]
 
 
-def draw_network(axes, columns: Sequence[np.ndarray], weights: Sequence, labels: Sequence) -> None:
-    """Units as boxes that hold their values, weights as lines that carry theirs."""
+def draw_network(
+    axes, columns: Sequence[np.ndarray], weights: Sequence, labels: Sequence, sums: Any = None
+) -> None:
+    """Units as boxes that hold their values, weights as lines that carry theirs; ``sums`` are what
+    entered the units of a column, or None."""
     places = [
         [(column, (len(values) - 1) / 2 - row) for row in range(len(values))]
         for column, values in enumerate(columns)
@@ -170,15 +173,25 @@ def draw_network(axes, columns: Sequence[np.ndarray], weights: Sequence, labels:
                 place = (x0 + along * (x1 - x0), y0 + along * (y1 - y0))
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
                 axes.text(
-                    *place, f"{w:.3g}", fontsize=7, color=colour, bbox=box, ha="center", va="center"
+                    *place, _shown(w), fontsize=7, color=colour, bbox=box, ha="center", va="center"
                 )
     for column, (values, spots) in enumerate(zip(columns, places, strict=True)):
-        for value, (x, y) in zip(values, spots, strict=True):
-            box = {"facecolor": "white", "boxstyle": "round,pad=0.6"}
-            axes.text(x, y, f"{value:.3g}", fontsize=8, bbox=box, ha="center", va="center")
+        for row, (value, (x, y)) in enumerate(zip(values, spots, strict=True)):
+            box, text = {"facecolor": "white", "boxstyle": "round,pad=0.6"}, _shown(value)
+            if sums and sums[column] is not None:
+                text = f"u = {_shown(sums[column][row])}\n{text}"
+            axes.text(x, y, text, fontsize=8, bbox=box, ha="center", va="center")
         axes.text(column, -1.72, labels[column], ha="center")
     axes.set(xlim=(-0.35, len(columns) - 0.65), ylim=(-1.85, 1.5), xticks=[], yticks=[])
     axes.axis("off")
+
+
+def _shown(value: float) -> str:
+    """Three digits, and more of a number that would be taken for a whole one."""
+    text = f"{value:.3g}"
+    if float(text) == round(value) != value:
+        text = f"{value:.5g}"
+    return text.replace("-", "−")
 
 
 def draw_forward() -> Picture:
@@ -188,10 +201,15 @@ def draw_forward() -> Picture:
         values = forward_values(example)
         names = [name for name in values if name[0] != "u"]  # after the activation
         columns = [np.asarray(example.x), *(values[name] for name in names)]
-        draw_network(axes, columns, example.weights, ["x", *names])
+        before = dict(zip([*values][1:], values, strict=False))
+        sums = [None, *(values[u] if (u := before[name])[0] == "u" else None for name in names)]
+        draw_network(axes, columns, example.weights, ["x", *names], sums)
         axes.set(title=example.name)
+    biases = ", ".join(f"({', '.join(map(_shown, b))})" for b in FIRST.biases)
     caption = (
-        "The three networks: weights on the lines (negative ones orange), values in the units."
+        "The three networks: weights on the lines (negative ones orange); in the units u, the "
+        f"weighted sum with its bias, and below it the activation. Biases of the first: {biases}; "
+        "the others have none."
     )
     return Picture("forward", caption, figure)
 

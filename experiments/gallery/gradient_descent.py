@@ -14,6 +14,7 @@ every epoch uses each example once.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +130,9 @@ def draw_rates() -> Picture:
     w = np.linspace(0.5, 3.3, 100)
     panel, path = axes[0, 0], walk()
     panel.plot(w, 4 / 3 * w**2 - 5 * w, color=style.GREY)
-    panel.plot(path, 4 / 3 * path**2 - 5 * path, "o-", markersize=4)
+    panel.plot(path, 4 / 3 * path**2 - 5 * path, "o", markersize=4)
+    for at in path[:2]:
+        _tangent(panel, at, 4 / 3 * at**2 - 5 * at, 8 / 3 * at - 5, 0.4)
     panel.set(title="the walk: 3 → 1.5 → 2 → …", xlabel="w", ylabel="f(w)")
     w = np.linspace(-6, 6, 100)
     paths = regimes()
@@ -137,12 +140,25 @@ def draw_rates() -> Picture:
         shown = path[np.abs(path) <= 6][:40]
         panel.plot(w, w**2 / 2, color=style.GREY)
         panel.plot(shown, shown**2 / 2, "o-", markersize=3, linewidth=1)
-        panel.set(title=f"{name}: η = {REGIMES[name]:g}", xlabel="w", ylabel="f(w)")
+        _tangent(panel, path[0], path[0] ** 2 / 2, path[0], 1.1)
+        panel.set(title=f"{name}: η = {REGIMES[name]:g}", xlabel="w", ylabel="f(w)", ylim=(-2, 19))
+        if len(shown) < min(len(path), 40):
+            left = f"after {len(shown) - 1} updates\noff the picture"
+            panel.text(0, 6, left, ha="center", va="top")
     for name, path in paths.items():
         axes[1, 2].semilogy(np.maximum(path**2 / 2, 1e-9), label=name)
     axes[1, 2].set(title="all four", xlabel="update", ylabel="f(w)", ylim=(1e-8, 1e9))
     axes[1, 2].legend(fontsize=7, loc="upper right", ncols=2, columnspacing=0.8)
-    return Picture("rates", "The walk of the notes, and four learning rates on f = ½ w².", figure)
+    caption = (
+        "The walk of the notes, and four learning rates on f = ½ w². The short lines are tangents: "
+        "their slope, times the rate, is the length of the next step."
+    )
+    return Picture("rates", caption, figure)
+
+
+def _tangent(axes: Any, w: float, value: float, slope: float, reach: float) -> None:
+    ends = np.array([w - reach, w + reach])
+    axes.plot(ends, value + slope * (ends - w), color=style.VERMILLION, linewidth=1.2)
 
 
 def draw_minima(ends: dict) -> Picture:
@@ -150,19 +166,23 @@ def draw_minima(ends: dict) -> Picture:
     figure, row = style.figure(columns=2, height=3.0, sharey=True)
     w = np.linspace(-3, 3, 300)
     for axes, (name, (begin, end)) in zip(row, ends.items(), strict=True):
-        axes.plot(w, curve(w), color=style.BLACK, linewidth=1)
+        axes.plot(w, curve(w), color=style.GREY, linewidth=1)
         for side, colour, place in (
             (end < 0, style.BLUE, "left, global"),
             (end >= 0, style.VERMILLION, "right, local"),
         ):
             label = f"{np.mean(side):.0%} end {place}"
-            axes.scatter(begin[side], curve(begin[side]), 6, colour, label=label)
+            # Above the curve or below it by where they end, so that none hides another.
+            away = 0.25 if place.startswith("left") else -0.25
+            axes.scatter(begin[side], curve(begin[side]) + away, 5, colour, label=label)
+            axes.plot(end[side].mean(), curve(end[side].mean()), "v", color=colour, markersize=9)
         axes.set(title=name, xlabel="start w")
         axes.legend(loc="upper center")
     row[0].set(ylabel="f(w)")
     caption = (
-        "Each dot is a start, coloured by the minimum it ends in. Plain descent goes down the "
-        "side it starts on; noise lets many walks leave the local minimum."
+        "Each dot is a start, drawn a little above the curve if it ends on the left and below it "
+        "if on the right; triangles stand at the mean of where they end. Plain descent goes down "
+        "the side it starts on; noise lets many walks leave the local minimum."
     )
     return Picture("minima", caption, figure)
 

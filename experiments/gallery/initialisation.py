@@ -143,27 +143,35 @@ def draw_histograms(x: jax.Array) -> Picture:
             weights = np.full(values.size, 100 / values.size)
             row[index].hist(values.ravel(), np.linspace(-1, 1, 41), weights=weights)
             row[index].set(xlim=(-1.05, 1.05))
+            deviation = f"σ = {values.std():.1g}"
+            row[index].set_title(deviation, fontsize=7, loc="right", y=0.82)
         row[0].set(ylabel=f"{name}\nshare [%]")
     for index, (top, bottom) in enumerate(zip(grid[0], grid[-1], strict=True)):
-        top.set(title=f"layer {index + 1}")
+        top.set_title(f"layer {index + 1}")
         bottom.set(xlabel="activation")
-    return Picture(
-        "histograms", "The activations of five tanh layers on digits, before training.", figure
+    caption = (
+        "The activations of five tanh layers on digits, before training, with their deviation σ: "
+        "what fades lies in one bar long before it is 0. Every panel has its own scale."
     )
+    return Picture("histograms", caption, figure)
 
 
 def draw_training(trained: dict[str, Training], widths: dict[str, np.ndarray]) -> Picture:
     """Training curves, those of held-out examples, and how far the hidden units differ."""
     figure, (left, right) = style.figure(columns=2, height=3.2)
     for name, own in trained.items():
-        (line,) = left.semilogy(own.losses, label=name, linewidth=4 if name == "zeros" else 1.6)
+        dash = "--" if name == "N(0, 0.01²)" else "-"  # on top of the zeros
+        (line,) = left.semilogy(
+            own.losses, dash, label=name, linewidth=4 if name == "zeros" else 1.6
+        )
         left.semilogy(own.held_out, ":", color=line.get_color(), linewidth=1.6)
     left.set(xlabel="step", ylabel="cross-entropy [nats]")
     for name, values in widths.items():
-        right.plot(values, label=name, linewidth=4 if name == "all 0" else 1.6)
+        dash = "--" if name == "all 0.1" else "-"
+        right.plot(values, dash, label=name, linewidth=4 if name == "all 0" else 1.6)
     right.set(xlabel="step", ylabel="largest difference of two units' weights")
     for axes in (left, right):
-        axes.legend()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
     return Picture(
         "training",
         "Left: the loss of the five-layer network from each start, of the examples that it learns "

@@ -83,10 +83,12 @@ def draw_surfaces(surfaces: dict) -> Picture:
     for axes, (name, (value, gradient, least)) in zip(row, surfaces.items(), strict=True):
         levels = np.geomspace(value.min(), value.max(), 15)
         filled = axes.contourf(SIDE, SIDE, value, levels, cmap=style.SEQUENTIAL)
+        lowest = np.unravel_index(np.argmin(value), value.shape)
+        axes.plot(SIDE[lowest[1]], SIDE[lowest[0]], "*", color=style.VERMILLION, markersize=10)
         figure.colorbar(filled, ax=axes, format="%.2g", label="mean loss", shrink=0.78)
         if (least < -1e-5).any():  # beyond rounding in float32
             axes.contourf(SIDE, SIDE, least, [-np.inf, -1e-5], colors="none", hatches=["//"])
-        few = slice(None, None, 6)
+        few = slice(3, -3, 6)  # no arrow on the border, which would cut it
         down = -gradient[few, few] / np.linalg.norm(gradient[few, few], axis=-1, keepdims=True)
         axes.quiver(
             SIDE[few],
@@ -102,8 +104,9 @@ def draw_surfaces(surfaces: dict) -> Picture:
         axes.set(title=name, xlabel="weight w", ylabel="bias b", aspect="equal")
         axes.grid(False)
     caption = (
-        "The two losses over weight and bias of a logistic regression. Arrows give the direction "
-        "of descent; hatched is where the surface curves downwards somewhere."
+        "The two losses over weight and bias of a logistic regression. The star marks the least "
+        "value, arrows give the direction of descent; hatched is where the surface curves "
+        "downwards somewhere."
     )
     return Picture("surfaces", caption, figure)
 
@@ -129,6 +132,7 @@ def draw_curves() -> Picture:
     error = jnp.linspace(-3, 3, 121)[:, None]
     for name, loss in of_error.items():
         right.plot(error[:, 0], loss.value(error, jnp.zeros_like(error)), label=name)
+    right.plot(error[:, 0], error[:, 0] ** 2 / 2, ":", color=style.GREY, label="e² / 2")
     left.set(title="loss where the answer is 1", xlabel="logit z", ylabel="loss")
     middle.set(title="its gradient by z", xlabel="logit z", ylabel="∂L/∂z")
     right.set(title="regression losses", xlabel="error y − t", ylabel="loss", ylim=(0, 4.5))
@@ -136,7 +140,7 @@ def draw_curves() -> Picture:
     right.legend(loc="upper center", fontsize=8)
     caption = (
         "Far on the wrong side (z → −∞) the squared error is flat and the cross-entropy is not. "
-        "Huber's loss is e²/2 near 0, half of the squared error, and linear beyond δ."
+        "Huber's loss is e²/2 near 0 (dotted), half of the squared error, and linear beyond δ."
     )
     return Picture("curves", caption, figure)
 

@@ -49,7 +49,13 @@ def draw() -> Picture:
         for axes, end in ((left, row), (right, unit)):
             axes.annotate("", end, (0, 0), arrowprops=arrow | {"color": colour})
         above = (0, 5 if row[1] > 0 else -13)
-        left.annotate(f"({row[0]}, {row[1]})", row, above, textcoords="offset points", ha="center")
+        left.annotate(
+            f"({row[0]}, {row[1]})".replace("-", "−"),
+            row,
+            above,
+            textcoords="offset points",
+            ha="center",
+        )
     angle = np.linspace(0, 2 * np.pi, 721)
     circle = np.stack([np.cos(angle), np.sin(angle)])
     right.plot(*circle, label="‖x‖₂ = 1", color=style.BLACK, linewidth=1)
@@ -60,9 +66,12 @@ def draw() -> Picture:
     for axes in (left, right):
         axes.set(xlabel="first component", ylabel="second component", aspect="equal")
     right.legend(loc="lower left")
-    return Picture(
-        "rows", "The rows of X as arrows, and on the unit circle after division.", figure
+    caption = (
+        "The rows of X as arrows, and on the unit circle after division by their length. The "
+        "diamond holds the vectors whose components have sizes that sum to 1: division by the L1 "
+        "norm would put the rows there."
     )
+    return Picture("rows", caption, figure)
 
 
 def run() -> Result:

@@ -131,7 +131,8 @@ def draw_errors(curves: dict[str, np.ndarray]) -> Picture:
         axes.loglog(
             h, epsilon / h, ":", color=colour, linewidth=1, label=f"rounding, ε / h ({name})"
         )
-        axes.axvline(epsilon ** (1 / 3), color=colour, linewidth=0.8, alpha=0.5)
+        label = f"h = ε^(1/3) ({name})"
+        axes.axvline(epsilon ** (1 / 3), color=colour, linewidth=0.8, alpha=0.5, label=label)
     axes.set(xlabel="step h", ylabel="relative error of the gradient", ylim=(1e-12, 1e2))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return Picture(

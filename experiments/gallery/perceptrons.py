@@ -141,10 +141,13 @@ def draw_regions(axes, function, name: str) -> None:
 
 def draw_gates() -> Picture:
     """The decision regions of the gates with the given weights."""
-    figure, row = style.figure(columns=4, height=2.4)
+    figure, row = style.figure(columns=4, height=2.7)
     for axes, name in zip(row, TRUTH, strict=True):
         draw_regions(axes, partial(gate, name), name)
         axes.set(title=name)
+    for colour, marker, answer in ((style.BLUE, "o", 0), (style.VERMILLION, "s", 1)):
+        row[0].scatter([], [], 60, colour, marker=marker, label=f"the answer is {answer}")
+    figure.legend(loc="outside lower center", ncols=2)
     caption = (
         "Where each gate with the given weights answers 1 (orange) and 0 (blue); squares are "
         "inputs whose answer is 1. XOR is made of the other three."

@@ -16,11 +16,13 @@ over the features of one example, which the weights keep apart: it does not shri
 
 from collections.abc import Callable
 from functools import cache
+from itertools import cycle
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 import jaxnn as nn
 from experiments.gallery.result import Picture, Result, Table, alone
@@ -115,10 +117,15 @@ def draw_remedies(
     """How the initialisation changes tanh and ReLU networks, and what helps the sigmoid."""
     figure, panels = style.figure(columns=3, height=4.0, sharey=True)
     curves = starts | {"sigmoid": remedies}
+    everything = np.concatenate([norms for lines in curves.values() for norms in lines.values()])
+    lowest, highest = everything[everything > 0].min(), everything.max()
     for axes, (activation, lines) in zip(panels, curves.items(), strict=True):
-        for name, norms in lines.items():
-            axes.semilogy(norms, label=name)
-        axes.set(title=activation, xlabel="layers passed k", ylim=(1e-40, 1e20))
+        for name, norms, dash in zip(lines, lines.values(), cycle(("-", "--", ":")), strict=False):
+            axes.semilogy(norms, dash, label=name)
+        axes.set(title=activation, xlabel="layers passed k")
+        axes.set_yticks(10.0 ** np.arange(-100, 60, 20))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(lowest / 10, highest * 10)
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     panels[0].set(ylabel="‖δ‖ relative to the last layer's")
     return Picture(
