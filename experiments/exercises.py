@@ -143,7 +143,7 @@ def judgement(exercise: Exercise, path: Path, seconds: float) -> Verdict:
     try:
         calls = answer_apart(path, exercise.function.name, cases, exercise.names, seconds)
     except Unanswered as error:
-        return Verdict([str(error)])
+        return Verdict((str(error),))
     return judge(exercise, calls)
 
 

@@ -1,6 +1,7 @@
 """An embedding, and dropout: what is picked out on the way forward gets what flows back."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.lessons.exercise import Exercise, Mistake, gradients
@@ -35,8 +36,8 @@ def noise_cases(random: np.random.Generator):
 def thin(rate: float, dy):
     """y of ones, and dx."""
     layer = dropout(rate)
-    y, _, residuals = layer.forward((), (), np.ones_like(dy), jax.random.key(0))
-    return y, layer.backward((), residuals, jax.numpy.asarray(dy))[0]
+    y, _, residuals = layer.forward((), (), jnp.ones_like(dy), jax.random.key(0))
+    return y, layer.backward((), residuals, jnp.asarray(dy))[0]
 
 
 def of_noise(kept, rate, dy):

@@ -23,9 +23,9 @@ OF_FEW_BITS = {2: 1e-2, 4: 1e-4}
 class Verdict(NamedTuple):
     """What is said about an answer."""
 
-    faults: Sequence[str] = ()
+    faults: tuple[str, ...] = ()
     """What is wrong: a text for each output, and one for an error."""
-    hints: Sequence[str] = ()
+    hints: tuple[str, ...] = ()
     """What is missing, as far as the mistakes are typical."""
 
 
@@ -37,7 +37,7 @@ Explanation = tuple[set[int], Sequence[str]]
 def judge(exercise: Exercise, calls: Sequence[Call]) -> Verdict:
     """Compare what a person's function came to with what is right."""
     if all(c.error.endswith("NotImplementedError") for c in calls):
-        return Verdict(["it is still the stub: write its body, in place of the last line"])
+        return Verdict(("it is still the stub: write its body, in place of the last line",))
     right = [Call(tuple(case.values())) for case in exercise.right]
     answered = any(not c.error for c in calls)
     outputs = range(len(exercise.names) if answered else 0)
@@ -48,7 +48,8 @@ def judge(exercise: Exercise, calls: Sequence[Call]) -> Verdict:
             faults.append(f"{c.error}\nwith {_sizes(case)}")
             break
     unexplained = {o for o in wrong if not _same(calls, right, o, _about_equal)}
-    return Verdict(faults, list(dict.fromkeys(_hints(exercise, calls, right, unexplained))))
+    hints = dict.fromkeys(_hints(exercise, calls, right, unexplained))
+    return Verdict(tuple(faults), tuple(hints))
 
 
 def _hints(
@@ -88,7 +89,7 @@ def _relations(
     for output, name in enumerate(exercise.names):
         for relation, text in RELATIONS.items():
             if _same(calls, right, output, relation):
-                yield {output}, [f"{name} {text}."]
+                yield {output}, [f"{name} {text}"]
         for other, its_name in enumerate(exercise.names):
             if other != output and _same(calls, right, output, _about_equal, other):
                 order = ", ".join(exercise.names)
@@ -132,19 +133,19 @@ def _lacks_a_sum(given: np.ndarray, other: np.ndarray) -> bool:
 
 def _is_a_multiple(given: np.ndarray, other: np.ndarray) -> bool:
     """By a number that depends on the case; of one element alone, that would say nothing."""
-    if given.shape != other.shape or other.size < 2 or not np.any(given):
+    if given.shape != other.shape or other.size < 2 or not 0 < np.abs(given).max() < np.inf:
         return False
     factor = np.sum(given * other) / np.sum(other * other)
     return _about_equal(given, factor * other)
 
 
 RELATIONS: dict[Callable[[np.ndarray, np.ndarray], bool], str] = {
-    lambda given, other: _about_equal(-given, other): "has the wrong sign",
-    lambda given, other: _about_equal(given.T, other): "is the transpose of what it should be",
+    lambda given, other: _about_equal(-given, other): "has the wrong sign.",
+    lambda given, other: _about_equal(given.T, other): "is the transpose of what it should be.",
     lambda given, other: (
         given.size == other.size and _about_equal(given.reshape(other.shape), other)
-    ): "has the right numbers in another shape",
-    _lacks_a_sum: "lacks a sum over one of its axes",
+    ): "has the right numbers in another shape.",
+    _lacks_a_sum: "lacks a sum over one of its axes.",
     _is_a_multiple: "is a multiple of what it should be: is there a factor too many or too few, "
     "such as a 2 or the 1/N of a mean?",
 }
@@ -179,7 +180,8 @@ def _difference(given: np.ndarray, wanted: np.ndarray) -> str:
     size = np.max(np.abs(wanted), initial=0)
     count = int(np.sum(error > TOLERANCE * size))
     many = f"{count} of its {error.size} elements are, " if error.size > 1 else ""
-    return f"is wrong: {many}{given[place]:.6g}{at} in place of {wanted[place]:.6g}"
+    what = "is wrong" if np.isfinite(given).all() else "is wrong and not finite"
+    return f"{what}: {many}{given[place] + 0:.6g}{at} in place of {wanted[place] + 0:.6g}"
 
 
 def _sizes(case: dict[str, Any]) -> str:

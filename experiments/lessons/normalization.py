@@ -74,13 +74,13 @@ def mistakes(axis: str, other: str, over: str, that: str) -> tuple[Mistake, ...]
         ),
         Mistake("dy * scale", "dy", "dx lacks the scale: what arrives at x̂ is dy · scale."),
         Mistake(
-            "(d - along_one - along_normal) / deviation",
-            "d - along_one - along_normal",
+            ") / deviation\n    dscale",
+            ")\n    dscale",
             "dx lacks the division by √(σ² + ε).",
         ),
         Mistake(
-            "(d - along_one - along_normal) / deviation",
-            "(d - along_one - along_normal) * deviation",
+            ") / deviation\n    dscale",
+            ") * deviation\n    dscale",
             "dx is multiplied by √(σ² + ε), where x̂ was divided by it.",
         ),
         Mistake(

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.support.help import HOME
+
 START_SECONDS = 30
 """How long the process may take beside what the file takes."""
 LARGEST = 1_000_000
@@ -53,7 +55,9 @@ def call(function: Callable, arguments: Sequence[Any], names: Sequence[str], pat
         return Call((_array(returned),))
     if not isinstance(returned, tuple | list) or len(returned) != len(names):
         count = f" of {len(returned)}" if isinstance(returned, tuple | list) else ""
-        what = "nothing" if returned is None else f"a {type(returned).__name__}{count}"
+        what = (
+            "nothing" if returned is None else f"a value of type {type(returned).__name__}{count}"
+        )
         return Call((), f"it returned {what}, in place of {len(names)} values: {', '.join(names)}")
     return Call(tuple(map(_array, returned)))
 
@@ -64,9 +68,9 @@ def _array(value: Any) -> np.ndarray | str:
     try:
         array = np.asarray(value)
     except Exception as error:  # whatever there is
-        return f"a {type(value).__name__}, which is no array ({str(error)[:100]})"
+        return f"a value of type {type(value).__name__}, which is no array ({str(error)[:100]})"
     if array.dtype.kind not in "biuf":
-        return f"a {type(value).__name__} of {array.dtype}"
+        return f"a value of type {type(value).__name__} of {array.dtype}"
     if array.size > LARGEST:
         return f"an array of shape {array.shape}"
     return array if array.dtype in (np.float16, np.float32) else array.astype(float)
@@ -115,7 +119,7 @@ def answer_apart(
     Raises:
         Unanswered: also, it took longer, or the process ended otherwise.
     """
-    path = path.resolve()
+    path, paths = path.resolve(), [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     request = {
         "path": str(path),
         "function": function,
@@ -128,9 +132,9 @@ def answer_apart(
         Path(folder, "request").write_text(json.dumps(request), encoding="utf-8")
         try:
             status = subprocess.run(
-                [sys.executable, "-B", "-m", "experiments.support.apart", folder],
+                [sys.executable, "-BP", "-m", "experiments.support.apart", folder],
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {"JAX_ENABLE_X64": "1"},
+                env=os.environ | {"JAX_ENABLE_X64": "1", "PYTHONPATH": os.pathsep.join(paths)},
                 timeout=seconds + START_SECONDS,
             ).returncode
         except subprocess.TimeoutExpired:
@@ -149,7 +153,7 @@ def _end(path: Path, status: int | None, trace: Path, seconds: float) -> str:
     text = trace.read_text(encoding="utf-8", errors="replace") if trace.exists() else ""
     if text or status is None:
         at = re.search(rf'"{re.escape(str(path))}", line (\d+)', text)
-        where = f"line {at[1]}" if at else "it"
+        where = f"{path.name}, line {at[1]}:" if at else "it"
         return f"{where} was still at work after {seconds:g} s: a loop without an end?"
     if status < 0:
         return f"the process that ran it was ended by {signal.Signals(-status).name}"
