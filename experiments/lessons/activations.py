@@ -54,6 +54,11 @@ EXERCISES = (
             Mistake("dy * y * (1 - y)", "dy * (1 - y)", "The factor y of the slope is missing."),
             Mistake("(1 - y)", "(1 + y)", "The slope has the wrong sign in front of one y."),
             Mistake("dy * y * (1 - y)", "dy * (1 - y * y)", "That is the slope of tanh."),
+            Mistake(
+                "dy * y * (1 - y)",
+                "dy / (1 + np.exp(-y)) / (1 + np.exp(y))",
+                "y is the sigmoid of x already, of which you take the sigmoid once more.",
+            ),
             Mistake("dy * y * (1 - y)", "dy * y", "The factor 1 − y of the slope is missing."),
         ),
     ),
@@ -112,7 +117,18 @@ EXERCISES = (
                 "x > 0, np.maximum(dy, 0)",
                 "A negative dy passes where x > 0: what is cut off is x, and not the derivative.",
             ),
+            Mistake("dy, 0.0", "x, 0.0", "That is y: what is wanted is dy times the slope."),
             Mistake("x > 0, dy", "x < 0, dy", "The wrong half is let through."),
+            Mistake(
+                "dy, 0.0",
+                "dy, np.sign(x) * dy",
+                "That is the slope of |x|: where x < 0, ReLU is flat, and nothing flows back.",
+            ),
+            Mistake(
+                "dy, 0.0",
+                "dy, np.where(x == 0, 0.5, 0) * dy",
+                "Look at the kink: by convention the slope there is not ½, but 0.",
+            ),
             Mistake(
                 "dy, 0.0", "dy, 0.01 * dy", "That is a leaky ReLU: where x < 0 nothing passes."
             ),
@@ -134,14 +150,20 @@ EXERCISES = (
                 "The largest x is subtracted from the exponents, before the powers are taken.",
             ),
             Mistake(
-                "powers.sum(axis=1, keepdims=True)",
-                "powers.sum(axis=0, keepdims=True)",
+                "x.max(axis=1, keepdims=True))\n    y = powers / powers.sum(axis=1, keepdims=True)",
+                "x.max(axis=0, keepdims=True))\n    y = powers / powers.sum(axis=0, keepdims=True)",
                 "Every row is to sum to 1, and not every column.",
             ),
             Mistake(
-                "powers.sum(axis=1, keepdims=True)",
-                "powers.sum()",
+                "x.max(axis=1, keepdims=True))\n    y = powers / powers.sum(axis=1, keepdims=True)",
+                "x.max())\n    y = powers / powers.sum()",
                 "The powers are divided by the sum of their own row, and not of the whole batch.",
+            ),
+            Mistake(
+                "x.max(axis=1, keepdims=True)",
+                "x.max()",
+                "Subtract the largest x of the row, and not of the batch: in other rows all powers "
+                "may become 0.",
             ),
             Mistake(
                 "y * (dy - (dy * y).sum(axis=1, keepdims=True))",

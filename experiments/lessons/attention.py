@@ -93,8 +93,8 @@ EXERCISES = (
                 "The scores are divided by the root of the depth, and not by the depth.",
             ),
             Mistake(
-                "powers.sum(axis=2, keepdims=True)",
-                "powers.sum(axis=1, keepdims=True)",
+                "s.max(axis=2, keepdims=True))\n    p = powers / powers.sum(axis=2, keepdims=True)",
+                "s.max(axis=1, keepdims=True))\n    p = powers / powers.sum(axis=1, keepdims=True)",
                 "The weights of a query sum to 1 over the keys; yours do over the queries.",
             ),
         ),

@@ -53,8 +53,8 @@ EXERCISES = (
             ),
             Mistake(
                 "dy @ weight.T",
-                "(weight @ dy.T).T * len(x)",
-                "dx is no sum and no mean over the batch: no factor belongs there.",
+                "weight @ dy",
+                "dx has the batch first, as dy has: dy stands on the left of the product.",
             ),
             Mistake(
                 "x.T @ dy",
@@ -66,6 +66,12 @@ EXERCISES = (
                 "x @ dy",
                 "dW sums over the examples, which are the first axis of both: one of the two has "
                 "to be transposed.",
+            ),
+            Mistake(
+                "x.T @ dy",
+                "x @ dy.T",
+                "dW sums over the examples and is one matrix of [in, out]: that is a product of "
+                "every example with every other.",
             ),
             Mistake(
                 "x.T @ dy",

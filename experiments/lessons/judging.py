@@ -29,8 +29,15 @@ class Verdict(NamedTuple):
     """What is missing, as far as the mistakes are typical."""
 
 
-Explanation = tuple[set[int], Sequence[str]]
-"""Outputs, by their numbers, and what is said where one of them is wrong."""
+class Explanation(NamedTuple):
+    """Something that makes outputs what they are."""
+
+    outputs: set[int]
+    """By their numbers."""
+    hints: Sequence[str]
+    """What is said where one of them is wrong."""
+    contradictions: int = 0
+    """How many other outputs it would make wrong that are right, or wrong in another way."""
 
 
 @np.errstate(all="ignore")
@@ -41,13 +48,13 @@ def judge(exercise: Exercise, calls: Sequence[Call]) -> Verdict:
     right = [Call(tuple(case.values())) for case in exercise.right]
     answered = any(not c.error for c in calls)
     outputs = range(len(exercise.names) if answered else 0)
-    wrong = [output for output in outputs if not _same(calls, right, output, _equal)]
+    wrong = [output for output in outputs if not _in_all(calls, right, output, _equal)]
     faults = [_fault(exercise, calls, right, output) for output in wrong]
     for case, c in zip(exercise.arguments, calls, strict=True):
         if c.error:
             faults.append(f"{c.error}\nwith {_sizes(case)}")
             break
-    unexplained = {o for o in wrong if not _same(calls, right, o, _about_equal)}
+    unexplained = {o for o in wrong if not _in_all(calls, right, o, _about_equal)}
     hints = dict.fromkeys(_hints(exercise, calls, right, unexplained))
     return Verdict(tuple(faults), tuple(hints))
 
@@ -57,68 +64,79 @@ def _hints(
 ) -> Iterator[str]:
     """What is said about the unexplained outputs; first by what explains the most of them."""
     for explanations in (
-        _mistakes(exercise, calls, 1),
-        _relations(exercise, calls, right),
-        _mistakes(exercise, calls, 2),
+        (_mistaken(calls, right, *m) for m in _with_mistakes(exercise, 1)),
+        (_mistaken(calls, right, *m) for m in _with_mistakes(exercise, 2)),
+        _related(exercise, calls, [], right),
+        (e for m in _with_mistakes(exercise, 1) for e in _related(exercise, calls, *m)),
     ):
         known = list(explanations) if unexplained else []
-        # Of two that explain as many, the one that is right where the person is.
         while known:
-            same, hints = max(known, key=lambda e: (len(e[0] & unexplained), len(e[0])))
-            if not same & unexplained:
+            best = max(known, key=lambda e: (len(e.outputs & unexplained), -e.contradictions))
+            if not best.outputs & unexplained:
                 break
-            unexplained = unexplained - same
-            yield from hints
+            unexplained = unexplained - best.outputs
+            yield from best.hints
 
 
-def _mistakes(exercise: Exercise, calls: Sequence[Call], count: int) -> Iterator[Explanation]:
-    """Typical ones, so many at once."""
+def _with_mistakes(exercise: Exercise, count: int) -> Iterator[tuple[Sequence[str], list[Call]]]:
+    """The hints of so many typical mistakes, and what the solution with them comes to."""
     for mistakes in itertools.combinations(exercise.mistakes, count):
         source = exercise.with_mistakes(*mistakes)
         if source is not None:
-            theirs = exercise.calls_of(source)
-            outputs = range(len(exercise.names))
-            same = {output for output in outputs if _same(calls, theirs, output, _about_equal)}
-            yield same, [mistake.hint for mistake in mistakes]
+            yield [mistake.hint for mistake in mistakes], exercise.calls_of(source)
 
 
-def _relations(
-    exercise: Exercise, calls: Sequence[Call], right: Sequence[Call]
+def _mistaken(
+    calls: Sequence[Call], right: Sequence[Call], hints: Sequence[str], theirs: Sequence[Call]
+) -> Explanation:
+    """The outputs that are as the mistakes make them."""
+    outputs = set(range(len(right[0].outputs)))
+    same = {output for output in outputs if _in_all(calls, theirs, output, _about_equal)}
+    harmless = {output for output in outputs if _in_all(theirs, right, output, _equal)}
+    return Explanation(same, hints, len(outputs - same - harmless))
+
+
+def _related(
+    exercise: Exercise, calls: Sequence[Call], hints: Sequence[str], theirs: Sequence[Call]
 ) -> Iterator[Explanation]:
-    """Outputs that become right by a change of sign, shape, size or place."""
+    """The outputs that a change of sign, shape, size or order makes what these are."""
     for output, name in enumerate(exercise.names):
-        for relation, text in RELATIONS.items():
-            if _same(calls, right, output, relation):
-                yield {output}, [f"{name} {text}"]
+        for relation in RELATIONS:
+            if text := _in_all(calls, theirs, output, relation):
+                yield Explanation({output}, [*hints, f"{name} {text}."])
         for other, its_name in enumerate(exercise.names):
-            if other != output and _same(calls, right, output, _about_equal, other):
-                order = ", ".join(exercise.names)
-                yield {output}, [f"What you return as {name} is {its_name}: return {order}."]
+            if other != output and _in_all(calls, theirs, output, _about_equal, other):
+                text = f"What you return as {name} is {its_name}: return "
+                yield Explanation({output}, [*hints, f"{text}{', '.join(exercise.names)}."])
 
 
-def _same(
+def _in_all(
     calls: Sequence[Call],
     others: Sequence[Call],
     output: int,
-    relation: Callable[[np.ndarray, np.ndarray], bool],
+    relation: Callable[[np.ndarray, np.ndarray], Any],
     other_output: int | None = None,
-) -> bool:
-    """Whether an output is, in every case in which a person's function returned."""
-    place = output if other_output is None else other_output
-    return all(
-        not other.error
-        and not isinstance(given := c.outputs[output], str)
-        and relation(given, np.asarray(other.outputs[place]))
-        for c, other in zip(calls, others, strict=True)
-        if not c.error
-    )
+) -> Any:
+    """What the relation says of an output in the first case in which a person's function returned,
+    if it says something in all of them."""
+    place, said = output if other_output is None else other_output, []
+    for c, other in zip(calls, others, strict=True):
+        if c.error:
+            continue
+        if other.error or isinstance(given := c.outputs[output], str):
+            return False
+        said.append(relation(given, np.asarray(other.outputs[place])))
+    return all(said) and said[:1] and said[0]
 
 
 def _equal(given: np.ndarray, other: np.ndarray, tolerance: float = TOLERANCE) -> bool:
-    size = np.max(np.abs(other), initial=0, where=np.isfinite(other))
-    return given.shape == other.shape and np.allclose(
-        given, other, rtol=tolerance, atol=tolerance * size, equal_nan=True
-    )
+    """Whether shapes and numbers are; one that is not finite is as good as another."""
+    finite = np.isfinite(other)
+    if given.shape != other.shape or not np.array_equal(np.isfinite(given), finite):
+        return False
+    size = np.max(np.abs(other), initial=0, where=finite)
+    given, other = given[finite], other[finite]
+    return np.allclose(given, other, rtol=tolerance, atol=tolerance * size)
 
 
 def _about_equal(given: np.ndarray, other: np.ndarray) -> bool:
@@ -126,30 +144,39 @@ def _about_equal(given: np.ndarray, other: np.ndarray) -> bool:
     return _equal(given, other, OF_FEW_BITS.get(given.dtype.itemsize, TOLERANCE))
 
 
-def _lacks_a_sum(given: np.ndarray, other: np.ndarray) -> bool:
-    axes = range(given.ndim if given.ndim > other.ndim else 0)
-    return any(_about_equal(given.sum(axis), other) for axis in axes)
+def _wrong_sign(given: np.ndarray, other: np.ndarray) -> str:
+    return "has the wrong sign" if _about_equal(-given, other) else ""
 
 
-def _is_a_multiple(given: np.ndarray, other: np.ndarray) -> bool:
-    """By a number that depends on the case; of one element alone, that would say nothing."""
+def _transposed(given: np.ndarray, other: np.ndarray) -> str:
+    return "is the transpose of what it should be" if _about_equal(given.T, other) else ""
+
+
+def _reshaped(given: np.ndarray, other: np.ndarray) -> str:
+    same = given.size == other.size and _about_equal(given.reshape(other.shape), other)
+    return "has the right numbers in another shape" if same else ""
+
+
+def _not_summed(given: np.ndarray, other: np.ndarray) -> str:
+    for axis in range(given.ndim if given.ndim == other.ndim + 1 else 0):
+        for name, contract in (("sum", np.sum), ("mean", np.mean)):
+            if _about_equal(contract(given, axis), other):
+                return f"lacks a {name} over its axis {axis}"
+    return ""
+
+
+def _multiple(given: np.ndarray, other: np.ndarray) -> str:
+    """By a factor that may depend on the case; of one element alone, that would say nothing."""
     if given.shape != other.shape or other.size < 2 or not 0 < np.abs(given).max() < np.inf:
-        return False
+        return ""
     factor = np.sum(given * other) / np.sum(other * other)
-    return _about_equal(given, factor * other)
+    if not _about_equal(given, factor * other):
+        return ""
+    return f"is {factor:.4g} times what it should be: look for a factor too many or too few"
 
 
-RELATIONS: dict[Callable[[np.ndarray, np.ndarray], bool], str] = {
-    lambda given, other: _about_equal(-given, other): "has the wrong sign.",
-    lambda given, other: _about_equal(given.T, other): "is the transpose of what it should be.",
-    lambda given, other: (
-        given.size == other.size and _about_equal(given.reshape(other.shape), other)
-    ): "has the right numbers in another shape.",
-    _lacks_a_sum: "lacks a sum over one of its axes.",
-    _is_a_multiple: "is a multiple of what it should be: is there a factor too many or too few, "
-    "such as a 2 or the 1/N of a mean?",
-}
-"""What people do to a right result, and what is said of it."""
+RELATIONS = (_wrong_sign, _transposed, _reshaped, _not_summed, _multiple)
+"""What people do to a right result: each says so where it is what has been done, or nothing."""
 
 
 def _fault(exercise: Exercise, calls: Sequence[Call], right: Sequence[Call], output: int) -> str:

@@ -53,17 +53,16 @@ EXERCISES = (
         regression_cases,
         of_numbers,
         (
-            Mistake("2 * error / y.size", "2 * error", "The gradient lacks the 1/N of the mean."),
-            Mistake("2 * error / y.size", "error / y.size", "The derivative of a square has a 2."),
-            Mistake("2 * error / y.size", "error", "The 2 of the square and the 1/N are missing."),
+            Mistake("error / y.size", "error", "The gradient lacks the 1/N of the mean."),
+            Mistake("2 * error", "error", "The derivative of a square has a 2."),
             Mistake(
-                "2 * error / y.size",
-                "2 * error / len(y)",
+                "error / y.size",
+                "error / len(y)",
                 "The gradient is divided by the size of the batch: N counts the outputs, too.",
             ),
             Mistake(
-                "2 * error / y.size",
-                "-2 * error / y.size",
+                "dy = 2",
+                "dy = -2",
                 "The sign is that of the derivative by the target: it grows with y where y > t.",
             ),
             Mistake("np.mean(error**2)", "np.sum(error**2)", "The loss lacks the 1/N of the mean."),
@@ -87,38 +86,38 @@ EXERCISES = (
         of_labels,
         (
             Mistake(
-                "(np.exp(logp) - t) / batch",
-                "np.exp(logp) - t",
+                "delta / batch",
+                "delta",
                 "The gradient lacks the 1/batch: the loss is a mean over the examples.",
             ),
             Mistake(
-                "(np.exp(logp) - t) / batch",
-                "(np.exp(logp) - t) / z.size",
+                "delta / batch",
+                "delta / z.size",
                 "The mean is one over the examples alone: the classes of an example are summed.",
             ),
             Mistake(
-                "(np.exp(logp) - t) / batch",
-                "np.exp(logp) / batch",
+                "np.exp(logp) - t",
+                "np.exp(logp)",
                 "The gradient lacks the target: at the label something is subtracted from p.",
             ),
             Mistake(
-                "(np.exp(logp) - t) / batch",
-                "-t / batch",
+                "np.exp(logp) - t",
+                "-t",
                 "The gradient lacks p: every logit is in the sum of the powers.",
             ),
             Mistake(
-                "(np.exp(logp) - t) / batch",
-                "(t - np.exp(logp)) / batch",
+                "np.exp(logp) - t",
+                "t - np.exp(logp)",
                 "The gradient has the wrong sign: where the label's logit grows, the loss falls.",
             ),
             Mistake(
-                "(np.exp(logp) - t) / batch",
-                "(z - t) / batch",
+                "np.exp(logp) - t",
+                "z - t",
                 "The target is subtracted from the probabilities, and not from the logits.",
             ),
             Mistake(
-                "-np.sum(t * logp) / batch",
-                "-np.sum(t * logp)",
+                "logp) / batch",
+                "logp)",
                 "The loss lacks the 1/batch of the mean.",
             ),
             Mistake(
@@ -130,6 +129,17 @@ EXERCISES = (
                 "-np.sum(t * logp)",
                 "np.sum(t * logp)",
                 "The loss has the wrong sign: the logarithm of a probability is negative.",
+            ),
+            Mistake(
+                "z.max(axis=1, keepdims=True)",
+                "z.max()",
+                "Subtract the largest logit of the row, and not of the batch: in other rows all "
+                "powers may become 0.",
+            ),
+            Mistake(
+                "shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))",
+                "np.log(np.exp(z) / np.exp(z).sum(axis=1, keepdims=True))",
+                "e¹⁰⁰⁰ is infinite, and ∞ / ∞ no number: subtract the row's largest logit first.",
             ),
             Mistake(
                 "-np.sum(t * logp)",

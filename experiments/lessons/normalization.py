@@ -58,6 +58,16 @@ def mistakes(axis: str, other: str, over: str, that: str) -> tuple[Mistake, ...]
             "dx lacks both projections: μ and σ are taken for constants, but they depend on x.",
         ),
         Mistake(
+            "d - along_one",
+            "d + along_one",
+            "The mean of d is added: it is to be subtracted, as μ was from x.",
+        ),
+        Mistake(
+            "- along_normal",
+            "+ along_normal",
+            "The part of d along x̂ is added: it is to be subtracted.",
+        ),
+        Mistake(
             "normal * (d * normal).mean(axis, keepdims=True)",
             "(d * normal).mean(axis, keepdims=True)",
             "The mean of d · x̂ is to be multiplied by x̂, the direction that is projected out.",
@@ -82,6 +92,11 @@ def mistakes(axis: str, other: str, over: str, that: str) -> tuple[Mistake, ...]
             ") / deviation\n    dscale",
             ") * deviation\n    dscale",
             "dx is multiplied by √(σ² + ε), where x̂ was divided by it.",
+        ),
+        Mistake(
+            ") / deviation\n    dscale",
+            ") / deviation**2\n    dscale",
+            "dx is divided by σ² + ε, and not by its root.",
         ),
         Mistake(
             f"axis = {axis}",
@@ -118,6 +133,16 @@ def mistakes(axis: str, other: str, over: str, that: str) -> tuple[Mistake, ...]
             "(dy * normal).sum(axis=0)",
             "(dy * normal).mean(axis=0)",
             "dscale is a sum over the batch, and not a mean.",
+        ),
+        Mistake(
+            "(dy * normal).sum(axis=0)",
+            "(dy * normal).sum(axis=1)",
+            "dscale has a number for each feature: sum over the batch, and not over the features.",
+        ),
+        Mistake(
+            "dy.sum(axis=0)",
+            "dy.sum(axis=1)",
+            "doffset has a number for each feature: sum over the batch, and not over the features.",
         ),
         Mistake("dy.sum(axis=0)", "dy", "doffset lacks the sum over the batch."),
         Mistake(

@@ -100,11 +100,12 @@ def answer(
         found = runpy.run_path(str(path), run_name=path.stem).get(function)
     except BaseException as error:
         raise Unanswered(f"it cannot be run\n{describe(error, path)}") from None
+    else:
+        if not callable(found):
+            raise Unanswered(f"it has no function {function}, whose name and arguments are to stay")
+        return [call(found, arguments, names, path) for arguments in cases]
     finally:
         sys.path.remove(str(path.parent))
-    if not callable(found):
-        raise Unanswered(f"it has no function {function}, whose name and arguments are to stay")
-    return [call(found, arguments, names, path) for arguments in cases]
 
 
 def answer_apart(

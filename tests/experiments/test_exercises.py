@@ -30,7 +30,8 @@ def verdict_of(name, source):
     exercise, path = EXERCISES[name], Path(f"{name}.py").resolve()
     path.write_text(source, encoding="utf-8")
     cases = [[*case.values()] for case in exercise.arguments]
-    return judge(exercise, answer(path, exercise.function.name, cases, exercise.names))
+    with np.errstate(all="ignore"):
+        return judge(exercise, answer(path, exercise.function.name, cases, exercise.names))
 
 
 def written(name, body):
@@ -80,34 +81,64 @@ def test_the_cases_have_sizes_that_show_a_transpose_and_what_is_given_is_not_cha
         assert all(np.array_equal(case[n], kept[n]) for n in kept)
 
 
+def hint_of(name, words):
+    """The one that has these words."""
+    (hint,) = (m.hint for m in EXERCISES[name].mistakes if words in m.hint)
+    return hint
+
+
 def test_independent_mistakes_have_a_hint_each():
     body = "    return dy @ weight, dy.T @ x, dy\n"
+    wanted = ("W has to be transposed", "[out, in], its transpose", "db lacks the sum over")
     assert verdict_of("dense", written("dense", body)).hints == tuple(
-        EXERCISES["dense"].mistakes[number].hint for number in (0, 2, 5)
+        hint_of("dense", words) for words in wanted
     )
 
 
-@pytest.mark.parametrize(("first", "second"), [(0, 6), (1, 7), (6, 7), (4, 6)])
-def test_two_mistakes_in_the_same_output_are_told_apart(first, second):
-    exercise = EXERCISES["layer_norm"]
-    both = exercise.mistakes[first], exercise.mistakes[second]
-    _, hints = verdict_of("layer_norm", exercise.with_mistakes(*both))
-    assert hints == tuple(mistake.hint for mistake in both)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("layer_norm", ("projection, the mean of d", "lacks the scale")),
+        ("layer_norm", ("projection, x̂ times", "lacks the division")),
+        ("batch_norm", ("lacks the scale", "lacks the division")),
+        ("mean_squared_error", ("gradient lacks the 1/N", "The sign is that of")),
+        ("cross_entropy", ("lacks the 1/batch: the loss is", "gradient has the wrong sign")),
+    ],
+)
+def test_two_mistakes_in_the_same_output_are_told_apart(name, words):
+    exercise, hints = EXERCISES[name], tuple(hint_of(name, w) for w in words)
+    both = [mistake for mistake in exercise.mistakes if mistake.hint in hints]
+    assert set(verdict_of(name, exercise.with_mistakes(*both)).hints) == {*hints}
+
+
+def test_a_mistake_and_a_wrong_sign_are_told_apart():
+    body = "    return -dy @ weight, x.T @ dy, dy.sum(0)\n"
+    wanted = (hint_of("dense", "W has to be transposed"), "dx has the wrong sign.")
+    assert verdict_of("dense", written("dense", body)).hints == wanted
+
+
+def test_of_mistakes_that_explain_as_much_the_one_is_told_that_contradicts_nothing():
+    body = "    a, o, n, _ = x.all(1), x.any(1), ~x.all(1), 0\n    return a, o, n, o\n"
+    assert verdict_of("gates", written("gates", body)).hints == (
+        hint_of("gates", "No single gate does that"),
+    )
 
 
 @pytest.mark.parametrize(
     ("returned", "hint"),
     [
         ("-dx, dweight, dbias", "dx has the wrong sign."),
-        ("dx, 2 * dweight, dbias", "dweight is a multiple of what it should be"),
+        ("dx, x, dbias", None),
+        ("dx, 2 * dweight, dbias", "dweight is 2 times what it should be: look for"),
         ("dx, dweight, dy[:, None].sum(0)", "dbias has the right numbers in another shape."),
-        ("dx, x[:, :, None] * dy[:, None, :], dbias", "dweight lacks a sum over one of its axes."),
+        ("dx, x[:, :, None] * dy[:, None, :], dbias", "dweight lacks a sum over its axis 0."),
         ("dweight, dx, dbias", "What you return as dx is dweight: return dx, dweight, dbias."),
     ],
 )
 def test_what_is_done_to_a_right_result_is_seen(returned, hint):
     body = f"    dx, dweight, dbias = dy @ weight.T, x.T @ dy, dy.sum(0)\n    return {returned}\n"
-    assert verdict_of("dense", written("dense", body)).hints[0].startswith(hint)
+    hints = verdict_of("dense", written("dense", body)).hints
+    assert hints[0].startswith(hint) if hint else not hints
 
 
 @pytest.mark.parametrize(
@@ -134,7 +165,6 @@ def test_what_is_done_to_a_right_result_is_seen(returned, hint):
         ("return [0] * 10**7", "it returned a value of type list of 10000000, in place of"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_what_else_a_function_does_is_told(body, fault):
     faults, hints = verdict_of("dense", written("dense", f"    {body}\n"))
     assert fault in faults[0]

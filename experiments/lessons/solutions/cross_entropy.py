@@ -23,5 +23,6 @@ def cross_entropy(z, labels):
     t = np.zeros_like(z)
     t[np.arange(batch), labels] = 1
     loss = -np.sum(t * logp) / batch
-    dz = (np.exp(logp) - t) / batch
+    delta = np.exp(logp) - t
+    dz = delta / batch
     return loss, dz
