@@ -24,7 +24,7 @@ from experiments.support.calling import command
 from experiments.support.command_line import parse_options, run_script
 from experiments.support.help import WIDTH
 from jaxnn.core.files import write_file
-from jaxnn.core.validation import printable, require_positive, unknown_name
+from jaxnn.core.validation import printable, require_number, unknown_name
 
 SOLVED = ".solved.json"
 """In the folder: the digest of every file as it was when it was right, by the exercise's name."""
@@ -50,7 +50,7 @@ class Options:
 def main(arguments: list[str]) -> None:
     """List, start or check; exit with 1 where an answer is not right."""
     options = parse_options(Options, "exercises [start|check|solution]", arguments)
-    require_positive("exercises", "seconds", options.seconds)
+    require_number("exercises", "seconds", options.seconds, minimum=0.1, maximum=86_400)
     verb, *names = options.names or ("list",)
     if options.names and verb not in ("start", "check", "solution"):
         verb, names = "check", [*options.names]
@@ -62,12 +62,23 @@ def main(arguments: list[str]) -> None:
     elif not names:
         raise ValueError(f"exercises: expected a name behind {verb}, such as {verb} dense")
     exercises = [EXERCISES[name] for name in names]
-    if verb == "start":
-        for exercise in exercises:
-            start(exercise, options.folder)
-    elif verb == "solution":
+    if verb == "solution":
         print("\n\n".join(exercise.solution for exercise in exercises), end="")
-    elif not all([check(e, options.folder, options.seconds) for e in exercises]):
+        return
+    paths = {options.folder / f"{exercise.name}.py": exercise for exercise in exercises}
+    for path, exercise in paths.items():
+        if verb == "start" and path.exists():
+            raise FileExistsError(
+                f"exercises: {path} is there already and stays as it is: complete it, or rename it "
+                "to begin anew"
+            )
+        if verb == "check" and not path.is_file():
+            starting = _command(f"start {exercise.name}", options.folder)
+            raise FileNotFoundError(f"exercises: expected {path}: {starting}")
+    if verb == "start":
+        for path, exercise in paths.items():
+            start(exercise, path)
+    elif not all([check(e, path, options.seconds) for path, e in paths.items()]):
         sys.exit(1)
 
 
@@ -105,35 +116,24 @@ def _command(words: str, folder: Path) -> str:
     return f"{command('exercises')} {words}{where}"
 
 
-def start(exercise: Exercise, folder: Path) -> None:
-    """Write the stub; a file that is there stays as it is."""
-    path = folder / f"{exercise.name}.py"
-    if path.exists():
-        raise FileExistsError(
-            f"exercises: {path} is there already and stays as it is: complete it, or rename it to "
-            "begin anew"
-        )
-    checking = _command(exercise.name, folder)
+def start(exercise: Exercise, path: Path) -> None:
+    """Write the stub."""
+    checking = _command(exercise.name, path.parent)
     stub = exercise.stub(checking)
     write_file(path, lambda temporary: temporary.write_text(stub, encoding="utf-8"))
     print(f"wrote {path}: complete it, then: {checking}")
 
 
-def check(exercise: Exercise, folder: Path, seconds: float) -> bool:
+def check(exercise: Exercise, path: Path, seconds: float) -> bool:
     """Say whether the file is right, or what is missing."""
-    path = folder / f"{exercise.name}.py"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"exercises: expected {path}: {_command(f'start {exercise.name}', folder)}"
-        )
     digest, verdict = _digest(path), judgement(exercise, path, seconds)
     if verdict.faults:
         print(f"{exercise.name}: not yet")
         for text in (*verdict.faults, *(f"hint: {hint}" for hint in verdict.hints)):
             print(_indented(printable(text)))
         return False
-    _note(folder, exercise.name, digest)
-    print("\n".join([f"{exercise.name}: right", *_next_step(folder)]))
+    _note(path.parent, exercise.name, digest)
+    print("\n".join([f"{exercise.name}: right", *_next_step(path.parent)]))
     return True
 
 

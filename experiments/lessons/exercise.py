@@ -103,6 +103,12 @@ class Exercise:
         """Those of what is to be returned."""
         return list(self.right[0])
 
+    @cached_property
+    def typical(self) -> list[tuple[Mistake, list[Call]]]:
+        """Every mistake, and what the solution with it comes to."""
+        sources = [(mistake, self.with_mistakes(mistake)) for mistake in self.mistakes]
+        return [(mistake, self.calls_of(source)) for mistake, source in sources if source]
+
     def calls_of(self, source: str) -> list[Call]:
         """What a solution, or one with mistakes, comes to."""
         space: dict[str, Any] = {}

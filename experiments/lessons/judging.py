@@ -1,8 +1,8 @@
 """Is it right, and if not, what is missing? One judge for all exercises.
 
 What a person's function returns is compared with the right results, and where it differs, with
-those of every typical mistake, with what a wrong sign, shape, factor or order makes of the right
-ones, and with those of every two mistakes. What is the same in all cases explains a wrong output.
+those of every typical mistake, with those of every two of them, and with what a wrong sign, shape,
+factor or order makes of any of these. What is the same in all cases explains a wrong output.
 """
 
 import itertools
@@ -64,10 +64,10 @@ def _hints(
 ) -> Iterator[str]:
     """What is said about the unexplained outputs; first by what explains the most of them."""
     for explanations in (
-        (_mistaken(calls, right, *m) for m in _with_mistakes(exercise, 1)),
-        (_mistaken(calls, right, *m) for m in _with_mistakes(exercise, 2)),
+        (_mistaken(calls, right, [m.hint], theirs) for m, theirs in exercise.typical),
+        (_mistaken(calls, right, *both) for both in _in_pairs(exercise)),
         _related(exercise, calls, [], right),
-        (e for m in _with_mistakes(exercise, 1) for e in _related(exercise, calls, *m)),
+        (e for m, theirs in exercise.typical for e in _related(exercise, calls, [m.hint], theirs)),
     ):
         known = list(explanations) if unexplained else []
         while known:
@@ -78,9 +78,9 @@ def _hints(
             yield from best.hints
 
 
-def _with_mistakes(exercise: Exercise, count: int) -> Iterator[tuple[Sequence[str], list[Call]]]:
-    """The hints of so many typical mistakes, and what the solution with them comes to."""
-    for mistakes in itertools.combinations(exercise.mistakes, count):
+def _in_pairs(exercise: Exercise) -> Iterator[tuple[Sequence[str], list[Call]]]:
+    """The hints of every two mistakes, and what the solution with both comes to."""
+    for mistakes in itertools.combinations(exercise.mistakes, 2):
         source = exercise.with_mistakes(*mistakes)
         if source is not None:
             yield [mistake.hint for mistake in mistakes], exercise.calls_of(source)

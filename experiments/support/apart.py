@@ -78,7 +78,7 @@ def _array(value: Any) -> np.ndarray | str:
 
 def describe(error: BaseException, path: Path) -> str:
     """An error with the line of the file that it comes from."""
-    told = f"{type(error).__name__}: {error}".strip(": ")
+    told = f"{type(error).__name__}: {error}".rstrip(": ")
     told = told if len(told) <= LONGEST else f"{told[:LONGEST]} …"
     if isinstance(error, SyntaxError) and error.filename == str(path):
         told = f"{type(error).__name__}: {error.msg}"
@@ -153,7 +153,8 @@ def _end(path: Path, status: int | None, trace: Path, seconds: float) -> str:
     """Why there is no answer."""
     text = trace.read_text(encoding="utf-8", errors="replace") if trace.exists() else ""
     if text or status is None:
-        at = re.search(rf'"{re.escape(str(path))}", line (\d+)', text)
+        shown = str(path).encode("ascii", "backslashreplace").decode()
+        at = re.search(rf'"{re.escape(shown)}", line (\d+)', text)
         where = f"{path.name}, line {at[1]}:" if at else "it"
         return f"{where} was still at work after {seconds:g} s: a loop without an end?"
     if status < 0:

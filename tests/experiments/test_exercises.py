@@ -215,9 +215,9 @@ def run(*arguments):
     ],
 )
 def test_a_file_that_hangs_or_ends_its_process_is_told(source, message, capsys):
-    Path("exercises").mkdir()
-    Path("exercises/dense.py").write_text(source)
-    assert run("dense", "--seconds", 0.5) == 1
+    Path("演習").mkdir()
+    Path("演習/dense.py").write_text(source)
+    assert run("dense", "--seconds", 0.5, "--folder", "演習") == 1
     assert message in capsys.readouterr().out
 
 
@@ -277,16 +277,16 @@ def test_several_are_checked_and_the_solution_of_one_is_printed(capfd):
         (["check", "start"], "unknown exercise 'start'"),
         (["start", "../x"], "unknown exercise '../x'"),
         (["dense"], "expected exercises/dense.py: python -m experiments.exercises start dense"),
-        (["start", "relu"], "exercises/relu.py is there already and stays as it is"),
+        (["start", "dense", "relu"], "exercises/relu.py is there already and stays as it is"),
         (["start", "tanh", "--folder", "exercises/relu.py"], "cannot write exercises/relu.py"),
-        (["dense", "--seconds", "0"], "expected seconds to lie in (0"),
+        (["dense", "--seconds", "0"], "expected seconds to lie in [0.1, 86400"),
     ],
 )
 def test_what_cannot_be_done_is_told(arguments, message, monkeypatch, capsys):
     Path("exercises").mkdir()
     Path("exercises/relu.py").write_text("mine")
     assert message in error_of(exercises.main, arguments, monkeypatch, capsys)
-    assert Path("exercises/relu.py").read_text() == "mine"
+    assert [path.read_text() for path in Path("exercises").iterdir()] == ["mine"]
 
 
 def test_the_command_itself():
