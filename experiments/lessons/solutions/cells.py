@@ -10,7 +10,7 @@ def cells(x, weight, bias):
 
     In the example x is 5 × 5 × 3 and there are two kernels of 3 × 3 × 3, so that y is 3 × 3 × 2.
     Its first cell is, channel by channel, −2 + 0 + 1, and with the bias 1 it is 0. Compute the
-    others, by loops over the cells.
+    others, by loops over the cells. A second image has other sizes: 7 × 5 × 2, and four kernels.
 
     Args:
         x: [height, width, channels].
