@@ -144,7 +144,7 @@ def draw_histograms(x: jax.Array) -> Picture:
             row[index].hist(values.ravel(), np.linspace(-1, 1, 41), weights=weights)
             row[index].set(xlim=(-1.05, 1.05))
             deviation = f"σ = {values.std():.1g}"
-            row[index].set_title(deviation, fontsize=7, loc="right", y=0.82)
+            row[index].set_title(deviation, fontsize=7, loc="right", pad=1)
         row[0].set(ylabel=f"{name}\nshare [%]")
     for index, (top, bottom) in enumerate(zip(grid[0], grid[-1], strict=True)):
         top.set_title(f"layer {index + 1}")
@@ -169,7 +169,7 @@ def draw_training(trained: dict[str, Training], widths: dict[str, np.ndarray]) -
     for name, values in widths.items():
         dash = "--" if name == "all 0.1" else "-"
         right.plot(values, dash, label=name, linewidth=4 if name == "all 0" else 1.6)
-    right.set(xlabel="step", ylabel="largest difference of two units' weights")
+    right.set(xlabel="step", ylabel="largest difference of units")
     for axes in (left, right):
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
     return Picture(
