@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.support import style
 from experiments.support.command_line import parse_options, run_script
@@ -150,19 +151,29 @@ def draw(runs: list[Compared]) -> Figure:
     columns = min(len(names), 2)
     rows = -(-len(names) // columns)
     figure, axes = style.figure(rows, columns, squeeze=False)
-    for place in axes.flat[len(names) :]:
-        place.axis("off")
+    handles = []
     for name, place in zip(names, axes.flat, strict=False):
+        lacking = [run.name for run in runs if name not in _curves(run)]
+        if lacking:
+            text = "not measured by " + ", ".join(style.shown(run, 30) for run in lacking)
+            where = {"transform": place.transAxes, "ha": "center", "va": "top"}
+            place.text(0.5, 0.98, text, fontsize=7, **where)
         for run in runs:
             numbers = [epoch["epoch"] for epoch in run.epochs]
             values = [epoch.get(name, math.nan) for epoch in run.epochs]
             marker = "o" if len(numbers) == 1 else None
-            place.plot(numbers, values, marker=marker, label=run.name)
+            (line,) = place.plot(numbers, values, marker=marker, label=run.name)
+            handles += [line] if name == names[0] else []
         is_loss = name.endswith("loss")
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
         place.set(
             xlabel="epoch", title=name.replace("_", " "), yscale="log" if is_loss else "linear"
         )
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    for place in axes.flat[len(names) :]:
+        place.axis("off")
+        place.legend(handles=handles, loc="center")
+    if len(names) == axes.size:
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 

@@ -20,6 +20,7 @@ import matplotlib
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.benchmarks.measuring import align
 from experiments.support import style
@@ -230,14 +231,19 @@ def draw(settings: Sequence[Mapping[str, float]], swept: Sequence[str], trials: 
     figure, axes = style.figure(columns=len(chosen), squeeze=False)
     for axis, (name, values) in zip(axes.flat, chosen.items(), strict=True):
         epochs = np.arange(1, values.shape[-1] + 1)
+        last = max(len(settings) - 1, 1)
         for index, setting in enumerate(settings):
             pairs = np.array([interval(values[:, index, e]) for e in range(len(epochs))])
             mean, half = pairs[:, 0], np.nan_to_num(pairs[:, 1])
             label = ", ".join(f"{key.replace('_', ' ')} {setting[key]:g}" for key in swept)
-            colour = matplotlib.colormaps[style.SEQUENTIAL](index / max(len(settings) - 1, 1))
+            # Not to its end, which is yellow on white.
+            colour = matplotlib.colormaps[style.SEQUENTIAL](0.85 * index / last)
+            # An interval about a mean may lie beyond what a share can be.
+            ends = np.clip((mean - half, mean + half), 0, 1 if "accuracy" in name else None)
             axis.plot(epochs, mean, label=label, color=colour)
-            axis.fill_between(epochs, mean - half, mean + half, color=colour, alpha=0.2, lw=0)
+            axis.fill_between(epochs, *ends, color=colour, alpha=0.2, lw=0)
         axis.set(xlabel="epoch", ylabel=name)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if "loss" in name:
             axis.set_yscale("log")
     if swept:

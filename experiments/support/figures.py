@@ -142,16 +142,23 @@ def kernels(weight: np.ndarray, most: int = 64) -> Figure:
 def feature_maps(
     image: np.ndarray, maps: Sequence[tuple[str, np.ndarray]], channels: int = 8
 ) -> Figure:
-    """One row for each layer: the first channels of what it returns for one image."""
-    figure, axes = style.figure(len(maps) + 1, channels, height=1.0, squeeze=False)
+    """One row for each layer, of one scale: the first channels of what it returns for an image."""
+    figure, axes = style.figure(len(maps) + 1, channels, height=1.15, squeeze=False)
+    figure.get_layout_engine().set(h_pad=0.12)
     for place in axes.flat:
         place.axis("off")
     _draw_image(axes[0, 0], image)
     axes[0, 0].set_title("input", fontsize=8)
     for row, (name, output) in zip(axes[1:], maps, strict=True):
-        row[0].set_title(f"{name}, {'×'.join(map(str, output.shape))}", fontsize=8, loc="left")
-        for channel, place in enumerate(row[: output.shape[-1]]):
-            place.imshow(output[..., channel])
+        count, low, high = output.shape[-1], float(np.min(output)), float(np.max(output))
+        left_out = f": the first {channels} of {count} channels" if count > channels else ""
+        title = f"{name}, {'×'.join(map(str, output.shape))}{left_out}"
+        # As long as the row, it would push the second channel away from the first.
+        above = row[0].text(0, 1.06, title, fontsize=8, transform=row[0].transAxes)
+        above.set_in_layout(False)
+        for channel, place in enumerate(row[:count]):
+            drawn = place.imshow(output[..., channel], vmin=low, vmax=high)
+        figure.colorbar(drawn, ax=row, shrink=0.9, pad=0.01).ax.tick_params(labelsize=6)
     return figure
 
 
@@ -165,7 +172,9 @@ def saliency(images: np.ndarray, slopes: np.ndarray, names: Sequence[str]) -> Fi
         _draw_image(axes[0, column], image)
         axes[0, column].set_title(style.shown(name, 16), fontsize=8)
         limit = float(np.abs(slope).max()) or 1.0
-        axes[1, column].imshow(slope, cmap=style.DIVERGING, vmin=-limit, vmax=limit)
+        drawn = axes[1, column].imshow(slope / limit, cmap=style.DIVERGING, vmin=-1, vmax=1)
+        axes[1, column].set_title(f"largest {limit:.2g}", fontsize=7)
+    figure.colorbar(drawn, ax=axes[1], label="share of the largest", shrink=0.9, pad=0.01)
     figure.suptitle("the strongest output unit, and its gradient by the pixels")
     return figure
 

@@ -1,5 +1,6 @@
 """The page of `experiments.inspect`: its numbers, and how they are drawn."""
 
+import textwrap
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -11,6 +12,26 @@ from experiments.support import style
 
 SHOWN = 8
 """How many of the hardest and of the easiest examples."""
+
+
+EXPLAINED = (
+    "What each layer puts out (left), and the deltas that come back to it (right): a delta is the "
+    "derivative of an example's loss by an output: the sizes on the right say how fast that layer "
+    "can learn. Distributions that move left from layer to layer are gradients that vanish.",
+    "A unit is dead if its slope is 0 for all examples: no delta passes it. It is saturated for an "
+    "example if its slope is below 5 % of the largest that the activation has: hardly any passes. "
+    "Of a ReLU that means inactive, which half of the units are at first, and is no fault.",
+    "The gradient is the mean over examples; its noise is how far an example's own gradient lies "
+    "from that mean. Where the noise is much larger than the norm, a step of few examples goes "
+    "mostly by chance, and larger batches pay.",
+    "The norm of an example's gradient says how much it would move the parameters by itself: large "
+    "for examples that are wrong, mislabelled or rare. The order is by that norm, which the loss "
+    "below a picture mostly follows.",
+    "Along an eigenvector of the Hessian the loss curves by its eigenvalue: steps larger than 2 / "
+    "the largest diverge, and many near 0 are directions that hardly matter. Ritz values are the "
+    "eigenvalues that a few products of the matrix with vectors find, largest and smallest first.",
+)
+"""What there is to see in each row."""
 
 
 class Page(NamedTuple):
@@ -34,9 +55,11 @@ class Page(NamedTuple):
 
 def draw(name: str, page: Page) -> Figure:
     """The page."""
-    figure = Figure(figsize=(style.WIDTH, 13.5), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 15.5), layout="constrained")
     figure.suptitle(f"{name}: what flows through it, and what it learns from")
-    rows: Any = figure.subfigures(5, 1, height_ratios=(4.0, 2.6, 2.6, 2.8, 2.6))
+    rows: Any = figure.subfigures(5, 1, height_ratios=(4.4, 3.0, 3.0, 3.2, 3.0))
+    for row, text in zip(rows, EXPLAINED, strict=True):
+        row.suptitle("\n".join(textwrap.wrap(text, 150)), fontsize=7.5, x=0.01, ha="left")
     left, right = rows[0].subplots(1, 2, sharey=True)
     _histograms(left, page.activations, "activations", symmetric=True)
     _histograms(right, page.deltas, "log₁₀ |delta| of one example", symmetric=False)
@@ -84,7 +107,7 @@ def _units(axes: Any, page: Page) -> None:
     shares = [100 * float(page.saturated[n]) for n in names]
     axes.bar(places + 0.2, shares, 0.4, label="slopes below 5 % of the largest")
     axes.set_xticks(places, names, fontsize=7)
-    axes.set(ylabel="share (%)", title="dead and saturated units", ylim=(0, 105))
+    axes.set(ylabel="share (%)", title="dead and saturated units", ylim=(0, 115))
     axes.legend()
 
 
@@ -118,7 +141,7 @@ def _hardness(row: Any, page: Page) -> None:
             image = page.images[index]
             place.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r")
             place.set_title(page.captions[index], fontsize=5.5)
-        pictures.suptitle("hardest (above) and easiest (below)", fontsize=9)
+        pictures.suptitle("largest gradients (above) and smallest (below)", fontsize=9)
     axes.plot(np.arange(1, len(ranked) + 1), np.maximum(ranked, 1e-12))
     axes.set(yscale="log", xlabel="rank", ylabel="gradient norm", title="hardness of examples")
     if page.images is None:
