@@ -122,6 +122,7 @@ class adaptive(Changing):
         return memory
 
     def renewed(self, memory: Array, within: Array | None) -> Array:
+        assert within is not None
         step = self.rate * (within - self.quantile)
         return (memory * jnp.exp(-step)).astype(memory.dtype)
 
