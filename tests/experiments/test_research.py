@@ -116,7 +116,8 @@ def test_canaries_audit_the_budget(tmp_path, capsys):
 
 def test_training_writes_budget_and_angles_to_its_metrics(tmp_path):
     pytest.importorskip("dp_accounting")
-    options = ["--gradient", "private", "--epochs", "2", "--angles"]
+    options = ["--gradient", "private", "--epochs", "2", "--angles", "--micro-batches", "2"]
+    options += ["--privacy.quantile", "0.5", "--privacy.count-noise", "4"]
     folder = tmp_path / "run"
     train.main(["wine_mlp", *options, "--output", str(folder)])
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

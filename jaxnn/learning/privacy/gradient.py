@@ -71,7 +71,7 @@ def require_noise(where: str, value: Any, allow_no_noise: bool) -> float:
         raise ValueError(
             f"{where}: expected noise_multiplier to lie in (0, inf), got {value}: without noise "
             "nothing is private; say allow_no_noise=True where that is meant, as to see what "
-            "clipping alone does"
+            "clipping alone does (on the command line --privacy.allow-no-noise)"
         )
     return value
 
