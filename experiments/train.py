@@ -336,8 +336,10 @@ def _observer(options: Options, splits: Splits) -> Callable[[TrainState], dict[s
     """(train_state) -> what the metrics of an epoch have beside losses and scores."""
     config, observers = options.config, {}
     if (privacy := config.privacy_of_gradients) is not None:
-        sizes = {"examples": len(splits.train.x), "batch_size": config.batch_size}
-        observers["epsilon"] = lambda s: epsilon_spent(privacy, steps=int(s.step), **sizes)
+        count, size = len(splits.train.x), config.batch_size
+        observers["epsilon"] = lambda s: epsilon_spent(
+            privacy, examples=count, batch_size=size, steps=int(s.step)
+        )
     if config.policy and config.policy.scales:
         observers["skipped_steps"] = lambda s: skipped_steps(s.optimizer_state)
     if options.angles:

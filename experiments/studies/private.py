@@ -5,13 +5,19 @@ python -m experiments.private fashion_private --noise 1 2 4 --epochs 10 --output
 
 Beside them, as the price's other end, the same network trained without clipping and noise by the
 optimiser of the configuration named by --reference.
+
+With --canaries 1000, so many training examples get wrong labels, and half of them, drawn at random,
+are left out. Which ones, can be guessed by how far the losses of those labels fell in training; how
+often that is right is a lower bound on ε (Steinke, Nasr and Jagielski, 2023).
 """
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.support import style
@@ -21,9 +27,10 @@ from experiments.support.config import Config, load_config, require_compatible
 from experiments.support.held_out import evaluate_on
 from experiments.support.modes import gradient_options
 from experiments.support.runs import initial_state
+from jaxnn.core.validation import require_integer
 from jaxnn.data import Splits
-from jaxnn.learning.privacy import epsilon_spent, require_accounting
-from jaxnn.training import train
+from jaxnn.learning.privacy import audit, epsilon_spent, require_accounting
+from jaxnn.training import TrainState, make_predict, train
 
 USES = (
     *("network", "loss", "optimizer", "learning_rate", "schedule", "weight_decay", "clip_norm"),
@@ -41,6 +48,8 @@ class Options:
     config: Configured
     noise: tuple[float, ...] = (8.0, 4.0, 2.0, 1.2, 0.8)
     """Noise multipliers."""
+    canaries: int = 0
+    """Examples with wrong labels, to audit the budget by."""
     reference: str = "fashion_mlp"
     """The configuration whose optimiser, rate, schedule and batch size the reference has."""
     overwrite: bool = False
@@ -60,14 +69,16 @@ def main(arguments: list[str]) -> None:
     require_accounting()
     splits = config.load()
     require_compatible(config, splits)
+    require_integer("private", "canaries", options.canaries, 0, len(splits.train.x))
+    canaries = _canaries(config, splits, options.canaries) if options.canaries else None
     other = load_config(options.reference)
     same = ("optimizer", "learning_rate", "schedule", "weight_decay", "epochs", "batch_size")
     plain = {name: getattr(other, name) for name in same}
     without_privacy = dataclasses.replace(config, gradient="manual", **plain)
 
     def compute() -> dict[str, Any]:
-        points = [_point(config, splits, noise) for noise in options.noise]
-        reference = _accuracy(without_privacy, splits)
+        points = [_point(config, splits, noise, canaries) for noise in options.noise]
+        reference = _accuracy(without_privacy, splits, _trained(without_privacy, splits))
         print(f"without privacy: {100 * reference:.2f} %")
         return {
             "config": name,
@@ -107,21 +118,77 @@ def draw(results: dict) -> Figure:
     return figure
 
 
-def _point(config: Config, splits: Splits, noise: float) -> dict[str, float]:
+class Canaries(NamedTuple):
+    """Examples by which a budget is audited."""
+
+    x: Any
+    target: Any
+    included: np.ndarray
+    """Which of them are among the training data."""
+    others: np.ndarray
+    """The indices of the training examples that are none."""
+
+
+def _canaries(config: Config, splits: Splits, count: int) -> Canaries:
+    """Training examples with labels that are not theirs; each is included by a fair coin."""
+    classes = splits.preparation.class_names
+    if not classes:
+        raise ValueError(
+            "private: expected data with classes where canaries are given, whose labels are wrong"
+        )
+    drawing = np.random.default_rng(config.seed)
+    chosen = drawing.choice(len(splits.train.x), count, replace=False)
+    shift = drawing.integers(1, len(classes), count)
+    target = (np.asarray(splits.train.target)[chosen] + shift) % len(classes)
+    included = drawing.random(count) < 0.5
+    others = np.setdiff1d(np.arange(len(splits.train.x)), chosen)
+    return Canaries(np.asarray(splits.train.x)[chosen], target, included, others)
+
+
+def _with_canaries(splits: Splits, canaries: Canaries) -> Splits:
+    train, there = splits.train, canaries.included
+    x = np.concatenate([train.x[canaries.others], canaries.x[there]])
+    target = np.concatenate([train.target[canaries.others], canaries.target[there]])
+    return splits._replace(train=train._replace(x=x, target=target.astype(train.target.dtype)))
+
+
+def _audited(config: Config, splits: Splits, canaries: Canaries, trained: Any) -> float:
+    """The lower bound on ε that the canaries' losses give."""
+    target = config.task(splits).prepare(canaries.target)
+
+    def losses(train_state: Any) -> np.ndarray:
+        prediction = make_predict(config.layers)(train_state.params, train_state.state, canaries.x)
+        return np.asarray(config.loss_function.value(prediction, jnp.asarray(target)))
+
+    fallen = losses(initial_state(config, splits)) - losses(trained)
+    guesses = max(len(canaries.included) // 5, 1)  # said before any score was seen
+    return audit(fallen, canaries.included, delta=config.privacy.delta, guesses=guesses).epsilon
+
+
+def _point(
+    config: Config, splits: Splits, noise: float, canaries: Canaries | None
+) -> dict[str, float]:
     privacy = dataclasses.replace(config.privacy, noise_multiplier=noise)
     config = dataclasses.replace(config, privacy=privacy)
+    if canaries is not None:
+        splits = _with_canaries(splits, canaries)
     examples, size = len(splits.train.x), config.batch_size
-    accuracy = _accuracy(config, splits)
+    trained = _trained(config, splits)
+    accuracy = _accuracy(config, splits, trained)
     settings = config.privacy_of_gradients
     assert settings is not None
     steps = config.epochs * -(-examples // size)
     epsilon = epsilon_spent(settings, examples=examples, batch_size=size, steps=steps)
-    print(f"noise {noise:g}: ε = {epsilon:.2f}, accuracy {100 * accuracy:.2f} %", flush=True)
-    return {"noise_multiplier": noise, "epsilon": epsilon, "accuracy": accuracy}
+    found = {"noise_multiplier": noise, "epsilon": epsilon, "accuracy": accuracy}
+    shown = ""
+    if canaries is not None:
+        found["audited"] = _audited(config, splits, canaries, trained)
+        shown = f", canaries show at least {found['audited']:.2f}"
+    print(f"noise {noise:g}: ε = {epsilon:.2f}{shown}, accuracy {100 * accuracy:.2f} %", flush=True)
+    return found
 
 
-def _accuracy(config: Config, splits: Splits) -> float:
-    """Of the test set, after training."""
+def _trained(config: Config, splits: Splits) -> TrainState:
     *_, last = train(
         config.layers,
         config.loss_function,
@@ -133,7 +200,12 @@ def _accuracy(config: Config, splits: Splits) -> float:
         batch_size=config.batch_size,
         **gradient_options(config, config.layers, config.loss_function),
     )
-    return evaluate_on(config, splits.preparation, last.train_state, splits.test)[0]["accuracy"]
+    return last.train_state
+
+
+def _accuracy(config: Config, splits: Splits, trained: TrainState) -> float:
+    """Of the test set."""
+    return evaluate_on(config, splits.preparation, trained, splits.test)[0]["accuracy"]
 
 
 if __name__ == "__main__":

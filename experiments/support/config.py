@@ -27,7 +27,7 @@ from jaxnn.core.validation import require_positive_integer, unknown_name
 from jaxnn.data import Dataset
 from jaxnn.data.mnist import MNIST
 from jaxnn.data.table import Reading
-from jaxnn.learning.privacy import Privacy
+from jaxnn.learning.privacy import Privacy, adaptive
 from jaxnn.losses.elementwise import Binary, OfError
 from jaxnn.rewrites.precision import POLICIES, Policy, skip_overflow, with_precision
 from jaxnn.training import (
@@ -196,11 +196,21 @@ class PrivacyConfig:
     """What private training does to gradients; see jaxnn.learning.privacy."""
 
     clip_norm: float = 1.0
-    """The largest norm of one example's gradient."""
+    """The largest norm of one example's gradient; the first, where quantile is given."""
     noise_multiplier: float = 1.0
     """The deviation of the noise, in units of clip_norm."""
     delta: float = 1e-5
     """The probability with which the promise may fail."""
+    per_layer: bool = False
+    """Clip each layer's gradient by itself."""
+    automatic: float | None = None
+    """γ of automatic clipping: scale to clip_norm / (norm + γ)."""
+    quantile: float | None = None
+    """Let clip_norm follow this quantile of the norms."""
+    count_noise: float | None = None
+    """The deviation of the noise on how many norms are below; a twentieth of the batch."""
+    allow_no_noise: bool = False
+    """Whether the noise may be 0, which keeps nothing private."""
 
 
 @dataclass(frozen=True)
@@ -258,12 +268,12 @@ class Config:
     @cached_property
     def layers(self) -> Layer:
         """The network."""
-        return self._in_precision(self._plain_layers)
+        return self._in_precision(self._in_privacy(self._plain_layers))
 
     @cached_property
     def fused_layers(self) -> Layer:
         """The same network, computed faster by hand; see `jaxnn.fuse`."""
-        return self._in_precision(jaxnn.fuse(self._plain_layers))
+        return self._in_precision(self._in_privacy(jaxnn.fuse(self._plain_layers)))
 
     @cached_property
     def _plain_layers(self) -> Layer:
@@ -274,6 +284,14 @@ class Config:
                 return network
             case layers:
                 return jaxnn.serial(*layers)
+
+    def _in_privacy(self, network: Layer) -> Layer:
+        """The network, whose state holds a clip norm that follows a quantile."""
+        if self.gradient != "private" or self.privacy.quantile is None:
+            return network
+        count_noise = self.privacy.count_noise or max(self.batch_size, 1) / 20
+        numbers = {"quantile": self.privacy.quantile, "count_noise": count_noise}
+        return adaptive(network, self.privacy.clip_norm, **numbers)
 
     @property
     def policy(self) -> Policy | None:
@@ -353,7 +371,9 @@ class Config:
     @property
     def privacy_of_gradients(self) -> Privacy | None:
         """Clip norm, noise and δ, where gradient is private; None otherwise."""
-        return Privacy(**vars(self.privacy)) if self.gradient == "private" else None
+        if self.gradient != "private":
+            return None
+        return Privacy(*(getattr(self.privacy, name) for name in Privacy._fields))
 
     def task(self, splits: jaxnn.data.Splits) -> Task:
         """What the loss asks of these data."""

@@ -26,7 +26,9 @@ GROUPS = {
     ),
     "how gradients are computed": (
         *("gradient", "precision", "micro_batches", "crosscheck_every", "crosscheck_tolerance"),
-        *("privacy.clip_norm", "privacy.noise_multiplier", "privacy.delta", "stream"),
+        *("privacy.clip_norm", "privacy.noise_multiplier", "privacy.delta", "privacy.per_layer"),
+        *("privacy.automatic", "privacy.quantile", "privacy.count_noise", "privacy.allow_no_noise"),
+        "stream",
     ),
     "evaluation": ("metrics", "best", "patience"),
     "devices": ("devices", "layout", "model_devices"),

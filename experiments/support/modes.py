@@ -43,19 +43,20 @@ def gradient_options(config: Config, network: Layer, loss: Loss) -> dict[str, An
                 "train: expected examples without weights where gradient is 'private', whose "
                 f"promise does not cover them, got --data.weights {config.data.weights}"
             )
-        if parts > 1:
-            raise ValueError(
-                "train: expected micro_batches to be 1 where gradient is 'private', whose noise is "
-                f"drawn once for a batch, got {parts}"
-            )
-        clip_norm, noise_multiplier, _ = privacy.require_valid()
+        privacy.require_valid()
+        follows = config.privacy.quantile is not None
         gradient = private(
             network,
             loss,
-            clip_norm=clip_norm,
-            noise_multiplier=noise_multiplier,
+            clip_norm=None if follows else privacy.clip_norm,
+            noise_multiplier=privacy.noise_multiplier,
             batch_size=config.batch_size,
+            per_layer=config.privacy.per_layer,
+            automatic=config.privacy.automatic,
+            allow_no_noise=privacy.allow_no_noise,
         )
+        if parts > 1:
+            gradient = accumulate(gradient, parts, network=network)
         return {"gradient": gradient, "draw": poisson, "crosscheck": crosscheck}
 
     gradient = (autodiff if mode == "autodiff" else backprop)(network, loss)

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import jax
@@ -21,20 +22,20 @@ class SummedGradient(abc.ABC):
     """A gradient function: a sum over the examples, and what is done to the sum once."""
 
     @abc.abstractmethod
-    def __call__(self, params, state, x, target, key=None, weights=None) -> tuple[tuple, Any]:
-        """((value, state), gradients)."""
+    def __call__(self, params, state, x, target, key=None, weights=None, **numbers) -> tuple:
+        """((value, state), gradients); numbers by name, which may be traced, go to both parts."""
 
     @abc.abstractmethod
     def split(self, key: Array | None) -> tuple[Array | None, Array | None]:
         """The keys of `sums` and of `finish`."""
 
     @abc.abstractmethod
-    def sums(self, params, state, x, target, key=None, weights=None) -> tuple[tuple, Any]:
+    def sums(self, params, state, x, target, key=None, weights=None, **numbers) -> tuple:
         """((values [batch], state), the sum over the examples); sums of parts add up."""
 
     @abc.abstractmethod
-    def finish(self, params, values, weights, sums, key) -> tuple[Any, Any]:
-        """(value, gradients) of the whole sum."""
+    def finish(self, params, state, values, weights, sums, key, **numbers) -> tuple:
+        """((value, state), gradients) of the whole sum, after the last part's state."""
 
 
 class accumulate(Value):
@@ -77,7 +78,7 @@ class accumulate(Value):
             case backprop(loss=loss) | autodiff(loss=loss) | numerical(loss=loss):
                 require_loss_apart(self.name, loss, *passed)
 
-    def __call__(self, params, state, x, target, key=None, weights=None):
+    def __call__(self, params, state, x, target, key=None, weights=None, **numbers: Any):
         gradient, micro_batches = self.gradient, self.micro_batches
         size = batch_size("accumulate", (x, target))
         rows = -(-size // micro_batches)
@@ -89,7 +90,8 @@ class accumulate(Value):
                 f"got {jnp.shape(weights)}"
             )
         if missing and weights is None:
-            value = jax.eval_shape(gradient, params, state, x, target, key)[0][0]
+            compute = partial(gradient, **numbers)
+            value = jax.eval_shape(compute, params, state, x, target, key)[0][0]
             _require_array(value)
             counted = jnp.ones(size, value.dtype)
         examples = jax.tree.map(lambda a: _fill(a, missing), (x, target))
@@ -111,19 +113,19 @@ class accumulate(Value):
             )
             return xs, targets, None if key is None else jax.random.fold_in(key, index), own
 
-        numbers = jnp.arange(micro_batches)
+        order = jnp.arange(micro_batches)
         put_together = _sum if isinstance(gradient, SummedGradient) else _mean
-        return put_together(gradient, params, state, part, numbers, size, key, weights)
+        return put_together(gradient, params, state, part, order, size, key, weights, numbers)
 
 
-def _mean(gradient, params, state, part, numbers, size, key, weights):
+def _mean(gradient, params, state, part, order, size, key, weights, numbers):
     """The mean of the micro-batches' values and gradients, each by the weight that it has."""
 
-    rows = -(-size // len(numbers))
+    rows = -(-size // len(order))
 
     def of(state: Any, index: Any):
         arguments = part(index, key)
-        (value, state), gradients = gradient(params, state, *arguments)
+        (value, state), gradients = gradient(params, state, *arguments, **numbers)
         return state, arguments[-1], (value, gradients)
 
     def body(carry: tuple, index: Any):
@@ -138,17 +140,17 @@ def _mean(gradient, params, state, part, numbers, size, key, weights):
     _require_array(terms[0])
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, sum_dtype(a.dtype)), terms)
     start = (state, jnp.zeros((), sum_dtype(terms[0].dtype)), zeros)
-    (state, weight_sum, total), _ = jax.lax.scan(body, start, numbers)
+    (state, weight_sum, total), _ = jax.lax.scan(body, start, order)
     value, gradients = jax.tree.map(lambda t, a: (t / weight_sum).astype(a.dtype), total, terms)
     return (value, state), gradients
 
 
-def _sum(gradient, params, state, part, numbers, size, key, weights):
+def _sum(gradient, params, state, part, order, size, key, weights, numbers):
     """The sum over the micro-batches, finished."""
     key, last_key = gradient.split(key)
 
     def of(state: Any, index: Any):
-        return gradient.sums(params, state, *part(index, key))
+        return gradient.sums(params, state, *part(index, key), **numbers)
 
     def body(carry: tuple, index: Any):
         state, total = carry
@@ -157,10 +159,9 @@ def _sum(gradient, params, state, part, numbers, size, key, weights):
 
     sums = jax.eval_shape(of, state, 0)[1]
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sums)
-    (state, total), values = jax.lax.scan(body, (state, zeros), numbers)
+    (state, total), values = jax.lax.scan(body, (state, zeros), order)
     values = values.T.ravel()[:size]  # example i was the micro-batch's (i div their number)-th
-    value, gradients = gradient.finish(params, values, weights, total, last_key)
-    return (value, state), gradients
+    return gradient.finish(params, state, values, weights, total, last_key, **numbers)
 
 
 def _require_array(value: Any) -> None:

@@ -238,11 +238,14 @@ def step_with(
     """
     update = optax.with_extra_args_support(optimizer).update
 
-    def loss_again(params: Any, obj_fn: Any = None, arguments: Any = None) -> Any:
+    def loss_again(
+        params: Any, obj_fn: Any = None, arguments: Any = None, whole_params: Any = None
+    ) -> Any:
         return loss(params)  # a line search passes on, by name, all that it is told itself
 
     def step(gradients: Any, state: Any, params: Any, value: Any) -> Any:
         told = {"value": value, "grad": gradients, "value_fn": loss_again, "obj_fn": loss}
+        told["whole_params"] = params  # those that a mask hides from what is inside of it, too
         return update(gradients, state, params, **told, **others)
 
     return step

@@ -46,7 +46,8 @@ def make_step(
         optimizer: Any optax transformation. One that takes extra arguments is given, as
             ``arguments``, those of the gradient function after the parameters; as ``value`` and
             ``grad`` the loss and its gradient; as ``value_fn`` and ``obj_fn`` (params) -> the loss
-            of the same batch. Where the gradient is to be private, an optimiser must use none.
+            of the same batch; as ``whole_params`` all parameters, whatever is masked. Where the
+            gradient is to be private, an optimiser must use none.
     """
 
     def step(train_state: TrainState, x: Any, target: Any, weights: Array | None = None):

@@ -97,9 +97,27 @@ def test_accuracy_is_drawn_against_the_budget(tmp_path, monkeypatch):
         private.main(["wine_mlp", *options])
 
 
+def test_canaries_audit_the_budget(tmp_path, capsys):
+    """Of a network that can learn them by heart, with far less noise than is any good."""
+    pytest.importorskip("dp_accounting")
+    config = tmp_path / "wine_private.toml"
+    config.write_text(
+        'network = ["dense(200)", "tanh()", "dense(3)"]\ngradient = "private"\nepochs = 60\n'
+        'batch_size = 64\nlearning_rate = 1.0\noptimizer = "sgd"\nmicro_batches = 2\n'
+        "[privacy]\nclip_norm = 2.0\ndelta = 1e-5\nquantile = 0.9\ncount_noise = 4.0\n"
+        'per_layer = true\n[data]\nname = "wine"\nstandardize = "features"\n'
+    )
+    options = ["--noise", "0.05", "--reference", "wine_mlp", "--canaries", "50"]
+    private.main([str(config), *options, "--output", str(tmp_path)])
+    (point,) = written(tmp_path, "private")["points"]
+    assert 0 < point["audited"] < point["epsilon"]
+    assert "canaries show at least" in capsys.readouterr().out
+
+
 def test_training_writes_budget_and_angles_to_its_metrics(tmp_path):
     pytest.importorskip("dp_accounting")
-    options = ["--gradient", "private", "--epochs", "2", "--angles"]
+    options = ["--gradient", "private", "--epochs", "2", "--angles", "--micro-batches", "2"]
+    options += ["--privacy.quantile", "0.5", "--privacy.count-noise", "4"]
     folder = tmp_path / "run"
     train.main(["wine_mlp", *options, "--output", str(folder)])
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

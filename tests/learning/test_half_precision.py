@@ -52,8 +52,9 @@ def test_the_value_of_private_training_is_summed_in_float32():
         batch_size=1000,
     )
     values = jnp.full(1000, 100, jnp.float16)
-    sums = {"weight": jnp.zeros((1, 1)), "bias": jnp.zeros(1)}
-    value, _ = run.finish(sums, values, None, sums, jax.random.key(0))
+    zeros = {"weight": jnp.zeros((1, 1)), "bias": jnp.zeros(1)}
+    sums = privacy.gradient.Sums(zeros, None)
+    (value, _), _ = run.finish(zeros, (), values, None, sums, jax.random.key(0))
     assert value.dtype == jnp.float16
     assert value == 100
 

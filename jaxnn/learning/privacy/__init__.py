@@ -11,5 +11,7 @@ from jaxnn.learning.privacy.accounting import (
     noise_multiplier_for,
     require_accounting,
 )
+from jaxnn.learning.privacy.auditing import Audit, audit, audit_p_value
+from jaxnn.learning.privacy.changing import adaptive, scheduled
 from jaxnn.learning.privacy.gradient import Privacy, clipped_sum, private
 from jaxnn.learning.privacy.sampling import capacity_of, poisson_batches

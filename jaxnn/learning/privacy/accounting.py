@@ -4,14 +4,24 @@ Privacy loss distributions (Koskela et al., 2020) of the Poisson-subsampled Gaus
 composed over all steps; two data sets are neighbours if one has one example more.
 """
 
+import math
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from jaxnn.core.validation import require_integer, require_number, require_positive_integer
-from jaxnn.learning.privacy.gradient import Privacy, require_probability
+from jaxnn.learning.privacy.gradient import Privacy, require_noise, require_probability
 from jaxnn.learning.privacy.sampling import capacity_of
 
 
-def epsilon_spent(privacy: Privacy, *, examples: int, batch_size: int, steps: int) -> float:
+def epsilon_spent(
+    privacy: Privacy,
+    *,
+    examples: int,
+    batch_size: int,
+    steps: int,
+    noise_schedule: Callable[[int], Any] | None = None,
+) -> float:
     """ε after so many steps of `private` on Poisson samples, for the δ of ``privacy``.
 
     Args:
@@ -19,6 +29,12 @@ def epsilon_spent(privacy: Privacy, *, examples: int, batch_size: int, steps: in
         examples: The size of the training set.
         batch_size: The expected size of a sample.
         steps: How many have been taken.
+        noise_schedule: The number of a step -> its noise multiplier, in place of the one of
+            ``privacy``, as `scheduled` takes it. The order of steps does not matter; the time that
+            it takes grows with the number of different multipliers.
+
+    Without noise, where that is allowed, it is infinite. Of `adaptive` it is the same: its
+    ``noise_multiplier`` stands for the counts too.
 
     Raises:
         ImportError: dp-accounting is not installed; says how to install it.
@@ -29,9 +45,18 @@ def epsilon_spent(privacy: Privacy, *, examples: int, batch_size: int, steps: in
     require_integer("epsilon_spent", "steps", steps, 0)
     if steps == 0:
         return 0.0
+    multipliers = Counter({privacy.noise_multiplier: steps})
+    if noise_schedule is not None:
+        multipliers = Counter(float(noise_schedule(step)) for step in range(steps))
+        for noise in multipliers:
+            require_noise("epsilon_spent", noise, privacy.allow_no_noise)
+    if 0 in multipliers:
+        return math.inf
     library = require_accounting()
-    event = _steps(library, privacy.noise_multiplier, batch_size / examples, steps)
-    return float(library.pld.PLDAccountant().compose(event).get_epsilon(privacy.delta))
+    accountant = library.pld.PLDAccountant()
+    for noise, count in multipliers.items():
+        accountant.compose(_steps(library, noise, batch_size / examples, count))
+    return float(accountant.get_epsilon(privacy.delta))
 
 
 def noise_multiplier_for(

@@ -72,3 +72,25 @@ def test_the_library_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install 'jaxnn\[privacy\]'"):
         epsilon_spent(Privacy(1.0, 1.0, 1e-5), examples=10, batch_size=2, steps=1)
+
+
+def test_a_schedule_of_noise_costs_what_its_steps_do_together():
+    sizes = {"examples": 10, "batch_size": 10}
+    privacy = Privacy(1.0, 4.0, 1e-5)
+    constant = epsilon_spent(privacy, steps=3, noise_schedule=lambda step: 4.0, **sizes)
+    assert constant == epsilon_spent(privacy, steps=3, **sizes)
+    # Gaussian mechanisms compose: σ⁻² = Σ σᵢ⁻².
+    spent = epsilon_spent(
+        privacy, steps=3, noise_schedule=lambda step: (3.0, 6.0, 3.0)[step], **sizes
+    )
+    together = (2 / 3.0**2 + 1 / 6.0**2) ** -0.5
+    assert spent == pytest.approx(gaussian_epsilon(together, 1e-5), rel=1e-3)
+
+
+def test_without_noise_the_budget_is_infinite_where_that_is_allowed():
+    sizes = {"examples": 10, "batch_size": 10, "steps": 2}
+    assert epsilon_spent(Privacy(1.0, 0.0, 1e-5, allow_no_noise=True), **sizes) == math.inf
+    with pytest.raises(ValueError, match="say allow_no_noise=True where that is meant"):
+        epsilon_spent(Privacy(1.0, 0.0, 1e-5), **sizes)
+    with pytest.raises(ValueError, match="say allow_no_noise=True where that is meant"):
+        epsilon_spent(Privacy(1.0, 1.0, 1e-5), noise_schedule=lambda step: 0.0, **sizes)
