@@ -1,6 +1,7 @@
 """What the chapters draw: the arrays that go through a layer and come back."""
 
 import io
+import itertools
 from typing import Any
 
 import jax
@@ -36,6 +37,22 @@ def flow(layer: nn.Layer, x: Any, *, dy: Any = None, seed: int = 0) -> SVG:
             one.set_xticks([])
             one.set_yticks([])
         figure.colorbar(image, ax=axes, shrink=0.9)
+    return drawn(figure)
+
+
+def curves(*layers: nn.Layer, low: float = -4, high: float = 4) -> SVG:
+    """y over x, and beside it the slope y′: what the backward pass makes of a delta of 1."""
+    x = jnp.linspace(low, high, 801)
+    figure, axes = style.figure(1, 2, height=2.8)
+    for one, dash in zip(layers, itertools.cycle(("-", "--", ":", "-.")), strict=False):
+        y, _, residuals = one.forward((), (), x, None)
+        slope, _ = one.backward((), residuals, jnp.ones_like(y))
+        axes[0].plot(x, y, dash, label=one.name)
+        axes[1].plot(x, slope, dash)
+    for one, name in zip(axes, ("y", "y′"), strict=True):
+        one.set_xlabel("x")
+        one.set_title(name)
+    axes[0].legend()
     return drawn(figure)
 
 

@@ -19,6 +19,7 @@ import sympy
 
 from docs.derivations.notation import (
     L,
+    count,
     index,
     indicator,
     largest,
@@ -224,6 +225,8 @@ class _Comparison:
             expression, *indices = e.args
             terms = [self._value(expression, {**at, **own}, kept, held) for own in _over(indices)]
             return sympy.Add(*terms) if isinstance(e, total) else sympy.Max(*terms)
+        if isinstance(e, count):
+            return sympy.Integer(size_of(e.args[0]))
         if isinstance(e, partial):
             return self._derivative(e, at, kept, held)
         if isinstance(e, indicator):

@@ -54,6 +54,13 @@ class largest(sympy.Expr):
         return sympy.Expr.__new__(cls, sympy.sympify(expression), over)
 
 
+class count(sympy.Expr):
+    """How many values an index takes, printed as its capital letter."""
+
+    def __new__(cls, over: sympy.Idx) -> "count":
+        return sympy.Expr.__new__(cls, over)
+
+
 class partial(sympy.Expr):
     """∂of/∂by, in which ``held`` arrays do not move though they follow from others."""
 
@@ -95,6 +102,10 @@ class _Printer(LatexPrinter):
     def _print_largest(self, e: Any) -> str:
         expression, over = e.args
         return rf"\max_{{{self._print(over)}}} {self._term(expression)}"
+
+    def _print_count(self, e: Any, exp: str | None = None) -> str:
+        printed = self._print(e.args[0]).upper()
+        return printed if exp is None else f"{printed}^{{{exp}}}"
 
     def _print_partial(self, e: Any) -> str:
         of, by, *_ = e.args
