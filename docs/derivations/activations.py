@@ -101,13 +101,10 @@ with as_written():
             Chain(
                 slope,
                 Step(exp(-xn) / (1 + exp(-xn)) ** 2, "the derivative of 1/u is −u′/u²"),
-                Step(
-                    1 / (1 + exp(-xn)) * (1 - 1 / (1 + exp(-xn))),
-                    "one of the two factors below, and what is left of the fraction",
-                ),
+                Step(yn * exp(-xn) / (1 + exp(-xn)), "one of the two factors below makes a y"),
                 Step(
                     yn * (1 - yn),
-                    "both are known from y: x need not be kept",
+                    "what is left is missing to 1 in y. So y is enough: x need not be kept",
                     Code(nn.sigmoid.slope_from_output, "y * (1 - y)"),
                 ),
             ),
