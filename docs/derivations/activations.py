@@ -389,7 +389,7 @@ with as_written():
             Chain(
                 partial(Phi(xn), xn),
                 Step(partial((1 + erf(xn / sqrt(2))) / 2, xn), "Φ by the error function"),
-                Step(exp(-(xn**2) / 2) / sqrt(2 * pi), "whose slope is 2/√π e to the power −u²"),
+                Step(exp(-(xn**2 / 2)) / sqrt(2 * pi), "whose slope is 2/√π e to the power −u²"),
                 Step(
                     phi(xn),
                     "the density",

@@ -40,7 +40,7 @@ with as_written():
         ),
         Step(-total(tj / (yj + beta) * same(j, i), j), "the derivative of log u is u′/u"),
         Step(
-            -ti / (yi + beta),
+            -(ti / (yi + beta)),
             "one term is left",
             Code(nn.categorical_cross_entropy.slope, "-ratio(t, y + self.delta)"),
         ),

@@ -201,8 +201,10 @@ with as_written():
             (
                 l[n],
                 Step(
-                    -total(w[j] * tj * log(yj + beta) + (1 - tj) * log(1 - yj + beta), j)
-                    / count(j),
+                    -(
+                        total(w[j] * tj * log(yj + beta) + (1 - tj) * log(1 - yj + beta), j)
+                        / count(j)
+                    ),
                     "t is the share that class 1 should have, w what it counts; δ keeps log 0 away",
                     Code(
                         nn.binary_cross_entropy.terms,
@@ -212,7 +214,7 @@ with as_written():
             ),
         ),
         Step(
-            -(w[i] * ti / (yi + beta) - (1 - ti) / (1 - yi + beta)) / count(j),
+            -((w[i] * ti / (yi + beta) - (1 - ti) / (1 - yi + beta)) / count(j)),
             "the derivative of log u is u′/u, and 1 − y falls as y grows",
         ),
         Step(
@@ -230,8 +232,10 @@ with as_written():
             (
                 l[n],
                 Step(
-                    -total(w[j] * tj * log(sigma(zj)) + (1 - tj) * log(1 - sigma(zj)), j)
-                    / count(j),
+                    -(
+                        total(w[j] * tj * log(sigma(zj)) + (1 - tj) * log(1 - sigma(zj)), j)
+                        / count(j)
+                    ),
                     "the same of y = σ(z), computed from log σ(z) = −softplus(−z)",
                     Code(
                         nn.sigmoid_binary_cross_entropy.terms,
@@ -271,11 +275,13 @@ with as_written():
             (
                 l[n],
                 Step(
-                    -total(
-                        tj * (1 - pj) ** gamma * log(pj) + (1 - tj) * pj**gamma * log(1 - pj),
-                        j,
-                    )
-                    / count(j),
+                    -(
+                        total(
+                            tj * (1 - pj) ** gamma * log(pj) + (1 - tj) * pj**gamma * log(1 - pj),
+                            j,
+                        )
+                        / count(j)
+                    ),
                     "cross-entropy, times γ factors of what is missing: easy examples count less",
                 ),
             ),

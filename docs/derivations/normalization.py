@@ -27,13 +27,14 @@ i, j, k = (index(name, 3) for name in "ijk")
 epsilon = number(r"\epsilon")
 x, y, h, delta = (array(name, n, j) for name in ("x", "y", r"\hat{x}", r"\delta"))
 g, b = array("g", j), array("b", j)
+into_normal = array("d", n, j)
 mean, deviation = array(r"\mu", n), array(r"\sigma", n)
 of_feature, spread = array(r"\mu", j), array(r"\sigma", j)
 running, variance = array("m", j), array("v", j)
 
 # Images: positions p, and channels c of a group s.
 IMAGES = {
-    dims: (array("x", *dims), array("y", *dims), array(r"\hat{x}", *dims), array(r"\delta", *dims))
+    dims: tuple(array(name, *dims) for name in ("x", "y", r"\hat{x}", r"\delta", "d"))
     for dims in ((n, p, s, c), (n, p, c))
 }
 of_group, group_spread = array(r"\mu", n, s), array(r"\sigma", n, s)
@@ -49,7 +50,15 @@ with as_written():
     xi, xj, yj, hi, hj = x[n, i], x[n, j], y[n, j], h[n, i], h[n, j]
     mu, sigma = mean[n], deviation[n]
     into, by_scale, by_offset = partial(L, xi), partial(L, g[i]), partial(L, b[i])
-    d = delta[n, j] * g[j]
+    d, dk = into_normal[n, j], into_normal[n, i]
+    of_normal = (
+        d,
+        Step(
+            delta[n, j] * g[j],
+            "backward: what comes to the normalised x",
+            Code(_Norm.backward, "self.scaled(params, dy.astype(normalized.dtype))"),
+        ),
+    )
     affine = (
         yj,
         Step(
@@ -105,6 +114,7 @@ with as_written():
                 ),
             ),
             affine,
+            of_normal,
         ),
         deltas={y: delta},
         chains=(
@@ -116,7 +126,7 @@ with as_written():
             Chain(
                 partial(sigma, xi),
                 Step(
-                    total(2 * (xj - mu) * (same(j, i) - 1 / count(k)), j) / count(j) / (2 * sigma),
+                    total(2 * (xj - mu) * (same(j, i) - 1 / count(j)), j) / (2 * count(j) * sigma),
                     "the derivative of a root, and the one of the mean",
                 ),
                 Step(
@@ -133,20 +143,19 @@ with as_written():
                     "x moves its own feature, the mean and the deviation",
                 ),
                 Step(
-                    (same(j, i) - 1 / count(k) - hj * hi / count(k)) / sigma,
+                    (same(j, i) - 1 / count(j) - hj * hi / count(j)) / sigma,
                     "the two chains above",
                 ),
             ),
             Chain(
                 into,
                 Step(
-                    total(delta[n, j] * g[j] * partial(hj, xi), j),
+                    total(d * partial(hj, xi), j),
                     "the chain rule: x moves all of its row",
                 ),
                 Step(
-                    (delta[n, i] * g[i] - total(d, j) / count(j) - hi * total(d * hj, j) / count(j))
-                    / sigma,
-                    "with d = δ g: of d, its mean and what lies along the row are taken away",
+                    (dk - total(d, j) / count(j) - hi * total(d * hj, j) / count(j)) / sigma,
+                    "of d, its mean and what lies along the row are taken away",
                     projected,
                 ),
             ),
@@ -169,6 +178,7 @@ with as_written():
             ),
             (hj, Step(xj / sigma)),
             affine,
+            of_normal,
         ),
         deltas={y: delta},
         chains=(
@@ -180,13 +190,13 @@ with as_written():
             Chain(
                 partial(hj, xi),
                 Step(same(j, i) / sigma - xj / sigma**2 * partial(sigma, xi), "above and below"),
-                Step((same(j, i) - hj * hi / count(k)) / sigma),
+                Step((same(j, i) - hj * hi / count(j)) / sigma),
             ),
             Chain(
                 into,
-                Step(total(delta[n, j] * g[j] * partial(hj, xi), j), "the chain rule"),
+                Step(total(d * partial(hj, xi), j), "the chain rule"),
                 Step(
-                    (delta[n, i] * g[i] - hi * total(d * hj, j) / count(j)) / sigma,
+                    (dk - hi * total(d * hj, j) / count(j)) / sigma,
                     "one projection is left, for only one direction was removed",
                     projected,
                 ),
@@ -224,7 +234,7 @@ with as_written():
             Chain(
                 partial(h[m, i], xi),
                 Step(
-                    (same(m, n) - 1 / count(r) - h[m, i] * hi / count(r)) / sigma_i,
+                    (same(m, n) - 1 / count(n) - h[m, i] * hi / count(n)) / sigma_i,
                     "as for layer_norm, along the other axis",
                 ),
             ),
@@ -237,15 +247,15 @@ with as_written():
                 Step(
                     (
                         delta[n, i]
-                        - total(delta[m, i], m) / count(m)
-                        - hi * total(delta[m, i] * h[m, i], m) / count(m)
+                        - total(delta[m, i], m) / count(n)
+                        - hi * total(delta[m, i] * h[m, i], m) / count(n)
                     )
                     * g[i]
                     / sigma_i,
                     "the line above; g is the same for all of them and stands outside",
                 ),
                 Step(
-                    (delta[n, i] - partial(L, b[i]) / count(m) - hi * partial(L, g[i]) / count(m))
+                    (delta[n, i] - partial(L, b[i]) / count(n) - hi * partial(L, g[i]) / count(n))
                     * g[i]
                     / sigma_i,
                     "both sums are gradients that are needed anyway",
@@ -303,16 +313,14 @@ with as_written():
 
     def _of_images(title, make, own, other, dims, parameters, centre, spread, why, code):
         """Over the indices ``own`` of an image: those of its sums are ``other``."""
-        x, y, h, delta = IMAGES[dims]
+        x, y, h, delta, d = IMAGES[dims]
         renamed = dict(zip(own, other, strict=True))
         there = tuple(renamed.get(i, i) for i in dims)
-        of_there = tuple(renamed.get(i, i) for i in parameters)
         g, b = array("g", *parameters), array("b", *parameters)
         into, by_scale = partial(L, x[dims]), partial(L, g[parameters])
         size = count(own[0])
         for i in own[1:]:
             size = size * count(i)
-        d = delta[there] * g[of_there]
 
         def computed(x, scale, offset, dy, epsilon):
             flat = (*x.shape[:2], -1)
@@ -333,6 +341,7 @@ with as_written():
                 (spread, Step(sqrt(total((x[dims] - centre) ** 2, *own) / size + epsilon))),
                 (h[dims], Step((x[dims] - centre) / spread)),
                 (y[dims], Step(g[parameters] * h[dims] + b[parameters])),
+                (d[dims], Step(delta[dims] * g[parameters])),
             ),
             deltas={y: delta},
             chains=(
@@ -340,9 +349,9 @@ with as_written():
                     into,
                     Step(
                         (
-                            delta[dims] * g[parameters]
-                            - total(d, *other) / size
-                            - h[dims] * total(d * h[there], *other) / size
+                            d[dims]
+                            - total(d[there], *other) / size
+                            - h[dims] * total(d[there] * h[there], *other) / size
                         )
                         / spread,
                         "the chain rule and the projections of layer_norm, over another set",

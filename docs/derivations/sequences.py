@@ -39,6 +39,7 @@ paths = [index(f"k_{time}", CLASSES) for time in range(TIMES)]
 z, p, of_path = array("z", t, k), array("p", t, k), array("R", *paths)
 alpha, beta = array(r"\alpha", TIMES + 1, s), array(r"\beta", TIMES + 1, s)
 occupied, state, skip = array(r"\gamma", t, s), array("l'", s), array("a", s)
+ahead = array("b", t, s)
 P = number("P")
 
 READS = np.array([read(path) == LABELS for path in itertools.product(range(CLASSES), repeat=TIMES)])
@@ -53,9 +54,6 @@ with as_written():
     def _ctc(z):
         value, slope = losses(nn.ctc(), z[None], np.array([LABELS]))
         return {L: value[0], by_logit: slope[0]}
-
-    def _emitted(at):
-        return p[t, state[at]]
 
     of_state = alpha[t + 1, s] * beta[t + 1, s]
     ctc = Derivation(
@@ -73,7 +71,7 @@ with as_written():
             (
                 alpha[t + 1, s],
                 Step(
-                    (alpha[t, s] + alpha[t, s - 1] + skip[s] * alpha[t, s - 2]) * _emitted(s),
+                    (alpha[t, s] + alpha[t, s - 1] + skip[s] * alpha[t, s - 2]) * p[t, state[s]],
                     "forward: it stays, goes on by one state or, if a is 1, over a blank; then the "
                     "class of the state is emitted",
                     Code(
@@ -96,16 +94,15 @@ with as_written():
                 Step(same(s, len(STATES) - 1) + same(s, len(STATES) - 2), "where it may end"),
             ),
             (
+                ahead[t, s],
+                Step(beta[t + 1, s] * p[t, state[s]], "its class emitted, and what follows"),
+            ),
+            (
                 beta[t, s],
                 Step(
-                    beta[t + 1, s] * _emitted(s)
-                    + beta[t + 1, s + 1] * _emitted(s + 1)
-                    + skip[s + 2] * beta[t + 1, s + 2] * _emitted(s + 2),
-                    "backward: all that can still follow",
-                    Code(
-                        of_ctc._occupied,
-                        "jnp.logaddexp(jnp.logaddexp(ahead, one), two)",
-                    ),
+                    ahead[t, s] + ahead[t, s + 1] + skip[s + 2] * ahead[t, s + 2],
+                    "backward: what can still follow, of a path that stays, goes on or skips",
+                    Code(of_ctc._occupied, "jnp.logaddexp(jnp.logaddexp(ahead, one), two)"),
                 ),
             ),
             (
@@ -144,17 +141,18 @@ with as_written():
             Chain(
                 by_logit,
                 Step(
-                    -total(partial(P, p[t, j]) * partial(p[t, j], z[t, k]), j) / P,
+                    -(total(partial(P, p[t, j]) * partial(p[t, j], z[t, k]), j) / P),
                     "the chain rule, by way of the probabilities",
                 ),
                 Step(
                     -total(
-                        total(same(state[s], j) * of_state / p[t, j], s)
+                        same(state[s], j)
+                        * (occupied[t, s] / p[t, j])
                         * (p[t, j] * (same(j, k) - p[t, k])),
+                        s,
                         j,
-                    )
-                    / P,
-                    "the line above, and the derivative of softmax",
+                    ),
+                    "the line above, divided by P, and the derivative of softmax",
                 ),
                 Step(
                     -total(occupied[t, s] * (same(state[s], k) - p[t, k]), s),
