@@ -174,7 +174,7 @@ with as_written():
         loss = nn.projected_cross_entropy(block=1)
         with jax.enable_x64(True):
             given = Factors(jnp.asarray(x), {"weight": jnp.asarray(W), "bias": jnp.asarray(b)})
-            value, slope = loss.weighted(given, jnp.asarray(labels), jnp.asarray(factors))
+            value, slope = jax.jit(loss.weighted)(given, labels, factors)
         return {
             l[n]: value,
             into: slope.x,
