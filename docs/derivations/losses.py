@@ -29,6 +29,7 @@ i, j = index("i", 3), index("j", 3)
 y, t, e, l = array("y", n, j), array("t", n, j), array("e", n, j), array(r"\ell", n)  # noqa: E741
 z, p, mu, v = array("z", n, j), array("p", n, j), array("m", n, j), array("v", n, j)
 alpha, beta, gamma = number(r"\alpha"), number(r"\delta"), number(r"\gamma")
+h, ones, zeros = array("h", n, j), array("f^{1}", n, j), array("f^{0}", n, j)
 tau, w = number(r"\tau"), array("w", j)
 
 ERRORS = ((-3, 0, 1), (2, -1, 0))
@@ -153,17 +154,15 @@ with as_written():
         (
             error,
             (
-                l[n],
+                h[n, j],
                 Step(
-                    total(
-                        ej**2 / 2 * indicator(Abs(ej) <= beta)
-                        + beta * (Abs(ej) - beta / 2) * indicator(Abs(ej) > beta),
-                        j,
-                    )
-                    / count(j),
+                    ej**2 / 2 * indicator(Abs(ej) <= beta)
+                    + beta * (Abs(ej) - beta / 2) * indicator(Abs(ej) > beta),
                     "a square for small errors, a line from δ on",
+                    Code(nn.huber.of_error, "quadratic * (jnp.abs(e) - quadratic / 2)"),
                 ),
             ),
+            (l[n], Step(total(h[n, j], j) / count(j), "the mean over the outputs")),
         ),
         Step(
             (ei * indicator(Abs(ei) <= beta) + beta * sign(ei) * indicator(Abs(ei) > beta))
@@ -267,42 +266,55 @@ with as_written():
         options={"pos_weight": w},
         within={t: (0.0, 1.0), w: (0.5, 2)},
     )
+    of_ones, of_zeros = ones[n, i], zeros[n, i]
     focal = of_one_array(
         nn.focal,
         z,
         (
             (pj, Step(sigma(zj), "the probability of class 1")),
             (
-                l[n],
+                ones[n, j],
                 Step(
-                    -(
-                        total(
-                            tj * (1 - pj) ** gamma * log(pj) + (1 - tj) * pj**gamma * log(1 - pj),
-                            j,
-                        )
-                        / count(j)
-                    ),
-                    "cross-entropy, times γ factors of what is missing: easy examples count less",
+                    -((1 - pj) ** gamma * log(pj)),
+                    "what class 1 costs: easy examples, p near 1, count less by γ factors 1 − p",
+                    Code(nn.focal._easing, "times(self._others(z), jax.nn.softplus(-z))"),
                 ),
+            ),
+            (zeros[n, j], Step(-(pj**gamma * log(1 - pj)), "and class 0")),
+            (
+                l[n],
+                Step(total(tj * ones[n, j] + (1 - tj) * zeros[n, j], j) / count(j), "weighed by t"),
             ),
         ),
         Step(
-            (
-                ti * (gamma * (1 - pi) ** (gamma - 1) * log(pi) - (1 - pi) ** gamma / pi)
-                - (1 - ti) * (gamma * pi ** (gamma - 1) * log(1 - pi) - pi**gamma / (1 - pi))
-            )
-            * partial(pi, zi)
-            / count(j),
-            "the product rule, and the chain rule",
+            (ti * partial(of_ones, zi) + (1 - ti) * partial(of_zeros, zi)) / count(j),
+            "the two chains above",
+            Code(nn.focal.slope, "times(ones, self._slope(y)) - times(zeros, self._slope(-y))"),
         ),
-        Step(
-            (
-                ti * (1 - pi) ** gamma * (gamma * pi * log(pi) - (1 - pi))
-                - (1 - ti) * pi**gamma * (gamma * (1 - pi) * log(1 - pi) - pi)
-            )
-            / count(j),
-            "∂p/∂z = p (1 − p): the same in both, with z, p and −z, 1 − p exchanged",
-            Code(nn.focal._slope, "-self._others(z) * (self.gamma * certain + jax.nn.sigmoid(-z))"),
+        chains=(
+            Chain(
+                partial(of_ones, zi),
+                Step(
+                    (gamma * (1 - pi) ** (gamma - 1) * log(pi) - (1 - pi) ** gamma / pi)
+                    * partial(pi, zi),
+                    "the product rule, and the chain rule",
+                ),
+                Step(
+                    (1 - pi) ** gamma * (gamma * pi * log(pi) - (1 - pi)),
+                    "∂p/∂z is p (1 − p)",
+                    Code(
+                        nn.focal._slope,
+                        "-self._others(z) * (self.gamma * certain + jax.nn.sigmoid(-z))",
+                    ),
+                ),
+            ),
+            Chain(
+                partial(of_zeros, zi),
+                Step(
+                    -(pi**gamma * (gamma * (1 - pi) * log(1 - pi) - pi)),
+                    "the same with p and 1 − p, z and −z exchanged",
+                ),
+            ),
         ),
         options={"gamma": gamma},
         within={t: (0.0, 1.0)},

@@ -176,7 +176,7 @@ with as_written():
                     "the root of the mean square: no mean is subtracted",
                 ),
             ),
-            (hj, Step(xj / sigma)),
+            (hj, Step(xj / sigma, "of mean square 1")),
             affine,
             of_normal,
         ),
@@ -184,13 +184,13 @@ with as_written():
         chains=(
             Chain(
                 partial(sigma, xi),
-                Step(2 * xi / count(j) / (2 * sigma), "of a root, and of squares"),
-                Step(hi / count(j)),
+                Step(2 * xi / (2 * count(j) * sigma), "of a root, and of squares"),
+                Step(hi / count(j), "for x / σ is the normalised x"),
             ),
             Chain(
                 partial(hj, xi),
                 Step(same(j, i) / sigma - xj / sigma**2 * partial(sigma, xi), "above and below"),
-                Step((same(j, i) - hj * hi / count(j)) / sigma),
+                Step((same(j, i) - hj * hi / count(j)) / sigma, "the chain above"),
             ),
             Chain(
                 into,
@@ -220,7 +220,7 @@ with as_written():
             sigma_j,
             Step(sqrt(total((xj - mu_j) ** 2, n) / count(n) + epsilon), "its standard deviation"),
         ),
-        (hj, Step((xj - mu_j) / sigma_j)),
+        (hj, Step((xj - mu_j) / sigma_j, "of mean 0 and variance 1 in the batch")),
         affine,
     )
     batch_norm = Derivation(
@@ -338,10 +338,15 @@ with as_written():
             arrays={"x": x, "scale": g, "offset": b, "dy": delta, "epsilon": epsilon},
             forward=(
                 (centre, Step(total(x[dims], *own) / size, why, code)),
-                (spread, Step(sqrt(total((x[dims] - centre) ** 2, *own) / size + epsilon))),
-                (h[dims], Step((x[dims] - centre) / spread)),
-                (y[dims], Step(g[parameters] * h[dims] + b[parameters])),
-                (d[dims], Step(delta[dims] * g[parameters])),
+                (
+                    spread,
+                    Step(
+                        sqrt(total((x[dims] - centre) ** 2, *own) / size + epsilon), "its deviation"
+                    ),
+                ),
+                (h[dims], Step((x[dims] - centre) / spread, "of mean 0 and variance 1")),
+                (y[dims], Step(g[parameters] * h[dims] + b[parameters], "by channel")),
+                (d[dims], Step(delta[dims] * g[parameters], "backward, as above")),
             ),
             deltas={y: delta},
             chains=(
