@@ -11,7 +11,7 @@ from docs.derivations.notation import L, array, as_written, index, partial, same
 from jaxnn.losses.projection import Factors
 
 k, m = index("k", 3), index("m", 2)
-a = array("a", n, j)
+a, term = array("a", n, j), array("f", n, j)
 f, g = index("f", 2), index("g", 2)
 x, W, b = array("x", n, f), array("W", f, j), array("b", j)
 label, c = array("t", n), array("c", n)
@@ -134,16 +134,14 @@ with as_written():
         (
             probabilities,
             (
-                l[n],
+                term[n, j],
                 Step(
-                    -total(tj * (1 - pj) ** gamma * log(pj), j),
-                    "what is known well counts less",
-                    Code(
-                        nn.softmax_focal.terms,
-                        "-jnp.sum(times(t, self._others(log_p) * log_p), -1)",
-                    ),
+                    -(tj * (1 - pj) ** gamma * log(pj)),
+                    "what is known well, with p near 1, counts less by γ factors 1 − p",
+                    Code(nn.softmax_focal.terms, "times(t, self._others(log_p) * log_p)"),
                 ),
             ),
+            (l[n], Step(total(term[n, j], j), "their sum")),
             (
                 a[n, j],
                 Step(
@@ -162,6 +160,17 @@ with as_written():
             a[n, i] - pi * total(a[n, j], j),
             "one term of the first sum is left",
             Code(nn.softmax_focal.slope, "a - p * jnp.sum(a, -1, keepdims=True)"),
+        ),
+        chains=(
+            Chain(
+                partial(term[n, j], pj) * pj,
+                Step(
+                    (tj * gamma * (1 - pj) ** (gamma - 1) * log(pj) - tj * (1 - pj) ** gamma / pj)
+                    * pj,
+                    "the product rule",
+                ),
+                Step(a[n, j], "p cancels in the last term"),
+            ),
         ),
         options={"gamma": gamma},
         within={t: (0.0, 1.0)},
