@@ -19,6 +19,7 @@ import sympy
 
 from docs.derivations.notation import (
     L,
+    count,
     index,
     indicator,
     largest,
@@ -208,8 +209,11 @@ class _Comparison:
 
     def _values(self, expression: Any, at: Mapping[Any, int]) -> list[Any]:
         """What it is at every point, for these values of its indices."""
-        value = self._value(expression, at, frozenset(), frozenset())
-        return [value.xreplace(point).evalf(DIGITS) for point in self.points]
+        own = (expression, *at.values())
+        if own not in self.known:
+            value = self._value(expression, at, frozenset(), frozenset())
+            self.known[own] = [_number(value, point).evalf(DIGITS) for point in self.points]
+        return self.known[own]
 
     def _value(self, e: Any, at: Mapping, kept: frozenset, held: frozenset) -> Any:
         """The expression in symbols of what is given and of what is ``kept`` and ``held``."""
@@ -224,8 +228,13 @@ class _Comparison:
             expression, *indices = e.args
             terms = [self._value(expression, {**at, **own}, kept, held) for own in _over(indices)]
             return sympy.Add(*terms) if isinstance(e, total) else sympy.Max(*terms)
+        if isinstance(e, count):
+            return sympy.Integer(size_of(e.args[0]))
         if isinstance(e, partial):
-            return self._derivative(e, at, kept, held)
+            own = (e, *(at[i] for i in sorted(e.atoms(sympy.Idx) & at.keys(), key=str)), kept, held)
+            if own not in self.known:
+                self.known[own] = self._derivative(e, at, kept, held)
+            return self.known[own]
         if isinstance(e, indicator):
             return sympy.Piecewise((1, value(e.args[0])), (0, True))
         if definition := getattr(type(e), "definition", None):
@@ -280,6 +289,15 @@ def _symbol(base: Any, place: tuple[int, ...]) -> sympy.Symbol:
     symbol = sympy.Symbol("_".join(map(str, (base, *place))), real=True)
     _BASES[symbol] = base, place
     return symbol
+
+
+def _number(e: Any, known: dict[Any, Any]) -> Any:
+    """What an expression is, by what is known of its symbols and parts, which it adds to."""
+    if not e.args:
+        return known.get(e, e)
+    if e not in known:
+        known[e] = e.func(*(_number(part, known) for part in e.args))
+    return known[e]
 
 
 def _paired(y: sympy.IndexedBase, delta: sympy.IndexedBase) -> total:

@@ -43,6 +43,8 @@ def number(name: str) -> sympy.Symbol:
 class total(sympy.Expr):
     """The sum of an expression over indices."""
 
+    is_commutative = True
+
     def __new__(cls, expression: Any, *indices: sympy.Idx) -> "total":
         return sympy.Expr.__new__(cls, sympy.sympify(expression), *indices)
 
@@ -50,12 +52,25 @@ class total(sympy.Expr):
 class largest(sympy.Expr):
     """The largest of the values that an expression takes over an index."""
 
+    is_commutative = True
+
     def __new__(cls, expression: Any, over: sympy.Idx) -> "largest":
         return sympy.Expr.__new__(cls, sympy.sympify(expression), over)
 
 
+class count(sympy.Expr):
+    """How many values an index takes, printed as its capital letter."""
+
+    is_commutative = True
+
+    def __new__(cls, over: sympy.Idx) -> "count":
+        return sympy.Expr.__new__(cls, over)
+
+
 class partial(sympy.Expr):
     """∂of/∂by, in which ``held`` arrays do not move though they follow from others."""
+
+    is_commutative = True
 
     def __new__(cls, of: Any, by: Any, *held: sympy.IndexedBase) -> "partial":
         return sympy.Expr.__new__(cls, of, by, *held)
@@ -63,6 +78,8 @@ class partial(sympy.Expr):
 
 class indicator(sympy.Expr):
     """[condition]: 1 where it holds, 0 where it does not."""
+
+    is_commutative = True
 
     def __new__(cls, condition: Any) -> "indicator":
         return sympy.Expr.__new__(cls, condition)
@@ -96,12 +113,21 @@ class _Printer(LatexPrinter):
         expression, over = e.args
         return rf"\max_{{{self._print(over)}}} {self._term(expression)}"
 
+    def _print_count(self, e: Any, exp: str | None = None) -> str:
+        printed = self._print(e.args[0]).upper()
+        return printed if exp is None else f"{printed}^{{{exp}}}"
+
     def _print_partial(self, e: Any) -> str:
         of, by, *_ = e.args
-        return rf"\frac{{\partial {self._print(of)}}}{{\partial {self._print(by)}}}"
+        return rf"\frac{{\partial {self._term(of)}}}{{\partial {self._print(by)}}}"
 
     def _print_indicator(self, e: Any) -> str:
         return rf"\left[{self._print(e.args[0])}\right]"
+
+    def _print_Add(self, expr: Any, order: Any = None) -> str:
+        # What is written in two steps is one sum.
+        terms = [t for term in expr.args for t in (term.args if term.is_Add else (term,))]
+        return super()._print_Add(sympy.Add(*terms, evaluate=False), order)
 
     def _joined(self, indices: Any) -> str:
         return ",".join(self._print(i) for i in indices)

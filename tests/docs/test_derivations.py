@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import PUBLIC
 
 import docs.derivations
+import jaxnn as nn
 from docs.derivations import linear
 from docs.derivations.derivation import Chain, Code, Derivation
 from docs.derivations.linear import W, delta, i, j, k, n
@@ -25,6 +27,87 @@ DERIVATIONS = {
     if isinstance(derivation, Derivation)
 }
 CHAPTERS = sorted(Path(docs.derivations.__path__[0]).parent.glob("chapters/*.md"))
+
+
+WITHOUT = {
+    "a base of others": ("Layer", "Loss", "ParameterFree", "Pointwise"),
+    "put together from others": ("feed_forward", "transformer_block"),
+    "others computed together": ("conv_relu_max_pool",),
+    "derived with its loss": ("projection", "projection_at_rest"),
+    "another way to the gradient of what stands inside": (
+        "compress",
+        "low_precision_deltas",
+        "recompute",
+        "reversible",
+        "sampled",
+        "with_precision",
+    ),
+    "a rule in place of the gradient": (
+        "direct_feedback_alignment",
+        "feedback_alignment",
+        "kolen_pollack",
+        "sign_concordant",
+        "straight_through",
+    ),
+}
+"""Layers and losses that need no derivation of their own, and why."""
+
+ELSEWHERE = [
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "add",
+    "attention",
+    "avg_pool",
+    "bidirectional",
+    "bilinear",
+    "center_crop",
+    "concatenate",
+    "conv",
+    "conv_transpose",
+    "dropout",
+    "embedding",
+    "embedding_bag",
+    "flatten",
+    "fork",
+    "global_avg_pool",
+    "global_max_pool",
+    "gru",
+    "lstm",
+    "max_pool",
+    "multiply",
+    "on",
+    "pad",
+    "parallel",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "positional_embedding",
+    "random_crop",
+    "random_flip",
+    "random_shift",
+    "repeat",
+    "reshape",
+    "resize",
+    "rnn",
+    "select",
+    "serial",
+    "share",
+    "skip",
+    "split",
+    "upsample",
+]
+"""Those whose chapters are being written."""
+
+
+def test_every_layer_and_loss_has_a_derivation_or_a_reason_why_not():
+    of_passes = {
+        name
+        for name, value in PUBLIC.items()
+        if isinstance(value, type) and issubclass(value, nn.Layer | nn.Loss)
+    }
+    derived = {derivation.title for derivation in DERIVATIONS.values()}
+    excused = {name for names in WITHOUT.values() for name in names}
+    assert derived | excused | {*ELSEWHERE} == of_passes
+    assert not derived & excused
 
 
 @pytest.mark.parametrize("name", DERIVATIONS)
