@@ -187,7 +187,7 @@ def check_layer(layer: Layer, x: Any, key: Array | None = None) -> Report:
         key: For layers that draw random numbers; `jax.random.key(0)` unless given.
     """
     checked("check_layer", "layer", layer, Layer)
-    init_key, key = jax.random.split(jax.random.key(0) if key is None else key)
+    init_key, own_key = jax.random.split(jax.random.key(0) if key is None else key)
     with jax.enable_x64(True):
         drawn = jax.jit(layer.init)(init_key, _cast(x, np.float64))
     comparisons = []
@@ -195,9 +195,9 @@ def check_layer(layer: Layer, x: Any, key: Array | None = None) -> Report:
         with jax.enable_x64(dtype == np.float64):
             cast_x = _cast(x, dtype)
             params, state = _like(drawn, jax.eval_shape(layer.init, init_key, cast_x))
-            comparisons += _check_layer_in(layer, params, state, cast_x, key, np.dtype(dtype))
+            comparisons += _check_layer_in(layer, params, state, cast_x, own_key, np.dtype(dtype))
     if all(c.passed for c in comparisons) and not _says_that_it_mixes(layer):
-        comparisons += _check_examples_apart(layer, params, state, cast_x, key)
+        comparisons += _check_examples_apart(layer, params, state, cast_x, own_key)
     return Report(comparisons)
 
 
