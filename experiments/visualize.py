@@ -65,9 +65,15 @@ def main(arguments: list[str]) -> None:
 def saliency(network: Layer, params: Any, state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
     """(∂y_k/∂x for each example, k), where k is the unit with the largest output."""
     quiet = plain(in_inference_mode(network))
-    y, _, residuals = quiet.forward(params, state, x, None)
-    units = jnp.argmax(y, -1)
-    dx, _ = quiet.backward(params, residuals, jax.nn.one_hot(units, y.shape[-1], dtype=y.dtype))
+
+    @jax.jit
+    def slopes(params: Any, state: Any, x: jax.Array):
+        y, _, residuals = quiet.forward(params, state, x, None)
+        units = jnp.argmax(y, -1)
+        dy = jax.nn.one_hot(units, y.shape[-1], dtype=y.dtype)
+        return quiet.backward(params, residuals, dy)[0], units
+
+    dx, units = slopes(params, state, x)
     return dx, np.asarray(units)
 
 
@@ -79,18 +85,26 @@ def first_kernels(params: Any) -> np.ndarray | None:
 
 def feature_maps(network: Layer, params: Any, state: Any, x: np.ndarray) -> list[tuple]:
     """(layer, output [height, width, channels]) of every layer that returns images, for one x."""
-    outputs = []
+    places = []
 
-    def watch(path: str, layer: Layer) -> Layer:
-        def tell(what: str, y: Any) -> None:
-            if getattr(y, "ndim", 0) == 4:
-                outputs.append((label(path, layer), np.asarray(y[0], np.float32)))
+    @jax.jit
+    def images_of(params: Any, state: Any, x: jax.Array) -> list[jax.Array]:
+        images = []
 
-        does_nothing = isinstance(layer.at_rest(), identity)
-        return layer if does_nothing else Watched(layer, tell)
+        def watch(path: str, layer: Layer) -> Layer:
+            def tell(what: str, y: Any) -> None:
+                if getattr(y, "ndim", 0) == 4:
+                    places.append(label(path, layer))
+                    images.append(y[0].astype(np.float32))
 
-    watched(unrolled(network), watch).predict(params, state, jnp.asarray(x))
-    return outputs
+            does_nothing = isinstance(layer.at_rest(), identity)
+            return layer if does_nothing else Watched(layer, tell)
+
+        watched(unrolled(network), watch).predict(params, state, x)
+        return images
+
+    images = images_of(params, state, jnp.asarray(x))
+    return [*zip(places, map(np.asarray, images), strict=True)]
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import functools
 import gc
 import os
 import tempfile
@@ -6,6 +7,7 @@ import hypothesis
 import jax
 import jaxtyping
 import pytest
+from jax._src.interpreters import mlir
 
 # The suite compiles thousands of small programs and runs most of them once: let the compiler spend
 # less on each. XLA refuses flags that it does not know; these were tried from 0.10 to 0.12.
@@ -28,6 +30,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+
+# JAX makes a context of the compiler for every program, which takes a third of the time of a small
+# one and stays in memory for as long as the program: let all share one, where it can be exchanged.
+if hasattr(mlir, "make_ir_context"):
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 # Tracing makes many objects, few of them in cycles: collect them less often.
 gc.set_threshold(50_000, 20, 100)

@@ -91,7 +91,7 @@ def started(layer, x, seed=0):
         for i, p in enumerate(leaves)
     ]
     if jax.tree.leaves(state):
-        _, state = initialized(layer, x, seed)
+        state = jax.jit(lambda key, x: layer.init(key, x)[1])(jax.random.key(seed), x)
     return treedef.unflatten(drawn), state
 
 

@@ -143,19 +143,30 @@ def parameter_names(network: Layer, params: Any) -> list[str]:
 @jax.jit
 def relative_errors(values: Sequence[Array], references: Sequence[Array]) -> list[Array]:
     """‖a − b‖ / max(‖b‖, floor) for each pair; see the head of this file for the floor."""
-    norms = [jnp.linalg.norm(b.ravel()) for b in references]
+    return _relative_errors(jnp, values, references)
+
+
+def _relative_errors(xp: Any, values: Sequence, references: Sequence) -> list:
+    norms = [xp.linalg.norm(b.ravel()) for b in references]
     if not norms:
         return []
-    floor = 1e-2 * jnp.max(jnp.stack(norms))
+    floor = 1e-2 * xp.max(xp.stack(norms))
     return [
-        _ratio(jnp.linalg.norm((a - b).ravel()), jnp.maximum(norm, floor))
+        _ratio(xp, xp.linalg.norm((a - b).ravel()), xp.maximum(norm, floor))
         for a, b, norm in zip(values, references, norms, strict=True)
     ]
 
 
-def _ratio(difference: Array, scale: Array) -> Array:
+def _ratio(xp: Any, difference: Any, scale: Any) -> Any:
     # 0 / 0 is agreement; NaN and infinity stay.
-    return jnp.where(difference == 0, 0, difference / scale)
+    return xp.where(difference == 0, 0, difference / scale)
+
+
+def _errors_on_host(values: Any, references: Any) -> list[float]:
+    """`relative_errors` of two trees in float64, without a program to compile."""
+    leaves = ([np.asarray(a, float) for a in jax.tree.leaves(t)] for t in (values, references))
+    with np.errstate(all="ignore"):
+        return list(map(float, _relative_errors(np, *leaves)))
 
 
 def check_layer(layer: Layer, x: Any, key: Array | None = None) -> Report:
@@ -176,43 +187,61 @@ def check_layer(layer: Layer, x: Any, key: Array | None = None) -> Report:
         key: For layers that draw random numbers; `jax.random.key(0)` unless given.
     """
     checked("check_layer", "layer", layer, Layer)
+    init_key, own_key = jax.random.split(jax.random.key(0) if key is None else key)
+    with jax.enable_x64(True):
+        drawn = jax.jit(layer.init)(init_key, _cast(x, np.float64))
     comparisons = []
     for dtype in (np.float64, np.float32):
         with jax.enable_x64(dtype == np.float64):
-            comparisons += _check_layer_in(layer, _cast(x, dtype), key, np.dtype(dtype))
+            cast_x = _cast(x, dtype)
+            params, state = _like(drawn, jax.eval_shape(layer.init, init_key, cast_x))
+            comparisons += _check_layer_in(layer, params, state, cast_x, own_key, np.dtype(dtype))
     if all(c.passed for c in comparisons) and not _says_that_it_mixes(layer):
-        comparisons += _check_examples_apart(layer, _cast(x, np.float32), key)
+        comparisons += _check_examples_apart(layer, params, state, cast_x, own_key)
     return Report(comparisons)
+
+
+def _like(drawn: Any, shapes: Any) -> Any:
+    """Arrays that were drawn in float64, with the dtypes that another precision has."""
+    return jax.tree.map(
+        lambda a, s: a if a.dtype == s.dtype else jnp.asarray(np.asarray(a, s.dtype)),
+        drawn,
+        shapes,
+    )
 
 
 def _says_that_it_mixes(layer: Layer) -> bool:
     return layer.mixes is True or any(map(_says_that_it_mixes, layer.parts))
 
 
-def _check_examples_apart(layer: Layer, x: Any, key: Array | None) -> list[Comparison]:
+def _check_examples_apart(
+    layer: Layer, params: Any, state: Any, x: Any, key: Array
+) -> list[Comparison]:
     if 0 in (leaf.shape[0] for leaf in jax.tree.leaves(x)):
         return []
-    init_key, key = jax.random.split(jax.random.key(0) if key is None else key)
-    params, state = jax.jit(layer.init)(init_key, x)
     others = jax.tree.map(lambda a: np.roll(np.asarray(a), 1, 0), x)
     influence = largest_influence(layer, params, state, x, others, key)
     return [Comparison("float32 examples", "each by itself, or mixes = True", influence, TOLERANCE)]
 
 
-def _check_layer_in(layer: Layer, x: Any, key: Array | None, dtype: np.dtype) -> list[Comparison]:
+def _check_layer_in(
+    layer: Layer, params: Any, state: Any, x: Any, key: Array, dtype: np.dtype
+) -> list[Comparison]:
     tolerance = _tolerance(dtype)
-    init_key, key = jax.random.split(jax.random.key(0) if key is None else key)
     noise = np.random.default_rng(0)
-    params, state = jax.jit(layer.init)(init_key, x)
     params = jax.tree.map(lambda p, n: np.asarray(p) + n / 10, params, _noise_like(noise, params))
-    y, _, residuals = jax.eval_shape(layer.forward, params, state, x, key)
-    dy, other_dy = _noise_like(noise, y), _noise_like(noise, y)
 
     def pull_back(params, residuals, dy):
         dx, captures = layer.backward(params, residuals, dy)
         return _only_floating(x, dx), contract(captures)
 
-    dx, gradients = jax.eval_shape(pull_back, params, residuals, dy)
+    def both(params, state, x):
+        y, _, residuals = layer.forward(params, state, x, key)
+        dy = jax.tree.map(lambda a: jnp.zeros_like(a) if _is_floating(a) else None, y)
+        return y, *pull_back(params, residuals, dy)
+
+    y, dx, gradients = jax.eval_shape(both, params, state, x)
+    dy, other_dy = _noise_like(noise, y), _noise_like(noise, y)
     comparisons = [
         _same_structure(f"{dtype} dx", dx, _only_floating(x, x)),
         _same_structure(f"{dtype} gradients", gradients, params),
@@ -226,36 +255,36 @@ def _check_layer_in(layer: Layer, x: Any, key: Array | None, dtype: np.dtype) ->
 
     is_predict = not jax.tree.leaves(state) and not _draws_random_numbers(layer, params, state, x)
 
-    def compute_errors(params, state, x, key, dy, other_dy):
+    def computed(params, state, x, key, dy, other_dy):
         y, _, residuals = layer.forward(params, state, x, key)
         _, vjp = jax.vjp(differentiable, params, _only_floating(x, x))
         reference_gradients, reference_dx = vjp(jax.tree.leaves(dy))
         combined_dy = jax.tree.map(lambda a, b: 2 * a - b, dy, other_dy)
         cotangents = jax.tree.map(lambda *a: jnp.stack(a), dy, other_dy, combined_dy)
         pulled_back = jax.lax.map(lambda dy: pull_back(params, residuals, dy), cotangents)
-        of_dy, of_other, of_combined = (
-            jax.tree.leaves(jax.tree.map(lambda a, i=i: a[i], pulled_back)) for i in range(3)
-        )
-        separate = [2 * a - b for a, b in zip(of_dy, of_other, strict=True)]
-        errors = {
-            "backward against jax.vjp": relative_errors(
-                of_dy, jax.tree.leaves((reference_dx, reference_gradients))
-            ),
-            "linearity in dy": relative_errors(of_combined, separate),
-        }
-        if is_predict:
-            predicted = jax.tree.leaves(layer.predict(params, state, x))
-            errors["predict against forward"] = relative_errors(predicted, jax.tree.leaves(y))
-        return errors
+        predicted = layer.predict(params, state, x) if is_predict else None
+        return pulled_back, (reference_dx, reference_gradients), y, predicted
 
     # All in one program: most of the time of a check is that of the compiler.
-    errors = jax.jit(compute_errors)(params, state, x, key, dy, other_dy)
+    pulled_back, reference, y, predicted = jax.device_get(
+        jax.jit(computed)(params, state, x, key, dy, other_dy)
+    )
+    of_dy, of_other, of_combined = ([a[i] for a in jax.tree.leaves(pulled_back)] for i in range(3))
     names = [f"{dtype} dx[{i}]" for i in range(len(dx))]
     names += [f"{dtype} {name}" for name in parameter_names(layer, params)]
-    for methods, found in errors.items():
-        of_y = [f"{dtype} y[{i}]" for i in range(len(found))]
-        rows = zip(of_y if methods == "predict against forward" else names, found, strict=True)
-        comparisons += [Comparison(n, methods, float(e), tolerance) for n, e in rows]
+    of_y = [f"{dtype} y[{i}]" for i in range(len(jax.tree.leaves(y)))]
+    separate = [2 * a - b for a, b in zip(of_dy, of_other, strict=True)]
+    compared = [
+        ("backward against jax.vjp", names, of_dy, reference),
+        ("linearity in dy", names, of_combined, separate),
+    ]
+    if is_predict:
+        compared.append(("predict against forward", of_y, predicted, y))
+    for methods, rows, values, references in compared:
+        errors = _errors_on_host(values, references)
+        comparisons += [
+            Comparison(n, methods, e, tolerance) for n, e in zip(rows, errors, strict=True)
+        ]
     return comparisons
 
 

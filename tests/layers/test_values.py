@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import PUBLIC
+from helpers import PUBLIC, started
 
 import jaxnn as nn
 
@@ -97,14 +97,21 @@ def test_a_layer_says_whether_it_mixes_the_examples(text):
 def test_at_rest_the_params_and_the_state_are_the_same_and_forward_is_predict(text):
     layer, x = build(text), given(text)
     rest = nn.in_inference_mode(layer)
-    params, state = jax.jit(layer.init)(jax.random.key(0), x)
-    for own, other in zip((params, state), rest.init(jax.random.key(0), x), strict=True):
+    params, state = started(layer, x)
+    at_rest = jax.eval_shape(rest.init, jax.random.key(0), x)
+    for own, other in zip((params, state), at_rest, strict=True):
         assert jax.tree.structure(own) == jax.tree.structure(other)
-    y, new_state, residuals = rest.forward(params, state, x, None)
-    np.testing.assert_allclose(y, layer.predict(params, state, x), rtol=1e-5, atol=1e-6)
+
+    @jax.jit
+    def run(params, state, x):
+        y, new_state, residuals = rest.forward(params, state, x, None)
+        gradients = nn.contract(rest.backward(params, residuals, y)[1])
+        return (y, new_state, gradients), layer.predict(params, state, x)
+
+    (y, new_state, gradients), predicted = run(params, state, x)
+    np.testing.assert_allclose(y, predicted, rtol=1e-5, atol=1e-6)
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
-    captures = rest.backward(params, residuals, y)[1]
-    assert jax.tree.structure(nn.contract(captures)) == jax.tree.structure(params)
+    assert jax.tree.structure(gradients) == jax.tree.structure(params)
 
 
 @pytest.mark.parametrize(

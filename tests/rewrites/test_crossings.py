@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import assert_agree, normal
+from helpers import assert_agree, normal, started
 from samples import LAYERS, NETWORKS
 
 import jaxnn as nn
@@ -73,16 +73,18 @@ WRAPPED = {
 }
 
 
-def gradient(network, params, state, x=IMAGES):
-    return jax.jit(nn.backprop(network, LOSS))(params, state, x, LABELS, jax.random.key(1))
+def gradients(networks, params, state):
+    """Of networks with the same parameters, in one program."""
+    of = jax.jit(lambda *given: [nn.backprop(network, LOSS)(*given) for network in networks])
+    return of(params, state, IMAGES, LABELS, jax.random.key(1))
 
 
 @pytest.mark.parametrize("name", WRAPPED)
 def test_fusing_keeps_params_state_value_and_gradient(name):
     network = WRAPPED[name]
-    params, state = jax.jit(network.init)(jax.random.key(0), IMAGES)
+    params, state = started(network, IMAGES)
     fused = nn.fuse(network)
-    assert_agree(gradient(fused, params, state), gradient(network, params, state), 1e-5)
+    assert_agree(*gradients((fused, network), params, state), 1e-5)
     by_shape = jax.eval_shape(fused.init, jax.random.key(0), IMAGES)
     assert jax.tree.structure(by_shape) == jax.tree.structure((params, state))
 
@@ -228,9 +230,13 @@ class my_norm(nn.ParameterFree):
 def test_a_normalisation_of_ones_own_computes_in_float32_under_any_policy(wrap):
     network = nn.with_precision(wrap(nn.serial(nn.dense(6), my_norm())), nn.POLICIES["bfloat16"])
     x = normal(0, (4, 6), "float32")
-    params, state = network.init(jax.random.key(0), x)
-    y, _, residuals = network.forward(params, state, x, None)
-    assert network.backward(params, residuals, y)[0].dtype == jnp.float32
+
+    def dx(key, x):
+        params, state = network.init(key, x)
+        y, _, residuals = network.forward(params, state, x, None)
+        return network.backward(params, residuals, y)[0]
+
+    assert jax.eval_shape(dx, jax.random.key(0), x).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("compute", ["bfloat16", "float16"])
@@ -286,8 +292,12 @@ def test_a_rule_and_a_policy_are_the_same_in_either_order(rule, outside):
         else nn.with_precision(rule(inner), policy)
     )
     x = normal(0, (4, 6), "float32")
-    params, state = network.init(jax.random.key(0), x)
-    _, state, _ = network.forward(params, state, x, None)
+
+    def state_after(key, x):
+        params, state = network.init(key, x)
+        return network.forward(params, state, x, None)[1]
+
+    state = jax.eval_shape(state_after, jax.random.key(0), x)
     memory = {leaf.dtype for leaf in jax.tree.leaves(state)}
     assert memory == {jnp.dtype("float32")}
 
@@ -297,10 +307,11 @@ def test_a_rule_and_a_policy_are_the_same_in_either_order(rule, outside):
 def test_the_true_gradient_of_a_straight_through_estimator_keeps_its_trees(layer, surrogate):
     network = nn.serial(nn.dense(3), nn.straight_through(layer, surrogate), nn.dense(3))
     x = normal(0, (4, 6), "float32")
-    params, state = network.init(jax.random.key(0), x)
-    true = nn.plain(network)
-    expected = jax.jit(nn.autodiff(network, LOSS))(params, state, x, LABELS)
-    assert_agree(jax.jit(nn.backprop(true, LOSS))(params, state, x, LABELS), expected, 1e-5)
+    params, state = started(network, x)
+    ways = nn.backprop(nn.plain(network), LOSS), nn.autodiff(network, LOSS)
+    assert_agree(
+        *jax.jit(lambda *given: [way(*given) for way in ways])(params, state, x, LABELS), 1e-5
+    )
 
 
 def test_a_compound_that_is_one_layer_is_rewritten_once():

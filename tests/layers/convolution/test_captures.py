@@ -148,11 +148,15 @@ def test_deltas_cast_to_float32_have_a_gradient_in_float32():
     layers = [nn.conv(4, (3, 3)), nn.conv_transpose(4, 3), nn.conv_relu_max_pool(nn.conv(4, 3))]
     x = normal(0, (2, 6, 6, 1), jnp.bfloat16)
     for layer in layers:
-        params, _ = initialized(layer, x)
-        y, _, residuals = layer.forward(params, (), x, None)
-        capture = layer.backward(params, residuals, y)[1]
-        gradient = nn.contract(capture.map_deltas(lambda d: d.astype(jnp.float32)))
-        assert {g.dtype for g in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+
+        def gradient(x, layer=layer):
+            params, _ = layer.init(jax.random.key(0), x)
+            y, _, residuals = layer.forward(params, (), x, None)
+            capture = layer.backward(params, residuals, y)[1]
+            return nn.contract(capture.map_deltas(lambda d: d.astype(jnp.float32)))
+
+        dtypes = {g.dtype for g in jax.tree.leaves(jax.eval_shape(gradient, x))}
+        assert dtypes == {jnp.dtype("float32")}
 
 
 def test_pooled_uses_join_to_the_sum_of_their_gradients():
