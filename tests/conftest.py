@@ -1,7 +1,7 @@
-import functools
 import gc
 import os
 import tempfile
+import threading
 
 import hypothesis
 import jax
@@ -32,9 +32,18 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     }
 
 # JAX makes a context of the compiler for every program, which takes a third of the time of a small
-# one and stays in memory for as long as the program: let all share one, where it can be exchanged.
+# one and stays in memory for as long as the program: let all of a thread share one, where it can be
+# exchanged (later versions of JAX share them themselves).
 if hasattr(mlir, "make_ir_context"):
-    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+    contexts, make_context = threading.local(), mlir.make_ir_context
+
+    def context_of_thread():
+        """The context that this thread uses for everything."""
+        if not hasattr(contexts, "own"):
+            contexts.own = make_context()
+        return contexts.own
+
+    mlir.make_ir_context = context_of_thread
 
 # Tracing makes many objects, few of them in cycles: collect them less often.
 gc.set_threshold(50_000, 20, 100)
