@@ -26,6 +26,7 @@ from docs.derivations.notation import (
 )
 from jaxnn.core.adapters import Pointwise
 from jaxnn.core.captures import AffineCapture
+from jaxnn.layers import activations
 
 KINKS = (-4, -3, -1, 0, 1, 2, 3, 6, 7)
 """Where functions that consist of pieces are compared: within the pieces, and where two meet."""
@@ -381,7 +382,7 @@ with as_written():
             Phi(xn) + xn * phi(xn),
             "the slope of a distribution function is its density φ",
             Code(
-                nn.layers.activations._gelu_exact_slope,
+                activations._gelu_exact_slope,
                 "jax.scipy.special.erfc(-x / math.sqrt(2)) / 2 + x * density",
             ),
         ),
@@ -394,7 +395,7 @@ with as_written():
                     phi(xn),
                     "the density",
                     Code(
-                        nn.layers.activations._gelu_exact_slope,
+                        activations._gelu_exact_slope,
                         "jnp.exp(-x * x / 2) / math.sqrt(2 * math.pi)",
                     ),
                 ),
@@ -413,7 +414,7 @@ with as_written():
             (1 + tn) / 2 + xn * (1 - tn**2) * sqrt(2 / pi) * (1 + 3 * cubic * xn**2) / 2,
             "the slope of u",
             Code(
-                nn.layers.activations._gelu_tanh_slope,
+                activations._gelu_tanh_slope,
                 "(1 + t) / 2 + x * (1 - t * t) * root * (1 + 3 * 0.044715 * x * x) / 2",
             ),
         ),
@@ -425,7 +426,7 @@ with as_written():
                     hyperbolic(un),
                     "",
                     Code(
-                        nn.layers.activations._gelu_tanh_slope,
+                        activations._gelu_tanh_slope,
                         "jnp.tanh(root * (x + 0.044715 * x**3))",
                     ),
                 ),
