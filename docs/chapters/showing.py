@@ -13,6 +13,9 @@ from matplotlib.patches import Rectangle
 import jaxnn as nn
 from experiments.support import style
 
+MOST_WRITTEN = 40
+"""The most numbers that are written into a picture."""
+
 
 def flow(layer: nn.Layer, x: Any, *, dy: Any = None, seed: int = 0) -> SVG:
     """x, y, and below them dx, dy, as the layer's forward and backward pass give them.
@@ -37,6 +40,29 @@ def flow(layer: nn.Layer, x: Any, *, dy: Any = None, seed: int = 0) -> SVG:
             one.set_xticks([])
             one.set_yticks([])
         figure.colorbar(image, ax=axes, shrink=0.9)
+    return drawn(figure)
+
+
+def images(*rows: dict[str, Any]) -> SVG:
+    """Matrices by their titles, row by row, each with its numbers where they are few; purple is
+    positive, orange negative."""
+    columns = max(map(len, rows))
+    figure = Figure(figsize=(style.WIDTH, 2.2 * len(rows)), layout="constrained")
+    for row, axes in zip(rows, figure.subplots(len(rows), columns, squeeze=False), strict=True):
+        for one in axes:
+            one.axis("off")
+        for one, (title, matrix) in zip(axes, row.items(), strict=False):
+            matrix = np.asarray(matrix, float)
+            limit = np.abs(matrix).max() or 1
+            one.imshow(matrix, cmap=style.DIVERGING, vmin=-limit, vmax=limit)
+            one.set_title(title)
+            if matrix.size <= MOST_WRITTEN:
+                for (place, column), value in np.ndenumerate(matrix):
+                    text = f"{value:.3g}".replace("-", "−")
+                    colour = "white" if abs(value) > limit / 2 else "black"
+                    one.text(
+                        column, place, text, ha="center", va="center", fontsize=8, color=colour
+                    )
     return drawn(figure)
 
 
