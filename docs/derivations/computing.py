@@ -1,5 +1,6 @@
 """What the code computes, in float64, for comparison with a derivation."""
 
+import functools
 from typing import Any
 
 import jax
@@ -12,9 +13,14 @@ def passes(layer: nn.Layer, params: Any, x: Any, dy: Any, state: Any = (), key: 
     """(y, dx, gradient of the parameters) by the forward and backward pass of the layer."""
     with jax.enable_x64(True):
         params, state, x, dy = jax.tree.map(jnp.asarray, (params, state, x, dy))
-        y, _, residuals = layer.forward(params, state, x, key)
-        dx, captures = layer.backward(params, residuals, dy)
-        return y, dx, nn.contract(captures)
+        return _passes(layer, params, state, x, key, dy)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _passes(layer: nn.Layer, params: Any, state: Any, x: Any, key: Any, dy: Any):
+    y, _, residuals = layer.forward(params, state, x, key)
+    dx, captures = layer.backward(params, residuals, dy)
+    return y, dx, nn.contract(captures)
 
 
 def losses(loss: nn.Loss, prediction: Any, target: Any):

@@ -210,7 +210,14 @@ class _Comparison:
     def _values(self, expression: Any, at: Mapping[Any, int]) -> list[Any]:
         """What it is at every point, for these values of its indices."""
         value = self._value(expression, at, frozenset(), frozenset())
-        return [value.xreplace(point).evalf(DIGITS) for point in self.points]
+        return [self._number(value, point) for point in self.points]
+
+    def _number(self, e: Any, point: dict) -> Any:
+        """What it is at a point, where what occurs often in it is computed once."""
+        if e not in point and e.args:
+            found = e.func(*(self._number(a, point) for a in e.args))
+            point[e] = found.evalf(DIGITS + 15) if isinstance(found, sympy.Expr) else found
+        return point.get(e, e)
 
     def _value(self, e: Any, at: Mapping, kept: frozenset, held: frozenset) -> Any:
         """The expression in symbols of what is given and of what is ``kept`` and ``held``."""
