@@ -43,12 +43,16 @@ def number(name: str) -> sympy.Symbol:
 class total(sympy.Expr):
     """The sum of an expression over indices."""
 
+    is_commutative = True
+
     def __new__(cls, expression: Any, *indices: sympy.Idx) -> "total":
         return sympy.Expr.__new__(cls, sympy.sympify(expression), *indices)
 
 
 class largest(sympy.Expr):
     """The largest of the values that an expression takes over an index."""
+
+    is_commutative = True
 
     def __new__(cls, expression: Any, over: sympy.Idx) -> "largest":
         return sympy.Expr.__new__(cls, sympy.sympify(expression), over)
@@ -57,12 +61,16 @@ class largest(sympy.Expr):
 class partial(sympy.Expr):
     """∂of/∂by, in which ``held`` arrays do not move though they follow from others."""
 
+    is_commutative = True
+
     def __new__(cls, of: Any, by: Any, *held: sympy.IndexedBase) -> "partial":
         return sympy.Expr.__new__(cls, of, by, *held)
 
 
 class indicator(sympy.Expr):
     """[condition]: 1 where it holds, 0 where it does not."""
+
+    is_commutative = True
 
     def __new__(cls, condition: Any) -> "indicator":
         return sympy.Expr.__new__(cls, condition)
