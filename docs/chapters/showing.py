@@ -47,7 +47,9 @@ def images(*rows: dict[str, Any]) -> SVG:
     """Matrices by their titles, row by row, each with its numbers where they are few; purple is
     positive, orange negative."""
     columns = max(map(len, rows))
-    figure = Figure(figsize=(style.WIDTH, 2.2 * len(rows)), layout="constrained")
+    figure = Figure(
+        figsize=(style.WIDTH, (2.2 if columns > 2 else 3) * len(rows)), layout="constrained"
+    )
     for row, axes in zip(rows, figure.subplots(len(rows), columns, squeeze=False), strict=True):
         for one in axes:
             one.axis("off")
@@ -58,7 +60,7 @@ def images(*rows: dict[str, Any]) -> SVG:
             one.set_title(title)
             if matrix.size <= MOST_WRITTEN:
                 for (place, column), value in np.ndenumerate(matrix):
-                    text = f"{value:.3g}".replace("-", "−")
+                    text = f"{np.round(value, 2) + 0:g}".replace("-", "−")  # + 0 makes −0 a 0
                     colour = "white" if abs(value) > limit / 2 else "black"
                     one.text(
                         column, place, text, ha="center", va="center", fontsize=8, color=colour
