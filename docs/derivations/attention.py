@@ -327,7 +327,9 @@ with as_written():
                 Step(
                     X[n, t, f] + table[t, f],
                     "a vector for each position, added",
-                    Code(nn.positional_embedding.forward, "x + self.vectors("),
+                    Code(
+                        nn.positional_embedding.forward, "x + self.vectors(params, x.shape[1], x)"
+                    ),
                 ),
             ),
         ),
@@ -338,7 +340,10 @@ with as_written():
                 Step(
                     N[n, t, f],
                     "a sum passes the delta on",
-                    Code(nn.positional_embedding.backward, "return dy, EmbeddingCapture("),
+                    Code(
+                        nn.positional_embedding.backward,
+                        "dy, EmbeddingCapture(ids, dy, self.length)",
+                    ),
                 ),
             ),
             Chain(

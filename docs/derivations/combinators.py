@@ -1,6 +1,7 @@
 """Layers made of layers."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import sympy
 
@@ -50,7 +51,7 @@ def _alone(*arrays):
 def _kept(rate):
     """What dropout leaves of an x of shape [2, 2], with the key 0, in float64."""
     with jax.enable_x64(True):
-        drawn = nn.dropout(rate).forward((), (), np.ones((2, 2)), jax.random.key(0))[0]
+        drawn = nn.dropout(rate).forward((), (), jnp.ones((2, 2)), jax.random.key(0))[0]
         return (np.asarray(drawn) > 0).astype(int)
 
 
@@ -138,7 +139,9 @@ with as_written():
             Chain(da, Step(xi[i], "a sum gives its delta to each of its terms, undivided")),
             Chain(
                 db,
-                Step(xi[i], "to the other as well", Code(nn.add.pull_back, "(dy,) * ")),
+                Step(
+                    xi[i], "to the other as well", Code(nn.add.pull_back, "(dy,) * residuals.value")
+                ),
             ),
         ),
         computed=_add,

@@ -67,7 +67,10 @@ with as_written():
                 Step(
                     total(delta[n, t, f] * same(ids[n, t], v), n, t),
                     "an id that occurs several times has the sum, one that does not occur has 0",
-                    Code(nn.EmbeddingCapture.gradient, "jax.ops.segment_sum("),
+                    Code(
+                        nn.EmbeddingCapture.gradient,
+                        "rows.astype(sum_dtype(rows.dtype)), self.ids.reshape(-1), self.vocabulary",
+                    ),
                 ),
             ),
         ),
@@ -139,7 +142,10 @@ with as_written():
                 Step(
                     total(known * W[ids[n, t], f], t) / count[n],
                     "mode “mean”",
-                    Code(nn.embedding_bag._shares, "known / jnp.maximum("),
+                    Code(
+                        nn.embedding_bag._shares,
+                        "known / jnp.maximum(jnp.sum(known, -2, keepdims=True), 1)",
+                    ),
                 ),
             ),
         ),

@@ -1,5 +1,7 @@
 """Pooling."""
 
+import jax
+import jax.numpy as jnp
 import sympy
 
 import jaxnn as nn
@@ -36,14 +38,20 @@ def _one_channel(layer, x, dy):
     return out[..., 0], into[..., 0]
 
 
+def _winner(layer, x):
+    """What the layer keeps of it."""
+    with jax.enable_x64(True):
+        return layer.apply(jnp.asarray(x[..., None]))[1][0][..., 0]
+
+
 with as_written():
     dx, dz = partial(L, x[n, u]), partial(L, z[n, v])
 
     def _max_pool(x, dy):
         layer = nn.max_pool(3, strides=2)
         out, into = _one_channel(layer, x, dy)
-        _, (won, _) = layer.apply(x[..., None])
-        return {y[n, p]: out, winner[n, p]: won[..., 0], dx: into}
+        won = _winner(layer, x)
+        return {y[n, p]: out, winner[n, p]: won, dx: into}
 
     max_pool = Derivation(
         title="max_pool",
@@ -200,8 +208,8 @@ with as_written():
     def _adaptive_max_pool(x, dy):
         layer = nn.adaptive_max_pool((2,))
         out, into = _one_channel(layer, x, dy)
-        _, (won, _) = layer.apply(x[..., None])
-        return {of_bin[n, o]: out, bin_winner[n, o]: won[..., 0], dz: into}
+        won = _winner(layer, x)
+        return {of_bin[n, o]: out, bin_winner[n, o]: won, dz: into}
 
     adaptive_max_pool = Derivation(
         title="adaptive_max_pool",
@@ -281,8 +289,8 @@ with as_written():
     def _global_max_pool(x, dy):
         layer = nn.global_max_pool()
         out, into = _global(layer, x, dy)
-        _, (won, _) = layer.apply(x[..., None])
-        return {g[n]: out, of_all[n]: won[:, 0], dz: into}
+        won = _winner(layer, x)
+        return {g[n]: out, of_all[n]: won, dz: into}
 
     global_max_pool = Derivation(
         title="global_max_pool",

@@ -51,7 +51,12 @@ with as_written():
         title="concatenate",
         arrays={"a": a, "b": b, "dy": delta},
         forward=(
-            (y[i], Step(a[i], "first all of a", Code(nn.concatenate.apply, "jnp.concatenate("))),
+            (
+                y[i],
+                Step(
+                    a[i], "first all of a", Code(nn.concatenate.apply, "jnp.concatenate(x, axis)")
+                ),
+            ),
             (behind, Step(b[j], "then all of b")),
         ),
         deltas={y: delta},
@@ -82,7 +87,12 @@ with as_written():
         title="split",
         arrays={"x": x, "dy": of_part, "dz": of_rest},
         forward=(
-            (part[i], Step(x[i], "one half of x", Code(nn.split.apply, "jnp.split("))),
+            (
+                part[i],
+                Step(
+                    x[i], "one half of x", Code(nn.split.apply, "jnp.split(x, self.n, self.axis)")
+                ),
+            ),
             (rest[j], Step(x[j + 2], "and the other")),
         ),
         deltas={part: of_part, rest: of_rest},
@@ -220,7 +230,9 @@ with as_written():
                 Step(
                     total(two[t] * (same(2 * t, d) + same(2 * t + 1, d)), t),
                     "each element twice",
-                    Code(nn.upsample.apply, "jnp.broadcast_to("),
+                    Code(
+                        nn.upsample.apply, "jnp.broadcast_to(y, (x.shape[0], *copies, x.shape[-1]))"
+                    ),
                 ),
             ),
         ),
@@ -232,7 +244,7 @@ with as_written():
                 Step(
                     of_doubled[2 * t] + of_doubled[2 * t + 1],
                     "the sum over its copies",
-                    Code(nn.upsample.pull_back, "jnp.sum(copied, "),
+                    Code(nn.upsample.pull_back, "jnp.sum(copied, range(2, len(copies) + 1, 2))"),
                 ),
             ),
         ),
