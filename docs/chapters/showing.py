@@ -82,7 +82,7 @@ def windows_that_meet(layer: nn.Layer, size: int, pixel: tuple[int, int]) -> SVG
     left, right = figure.subplots(1, 2)
     _grid(left, size, f"x: the windows that meet {pixel}")
     _grid(right, out, "y: by which tap")
-    left.add_patch(Rectangle(pixel[::-1], 1, 1, facecolor=style.GREY, alpha=0.5))
+    left.add_patch(Rectangle((pixel[1], pixel[0]), 1, 1, facecolor=style.GREY, alpha=0.5))
     meeting = 0
     for window in np.ndindex(out, out):
         one = jnp.zeros_like(y).at[0, *window, 0].set(1)
@@ -101,7 +101,7 @@ def windows_that_meet(layer: nn.Layer, size: int, pixel: tuple[int, int]) -> SVG
                     linewidth=2,
                 )
             )
-            right.add_patch(Rectangle(window[::-1], 1, 1, facecolor=colour, alpha=0.5))
+            right.add_patch(Rectangle((window[1], window[0]), 1, 1, facecolor=colour, alpha=0.5))
             label = f"W[{row}, {column}]"
             right.text(window[1] + 0.5, window[0] + 0.5, label, ha="center", va="center")
             meeting += 1
@@ -110,7 +110,9 @@ def windows_that_meet(layer: nn.Layer, size: int, pixel: tuple[int, int]) -> SVG
 
 def _grid(axes: Any, size: int, title: str) -> None:
     for place in np.ndindex(size, size):
-        axes.add_patch(Rectangle(place[::-1], 1, 1, facecolor="none", edgecolor=style.GREY))
+        axes.add_patch(
+            Rectangle((place[1], place[0]), 1, 1, facecolor="none", edgecolor=style.GREY)
+        )
     axes.set(xlim=(-1.2, size + 1.2), ylim=(size + 1.2, -1.2), aspect="equal", title=title)
     axes.axis("off")
 

@@ -60,10 +60,10 @@ with as_written():
 
     # The chain rule itself: x -> x A -> tanh -> times B.
     def _serial(x, A, B, dy):
-        bare = {"use_bias": False}
-        layer = nn.serial(nn.dense(2, **bare), nn.tanh(), nn.dense(2, **bare))
+        linear = nn.dense(2, use_bias=False)
+        layer = nn.serial(linear, nn.tanh(), linear)
         params = ({"weight": A}, (), {"weight": B})
-        out, into, gradient = passes(layer, params, *_alone(x, dy), ((), (), ()))
+        out, into, gradient = passes(layer, params, x[None], dy[None], ((), (), ()))
         return {y[k]: out[0], dx: into[0], dA: gradient[0]["weight"]}
 
     serial = Derivation(
@@ -220,7 +220,7 @@ with as_written():
     def _skip(x, A, dy):
         layer = nn.skip(nn.dense(2, use_bias=False), nn.tanh())
         params, state = (((), ({"weight": A}, ())), ()), (((), ((), ())), ())
-        out, into, _ = passes(layer, params, *_alone(x, dy), state)
+        out, into, _ = passes(layer, params, x[None], dy[None], state)
         return {s[i]: out[0], dx: into[0]}
 
     skip = Derivation(
@@ -305,7 +305,7 @@ with as_written():
 
     def _repeat(x, W, dy):
         layer = nn.repeat(nn.dense(2, use_bias=False), 3)
-        out, into, gradient = passes(layer, ({"weight": W},), *_alone(x, dy), ((),))
+        out, into, gradient = passes(layer, ({"weight": W},), x[None], dy[None], ((),))
         return {top[j]: out[0], dx: into[0], dV: gradient[0]["weight"]}
 
     repeat = Derivation(

@@ -145,7 +145,7 @@ with as_written():
 
     def _gru(ur, uz, un, Ur, Uz, Un, cr, cz, cn, dy):
         beside = [np.concatenate(arrays, -1) for arrays in ((ur, uz, un), (Ur, Uz, Un))]
-        y, into, gradient = _run(nn.gru(2), *beside, np.concatenate([cr, cz, cn]), dy)
+        y, into, gradient = _run(nn.gru(2), beside[0], beside[1], np.concatenate([cr, cz, cn]), dy)
         deltas = dict(zip((dur, duz, dun), np.split(into, 3, -1), strict=True))
         return deltas | {H[T, j]: y, dUn: gradient["weight"][:, 4:]}
 
@@ -272,7 +272,7 @@ with as_written():
 
     def _lstm(ui, uf, ug, uo, Ui, Uf, Ug, Uo, dy):
         beside = [np.concatenate(arrays, -1) for arrays in ((ui, uf, ug, uo), (Ui, Uf, Ug, Uo))]
-        y, into, gradient = _run(nn.lstm(2), *beside, None, dy)
+        y, into, gradient = _run(nn.lstm(2), beside[0], beside[1], None, dy)
         deltas = dict(zip((dui, duf, dug, duo), np.split(into, 4, -1), strict=True))
         return deltas | {H[T, j]: y, dUg: gradient["weight"][:, 4:6]}
 
