@@ -9,9 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from IPython.display import SVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 import jaxnn as nn
 from experiments.support import style
+
+MOST_WRITTEN = 40
+"""The most numbers that are written into a picture."""
 
 
 def flow(layer: nn.Layer, x: Any, *, dy: Any = None, seed: int = 0) -> SVG:
@@ -76,6 +80,80 @@ def _with_slopes(x: Any, found: dict[str, tuple], titles: tuple[str, str, str]) 
         one.set_title(title)
     axes[0].legend()
     return drawn(figure)
+
+
+def images(*rows: dict[str, Any]) -> SVG:
+    """Matrices by their titles, row by row, each with its numbers where they are few; purple is
+    positive, orange negative."""
+    columns = max(map(len, rows))
+    figure = Figure(
+        figsize=(style.WIDTH, (2.2 if columns > 2 else 3) * len(rows)), layout="constrained"
+    )
+    for row, axes in zip(rows, figure.subplots(len(rows), columns, squeeze=False), strict=True):
+        for one in axes:
+            one.axis("off")
+        for one, (title, matrix) in zip(axes, row.items(), strict=False):
+            matrix = np.asarray(matrix, float)
+            limit = np.abs(matrix).max() or 1
+            one.imshow(matrix, cmap=style.DIVERGING, vmin=-limit, vmax=limit)
+            one.set_title(title)
+            if matrix.size <= MOST_WRITTEN:
+                for (place, column), value in np.ndenumerate(matrix):
+                    text = f"{np.round(value, 2) + 0:g}".replace("-", "−")  # + 0 makes −0 a 0
+                    colour = "white" if abs(value) > limit / 2 else "black"
+                    one.text(
+                        column, place, text, ha="center", va="center", fontsize=8, color=colour
+                    )
+    return drawn(figure)
+
+
+def windows_that_meet(layer: nn.Layer, size: int, pixel: tuple[int, int]) -> SVG:
+    """The windows of a `conv` with one channel in which a pixel lies, and by which tap of a square
+    kernel each of them meets it: each window's delta alone is sent back through a kernel whose taps
+    are numbered.
+    """
+    x = jnp.zeros((1, size, size, 1))
+    params, state = layer.init(jax.random.key(0), x)
+    taps = jnp.arange(1.0, params["weight"].size + 1).reshape(params["weight"].shape)
+    y, _, residuals = layer.forward(params | {"weight": taps}, state, x, None)
+    side, out = taps.shape[0], y.shape[1]
+    figure = Figure(figsize=(style.WIDTH, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _grid(left, size, f"x: the windows that meet {pixel}")
+    _grid(right, out, "y: by which tap")
+    left.add_patch(Rectangle((pixel[1], pixel[0]), 1, 1, facecolor=style.GREY, alpha=0.5))
+    meeting = 0
+    for window in np.ndindex(out, out):
+        one = jnp.zeros_like(y).at[0, *window, 0].set(1)
+        dx = np.asarray(layer.backward(params | {"weight": taps}, residuals, one)[0])[0, ..., 0]
+        if tap := int(dx[pixel]):
+            row, column = np.unravel_index(tap - 1, (side, side))
+            colour = style.COLOURS[meeting % len(style.COLOURS)]
+            corner = (pixel[1] - column, pixel[0] - row)
+            shift = 0.06 * meeting
+            left.add_patch(
+                Rectangle(
+                    (corner[0] + shift, corner[1] + shift),
+                    *(side - 2 * shift,) * 2,
+                    fill=False,
+                    edgecolor=colour,
+                    linewidth=2,
+                )
+            )
+            right.add_patch(Rectangle((window[1], window[0]), 1, 1, facecolor=colour, alpha=0.5))
+            label = f"W[{row}, {column}]"
+            right.text(window[1] + 0.5, window[0] + 0.5, label, ha="center", va="center")
+            meeting += 1
+    return drawn(figure)
+
+
+def _grid(axes: Any, size: int, title: str) -> None:
+    for place in np.ndindex(size, size):
+        axes.add_patch(
+            Rectangle((place[1], place[0]), 1, 1, facecolor="none", edgecolor=style.GREY)
+        )
+    axes.set(xlim=(-1.2, size + 1.2), ylim=(size + 1.2, -1.2), aspect="equal", title=title)
+    axes.axis("off")
 
 
 def drawn(figure: Figure) -> SVG:

@@ -135,6 +135,7 @@ class _Comparison:
             # Whatever the loss is, near these values of y it is linear in them.
             linear = [_paired(y, delta) for y, delta in derivation.deltas.items()]
             self.definitions.append((L, sympy.Add(*linear)))
+        self.defined = {getattr(left, "base", left) for left, _ in self.definitions}
         self.fixed = {
             base: np.asarray(values, dtype=object) for base, values in derivation.fixed.items()
         }
@@ -231,12 +232,11 @@ class _Comparison:
         if isinstance(e, count):
             return sympy.Integer(size_of(e.args[0]))
         if isinstance(e, partial):
-            own = (e, *(at[i] for i in sorted(e.atoms(sympy.Idx) & at.keys(), key=str)), kept, held)
-            if own not in self.known:
-                self.known[own] = self._derivative(e, at, kept, held)
-            return self.known[own]
+            return self._derivative(e, at, kept, held)
         if isinstance(e, indicator):
             return sympy.Piecewise((1, value(e.args[0])), (0, True))
+        if isinstance(e, sympy.Mul) and any(value(a) == 0 for a in e.args if _is_condition(a)):
+            return sympy.Integer(0)
         if definition := getattr(type(e), "definition", None):
             return definition(value(e.args[0]))
         return e.func(*map(value, e.args)) if e.args else e
@@ -263,12 +263,21 @@ class _Comparison:
         return self._given(base, place)
 
     def _derivative(self, e: partial, at: Mapping, kept: frozenset, held: frozenset) -> Any:
+        own = (e, *(at.get(i) for i in sorted(e.atoms(sympy.Idx), key=str)), kept, held)
+        if own not in self.known:
+            self.known[own] = self._differentiated(e, at, kept, held)
+        return self.known[own]
+
+    def _differentiated(self, e: partial, at: Mapping, kept: frozenset, held: frozenset) -> Any:
         of, by, *own = e.args
         inner = held | frozenset(own)
         base = by.base if isinstance(by, sympy.Indexed) else by
         place = tuple(int(self._value(i, at, kept, held)) for i in getattr(by, "indices", ()))
         symbol = _symbol(base, place)
-        slope = sympy.diff(self._value(of, at, kept | {symbol}, inner), symbol)
+        # What is given is a symbol anyway, unless its values are fixed.
+        is_given = base not in self.defined and base not in self.fixed
+        moved = kept if is_given else kept | {symbol}
+        slope = sympy.diff(self._value(of, at, moved, inner), symbol)
         # What was kept only for the derivative has its value again.
         again = {
             s: self._element(*_BASES[s], kept, held)
@@ -276,6 +285,10 @@ class _Comparison:
             if s == symbol or _BASES[s][0] in own
         }
         return slope.subs(again)
+
+
+def _is_condition(e: Any) -> bool:
+    return isinstance(e, indicator)
 
 
 _BASES: dict[Any, tuple[Any, tuple[int, ...]]] = {}

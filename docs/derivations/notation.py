@@ -105,6 +105,9 @@ class _Printer(LatexPrinter):
     def _print_Idx(self, e: Any) -> str:
         return self._print(e.label)
 
+    def _print_Add(self, e: Any, order: Any = None) -> str:
+        return super()._print_Add(sympy.Add(*_terms(e), evaluate=False), order)
+
     def _print_total(self, e: Any) -> str:
         expression, *indices = e.args
         return rf"\sum_{{{self._joined(indices)}}} {self._term(expression)}"
@@ -124,11 +127,6 @@ class _Printer(LatexPrinter):
     def _print_indicator(self, e: Any) -> str:
         return rf"\left[{self._print(e.args[0])}\right]"
 
-    def _print_Add(self, expr: Any, order: Any = None) -> str:
-        # What is written in two steps is one sum.
-        terms = [t for term in expr.args for t in (term.args if term.is_Add else (term,))]
-        return super()._print_Add(sympy.Add(*terms, evaluate=False), order)
-
     def _joined(self, indices: Any) -> str:
         return ",".join(self._print(i) for i in indices)
 
@@ -146,6 +144,11 @@ class _Printer(LatexPrinter):
         if isinstance(expr, total):
             return not last
         return super()._needs_mul_brackets(expr, first, last)
+
+
+def _terms(e: Any) -> list:
+    """Those of a sum of sums."""
+    return [term for a in e.args for term in (_terms(a) if a.is_Add else [a])]
 
 
 _PRINTER = _Printer({"order": "none"})
