@@ -63,6 +63,7 @@ WITHOUT = {
 }
 """Layers and losses that need no derivation of their own, and why."""
 
+
 def test_every_layer_and_loss_has_a_derivation_or_a_reason_why_not():
     of_passes = {
         name
