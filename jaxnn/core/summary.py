@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 from jaxnn.core.adapters import Around
 from jaxnn.core.captures import static
@@ -214,9 +215,38 @@ def _traces(tree: Any) -> Iterator[tuple[_Trace, Any, Any]]:
 
 
 def _flops(layer: Layer, *arguments: Any) -> int:
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
-    lowered = jax.jit(lambda *a: layer.forward(*a)[0]).lower(*shapes)
-    return int((lowered.cost_analysis() or {}).get("flops", 0))
+    program = jax.make_jaxpr(lambda *a: layer.forward(*a)[0])(*_shapes(arguments))
+    return int(_counted(program) + _repeated(program.jaxpr))
+
+
+def _counted(program: ClosedJaxpr) -> float:
+    """As XLA counts them: the body of a loop once, whatever its number of iterations."""
+    lowered = jax.jit(jaxpr_as_fun(program)).lower(*_shapes(program.in_avals))
+    return (lowered.cost_analysis() or {}).get("flops", 0)
+
+
+def _repeated(program: Jaxpr) -> float:
+    """Those of the iterations of scans that XLA does not count."""
+    total = 0.0
+    for equation in program.eqns:
+        inside = jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_program)
+        programs = [part for part in inside if _is_program(part)]
+        length = 1
+        if equation.primitive.name == "scan":
+            length, unroll = equation.params["length"], equation.params["unroll"]
+            # An unrolled body is counted as often as it stands there, and what is left over beside.
+            seen = min(length, unroll + length % unroll)
+            total += (length - seen) * _counted(equation.params["jaxpr"])
+        total += length * sum(_repeated(getattr(part, "jaxpr", part)) for part in programs)
+    return total
+
+
+def _is_program(part: Any) -> bool:
+    return isinstance(part, Jaxpr | ClosedJaxpr)
+
+
+def _shapes(arguments: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
 
 
 def _bytes(variables: Any, counted: set[int]) -> int:

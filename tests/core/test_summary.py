@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxnn as nn
 
@@ -60,3 +61,22 @@ def test_the_table_has_a_line_for_each_layer_and_the_totals():
     assert "500 KiB" in relu
     assert total.split()[:2] == ["total", "65,000"]
     assert len({len(line) for line in text.splitlines()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "gates"),
+    [(nn.rnn(32), 1), (nn.lstm(32), 4), (nn.lstm(32, chunk=5), 4), (nn.gru(32), 3)],
+)
+def test_operations_of_a_recurrent_layer_are_those_of_every_time(layer, gates):
+    products = 2 * 3 * 20 * (32 + 32) * 32 * gates
+    assert products <= nn.summarize(layer, jnp.zeros((3, 20, 32))).total.flops < 1.3 * products
+
+
+def test_operations_of_nested_loops_are_those_of_all_iterations():
+    x, y = jnp.zeros((2, 30, 16)), jnp.zeros((2, 60, 16))
+    for layer in (nn.attention(2, block=10), nn.repeat(nn.rnn(16), 3)):
+        short, long = (nn.summarize(layer, a).total.flops for a in (x, y))
+        assert 1.8 < long / short < 4.2
+    assert nn.summarize(nn.repeat(nn.rnn(16), 3), x).total.flops == (
+        3 * nn.summarize(nn.rnn(16), x).total.flops
+    )
