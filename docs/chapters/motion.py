@@ -1,14 +1,16 @@
 """Pictures that move, as SVG with CSS: they need no script, and stand still, whole, where a reader
 has asked for less motion."""
 
+import base64
+import html
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from IPython.display import SVG
+from IPython.display import HTML, SVG
 
 import jaxnn as nn
 from experiments.support import style
@@ -116,6 +118,24 @@ def there_and_back(
             ]
             film.draw(f"<g>{''.join(texts)}</g>", since=moment)
     return film.show(width * columns, height * tall + 28)
+
+
+def choice(pictures: Mapping[str, SVG], name: str) -> HTML:
+    """Pictures of which a reader chooses one by a button, without a script. ``name`` is the page's
+    own name for the choice."""
+    buttons, shown, rules = [], [], [f".{name} > div {{display: none}}"]
+    for number, (label, picture) in enumerate(pictures.items()):
+        own, checked = f"{name}-{number}", " checked" if number == 0 else ""
+        buttons.append(
+            f'<input type="radio" name="{name}" id="{own}"{checked}>'
+            f'<label for="{own}">{html.escape(label)}</label> '
+        )
+        data = base64.b64encode(picture.data.encode()).decode()
+        image = f'<img alt="{html.escape(label)}" src="data:image/svg+xml;base64,{data}">'
+        shown.append(f'<div class="{own}">{image}</div>')
+        rules.append(f"#{own}:checked ~ .{own} {{display: block}}")
+    inside = "".join([f"<style>{' '.join(rules)}</style>", *buttons, *shown])
+    return HTML(f'<div class="{name}">{inside}</div>')
 
 
 def _numbers(a: np.ndarray, left: float, top: float, title: str) -> str:
