@@ -126,6 +126,20 @@ def test_multi_steps_precondition_the_mean_gradient_with_the_last_factors(x64):
     assert count == 1
 
 
+def test_multi_steps_are_told_in_training_what_k_fac_needs():
+    x = normal(0, (6, 4), jnp.float32)
+    inner = optax.chain(kfac(NETWORK, LOSS, x[:1], LABELS[:1], **EXACT), optax.sgd(0.1))
+    optimizer = optax.MultiSteps(inner, 2).gradient_transformation()
+    start = create_state(NETWORK, optimizer, jax.random.key(0), x[:1])
+    step = jax.jit(make_step(nn.backprop(NETWORK, LOSS), optimizer))
+    first, _ = step(start, x, LABELS)
+    second, _ = step(first, x, LABELS)
+    alone = jax.jit(make_step(nn.backprop(NETWORK, LOSS), inner))
+    whole, _ = alone(create_state(NETWORK, inner, jax.random.key(0), x[:1]), x, LABELS)
+    assert_agree(first.params, start.params, 0)
+    assert_agree(second.params, whole.params, 1e-5)
+
+
 STATIC = ("factors_every", "inverse_every", "samples", "micro_batches")
 
 
