@@ -42,6 +42,7 @@ from jaxnn.learning.privacy.changing import (
     split_noise,
 )
 from jaxnn.learning.privacy.clipping import clip
+from jaxnn.rewrites.precision import ScaledState
 
 
 class Privacy(NamedTuple):
@@ -103,6 +104,7 @@ class clipped_sum(Value, SummedGradient):
 
     Norms and the sum are in at least float32, and C is lowered by what rounding may add there. A
     sum that parameters of half precision ask for is rounded towards zero, so that it is not longer.
+    The scale of deltas in float16 stays what it is.
 
     When called, ``clip_norm`` may be given anew, as a traced number too: mapped by `jax.vmap`, or
     computed. It must be above 0, which of a traced one nothing looks at.
@@ -178,6 +180,10 @@ class clipped_sum(Value, SummedGradient):
         run = backward_pass(self.network, self.loss)
         values, _, state, captures, _ = run(params, state, x, target, key, weights)
         options = {"per_layer": self.per_layer, "automatic": self.automatic}
+        if isinstance(state, ScaledState):
+            # An example that overflows adds nothing, so that no gradient would ask for a smaller
+            # scale again: it may not be doubled, either.
+            state = state._replace(finite_steps=jnp.zeros_like(state.finite_steps))
         captures, within, finite = clip(self.name, captures, clip_norm, params, **options)
         count = None
         if isinstance(self.network, adaptive):
