@@ -29,6 +29,7 @@ from jaxnn.core.validation import (
     require_positive_integer,
     unknown_name,
 )
+from jaxnn.core.value import checked
 from jaxnn.kernels.products import sum_dtype
 from jaxnn.learning.accumulation import accumulate
 from jaxnn.learning.damping import Adapted, adapted, levenberg_marquardt
@@ -165,12 +166,12 @@ def kfac(
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any):
         count, factors, inverses, own = state
-        if "arguments" not in extra:
+        arguments = extra.get("arguments")
+        if not (isinstance(arguments, tuple | list) and 3 <= len(arguments) <= 5):
             raise ValueError(
                 "kfac: expected update to be given arguments=(state, x, target, key, weights), "
-                "those of a gradient function after the parameters"
+                f"those of a gradient function after the parameters, got {brief(arguments)}"
             )
-        arguments = extra["arguments"]
         held = layers.held("update", updates)
         if not all(jax.tree.leaves(held)):
             params = extra.get("whole_params")
@@ -184,6 +185,7 @@ def kfac(
             strength = own.damping
         else:
             strength = damping(count) if callable(damping) else damping
+            require_damping("kfac", strength)
 
         def averaged():
             share = jnp.maximum(1 / (count // factors_every + 1), 1 - decay)
@@ -239,6 +241,7 @@ def kfac_labels(
     Raises:
         ValueError: a path matches nothing.
     """
+    others = checked("kfac_labels", "others", others, tuple[str, ...])
     factors_of = kfac_factors(network, loss, samples=None)
     layers = _layers(plain(network), loss, factors_of, x, target)
 
@@ -391,6 +394,8 @@ def _mean_over(compute: Callable, network: Layer, loss: Loss, parts: int) -> Cal
 def _require_number(name: str, value: Any, **bounds: Any) -> None:
     """Raises unless it is a number within the bounds, as far as it is known."""
     if isinstance(value, jax.Array):
+        if value.ndim:
+            raise ValueError(f"kfac: expected {name} to be one number, got shape {value.shape}")
         known = known_values(value)
         value = None if known is None else float(known)
     if value is not None:

@@ -236,7 +236,10 @@ def step_with(
         loss: (params) -> the loss of the batch, for those that compute it again elsewhere.
         others: More by name, for those that ask for it.
     """
-    update = optax.with_extra_args_support(optimizer).update
+    update = optimizer.update
+    # optax.MultiSteps hands on what it is told; but what it makes does not say so.
+    if not isinstance(getattr(update, "__self__", None), optax.MultiSteps):
+        update = optax.with_extra_args_support(optimizer).update
 
     def loss_again(
         params: Any, obj_fn: Any = None, arguments: Any = None, whole_params: Any = None

@@ -126,6 +126,20 @@ def test_multi_steps_precondition_the_mean_gradient_with_the_last_factors(x64):
     assert count == 1
 
 
+def test_multi_steps_are_told_in_training_what_k_fac_needs():
+    x = normal(0, (6, 4), jnp.float32)
+    inner = optax.chain(kfac(NETWORK, LOSS, x[:1], LABELS[:1], **EXACT), optax.sgd(0.1))
+    optimizer = optax.MultiSteps(inner, 2).gradient_transformation()
+    start = create_state(NETWORK, optimizer, jax.random.key(0), x[:1])
+    step = jax.jit(make_step(nn.backprop(NETWORK, LOSS), optimizer))
+    first, _ = step(start, x, LABELS)
+    second, _ = step(first, x, LABELS)
+    alone = jax.jit(make_step(nn.backprop(NETWORK, LOSS), inner))
+    whole, _ = alone(create_state(NETWORK, inner, jax.random.key(0), x[:1]), x, LABELS)
+    assert_agree(first.params, start.params, 0)
+    assert_agree(second.params, whole.params, 1e-5)
+
+
 STATIC = ("factors_every", "inverse_every", "samples", "micro_batches")
 
 
@@ -386,3 +400,31 @@ def test_a_path_that_matches_nothing_is_refused_with_the_nearest():
 def test_wrong_options_are_named(make_rule, message):
     with pytest.raises(ValueError, match=message):
         make_rule()
+
+
+@pytest.mark.parametrize("name", ["decay", "norm_constraint"])
+def test_numbers_of_an_array_that_is_none_are_named(name, x64):
+    with pytest.raises(ValueError, match=rf"kfac: expected {name} to be one number, got shape"):
+        make(**{name: jnp.ones(2)})
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, "a", None, jnp.ones(2)], ids=repr)
+def test_a_schedule_of_damping_that_says_no_number_above_0_is_named(value, x64):
+    params, gradients, extra = problem()
+    optimizer = make(damping=lambda step: value)
+    with pytest.raises((TypeError, ValueError), match="kfac: expected damping to"):
+        optimizer.update(gradients, optimizer.init(params), params, **extra)
+
+
+@pytest.mark.parametrize("arguments", [None, 5, ((), 1)], ids=repr)
+def test_arguments_that_are_none_of_a_gradient_function_are_refused(arguments, x64):
+    params, gradients, _ = problem()
+    optimizer = make()
+    with pytest.raises(ValueError, match=r"arguments=\(state, x, target, key, weights\).*got"):
+        optimizer.update(gradients, optimizer.init(params), params, arguments=arguments)
+
+
+@pytest.mark.parametrize("others", ["head", [0]], ids=repr)
+def test_paths_that_are_no_sequence_of_strings_are_refused(others, untyped):
+    with pytest.raises(TypeError, match=r"kfac_labels: expected .*others to be"):
+        kfac_labels(NETWORK, LOSS, jnp.zeros((1, 4)), LABELS[:1], others=others)

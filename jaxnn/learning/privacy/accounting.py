@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxnn.core.validation import require_integer, require_number, require_positive_integer
-from jaxnn.learning.privacy.gradient import Privacy, require_noise, require_probability
+from jaxnn.core.value import checked
+from jaxnn.learning.privacy.gradient import Privacy, require_one, require_probability
 from jaxnn.learning.privacy.sampling import capacity_of
 
 
@@ -47,15 +48,21 @@ def epsilon_spent(
         return 0.0
     multipliers = Counter({privacy.noise_multiplier: steps})
     if noise_schedule is not None:
-        multipliers = Counter(float(noise_schedule(step)) for step in range(steps))
-        for noise in multipliers:
-            require_noise("epsilon_spent", noise, privacy.allow_no_noise)
+        schedule = checked("epsilon_spent", "noise_schedule", noise_schedule, Callable)
+
+        def noise(step: int) -> float:
+            zero = privacy.allow_no_noise
+            return float(
+                require_one("epsilon_spent", "noise_multiplier", schedule(step), zero=zero)
+            )
+
+        multipliers = Counter(map(noise, range(steps)))
     if 0 in multipliers:
         return math.inf
     library = require_accounting()
     accountant = library.pld.PLDAccountant()
-    for noise, count in multipliers.items():
-        accountant.compose(_steps(library, noise, batch_size / examples, count))
+    for multiplier, count in multipliers.items():
+        accountant.compose(_steps(library, multiplier, batch_size / examples, count))
     return float(accountant.get_epsilon(privacy.delta))
 
 

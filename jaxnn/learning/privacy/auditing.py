@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnn.core.validation import require_integer, require_non_negative
+from jaxnn.core.validation import brief, require_integer, require_non_negative
 from jaxnn.learning.privacy.gradient import require_probability
 
 LARGEST_EPSILON = 100.0
@@ -56,9 +56,13 @@ def audit(
 
     Raises:
         ValueError: scores are not finite numbers, one for each canary, or a number is out of range.
-        TypeError: ``included`` is not of booleans.
+        TypeError: ``included`` is not of booleans, or scores are no numbers.
     """
-    scores, included = np.asarray(scores, np.float64), np.asarray(included)
+    included = np.asarray(included)
+    try:
+        scores = np.asarray(scores, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"audit: expected scores to be numbers, got {brief(scores)}") from error
     if included.dtype != bool:
         raise TypeError(f"audit: expected included to be booleans, got {included.dtype}")
     if scores.ndim != 1 or scores.shape != included.shape or not scores.size:

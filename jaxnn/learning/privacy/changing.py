@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxnn.core.combinators import Wrapper
 from jaxnn.core.contract import Layer
-from jaxnn.core.validation import require_number, require_positive
+from jaxnn.core.validation import known_values, require_number, require_positive
 from jaxnn.rewrites.precision import with_precision
 
 
@@ -49,10 +49,10 @@ class Changing(Wrapper):
         """The memory before the first step."""
 
     @abc.abstractmethod
-    def clip_norm_at(self, memory: Array) -> Array:
+    def clip_norm_at(self, memory: Array) -> Any:
         """C of the next step."""
 
-    def noise_multiplier_at(self, memory: Array) -> Array | None:
+    def noise_multiplier_at(self, memory: Array) -> Any:
         """σ of the next step; None where it does not change."""
         return None
 
@@ -118,7 +118,7 @@ class adaptive(Changing):
     def first(self) -> Array:
         return jnp.asarray(self.clip_norm, float)
 
-    def clip_norm_at(self, memory: Array) -> Array:
+    def clip_norm_at(self, memory: Array) -> Any:
         return memory
 
     def renewed(self, memory: Array, within: Array | None) -> Array:
@@ -149,10 +149,10 @@ class scheduled(Changing):
     def first(self) -> Array:
         return jnp.zeros((), jnp.int32)
 
-    def clip_norm_at(self, memory: Array) -> Array:
+    def clip_norm_at(self, memory: Array) -> Any:
         return self.clip_norm(memory)
 
-    def noise_multiplier_at(self, memory: Array) -> Array | None:
+    def noise_multiplier_at(self, memory: Array) -> Any:
         return None if self.noise_multiplier is None else self.noise_multiplier(memory)
 
     def renewed(self, memory: Array, within: Array | None) -> Array:
@@ -166,11 +166,12 @@ def split_noise(where: str, noise_multiplier: Any, count_noise: float) -> Any:
     Raises:
         ValueError: σ is known and not smaller than 2 σ_b.
     """
+    known = known_values(noise_multiplier)
+    if known is not None and known >= 2 * count_noise:
+        raise ValueError(
+            f"{where}: expected count_noise above half of the noise multiplier {float(known):g}, "
+            f"which the counts would spend alone, got {count_noise:g}"
+        )
     if isinstance(noise_multiplier, int | float):
-        if noise_multiplier >= 2 * count_noise:
-            raise ValueError(
-                f"{where}: expected count_noise above half of the noise multiplier "
-                f"{noise_multiplier:g}, which the counts would spend alone, got {count_noise:g}"
-            )
         return noise_multiplier / math.sqrt(1 - (noise_multiplier / (2 * count_noise)) ** 2)
     return noise_multiplier * jax.lax.rsqrt(1 - (noise_multiplier / (2 * count_noise)) ** 2)

@@ -7,10 +7,12 @@ and the second backward pass that PyTorch libraries need for it falls away.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxnn.core.captures import contract
@@ -40,6 +42,7 @@ from jaxnn.learning.privacy.changing import (
     split_noise,
 )
 from jaxnn.learning.privacy.clipping import clip
+from jaxnn.rewrites.precision import ScaledState
 
 
 class Privacy(NamedTuple):
@@ -101,6 +104,7 @@ class clipped_sum(Value, SummedGradient):
 
     Norms and the sum are in at least float32, and C is lowered by what rounding may add there. A
     sum that parameters of half precision ask for is rounded towards zero, so that it is not longer.
+    The scale of deltas in float16 stays what it is.
 
     When called, ``clip_norm`` may be given anew, as a traced number too: mapped by `jax.vmap`, or
     computed. It must be above 0, which of a traced one nothing looks at.
@@ -115,7 +119,9 @@ class clipped_sum(Value, SummedGradient):
 
     Raises:
         ValueError: ``clip_norm`` is not positive, or not said, or said twice; a layer mixes the
-            examples of a batch, as batch norm does in training.
+            examples of a batch, as batch norm does in training; `adaptive` or `scheduled` stands
+            inside the network.
+        TypeError: what the call or a schedule says is no number.
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("clip_norm",)
@@ -131,6 +137,11 @@ class clipped_sum(Value, SummedGradient):
 
     def validate(self):
         require_loss_apart(self.name, self.loss)
+        for inner in _changing_inside(self.network):
+            raise ValueError(
+                f"{self.name}: expected {inner.name} to stand around the whole network, where its "
+                f"numbers are found, got it inside of {self.network.name}"
+            )
         if isinstance(self.network, Changing):
             self._require_unsaid("clip_norm")
         if isinstance(self.network, adaptive) and self.automatic is not None:
@@ -169,6 +180,10 @@ class clipped_sum(Value, SummedGradient):
         run = backward_pass(self.network, self.loss)
         values, _, state, captures, _ = run(params, state, x, target, key, weights)
         options = {"per_layer": self.per_layer, "automatic": self.automatic}
+        if isinstance(state, ScaledState):
+            # An example that overflows adds nothing, so that no gradient would ask for a smaller
+            # scale again: it may not be doubled, either.
+            state = state._replace(finite_steps=jnp.zeros_like(state.finite_steps))
         captures, within, finite = clip(self.name, captures, clip_norm, params, **options)
         count = None
         if isinstance(self.network, adaptive):
@@ -209,7 +224,7 @@ class clipped_sum(Value, SummedGradient):
                 f"{self.name}: expected {name} to be said by {self.network.name} {there}, "
                 f"got {brief(every)}"
             )
-        return _require_one(self.name, name, every[0], zero=zero)
+        return require_one(self.name, name, every[0], zero=zero)
 
 
 class private(clipped_sum):
@@ -299,8 +314,12 @@ class private(clipped_sum):
         return self._number("noise_multiplier", said, given, zero=self.allow_no_noise)
 
 
-def _require_one(where: str, name: str, value: Any, *, zero: bool) -> Any:
+def require_one(where: str, name: str, value: Any, *, zero: bool) -> Any:
     """The value; raises unless it is one number above 0 (or 0), as far as that is known."""
+    is_array = isinstance(value, np.ndarray | np.generic | Array)
+    dtype = value.dtype if is_array else type(value)
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise TypeError(f"{where}: expected {name} to be a number, got {brief(value)}")
     if jnp.shape(value):
         raise ValueError(
             f"{where}: expected {name} to be one number, got shape {jnp.shape(value)}; map it by "
@@ -312,6 +331,13 @@ def _require_one(where: str, name: str, value: Any, *, zero: bool) -> Any:
     elif known is not None:
         require_positive(where, name, float(known))
     return value
+
+
+def _changing_inside(network: Layer) -> Iterator[Layer]:
+    for part in network.parts:
+        if isinstance(part, Changing):
+            yield part
+        yield from _changing_inside(part)
 
 
 def _towards_zero(total: Array, dtype: Any) -> Array:

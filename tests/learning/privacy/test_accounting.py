@@ -61,6 +61,15 @@ def test_numbers_that_cannot_be_are_refused(change, message):
         epsilon_spent(privacy, **sizes)
 
 
+@pytest.mark.parametrize(
+    "schedule", [1.0, lambda step: "1", lambda step: None], ids=["number", "string", "none"]
+)
+def test_a_schedule_that_says_no_numbers_is_refused(schedule, untyped):
+    sizes = {"examples": 100, "batch_size": 50, "steps": 5}
+    with pytest.raises(TypeError, match=r"epsilon_spent: expected noise_\w+ to be a"):
+        epsilon_spent(Privacy(1.0, 1.0, 1e-5), **sizes, noise_schedule=schedule)
+
+
 def test_the_library_that_is_missing_is_named(monkeypatch):
     found = builtins.__import__
 

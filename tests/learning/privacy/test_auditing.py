@@ -106,6 +106,7 @@ SCORES, THERE = np.arange(4.0), np.array([True, False, True, True])
     ("scores", "included", "options", "error", "message"),
     [
         (SCORES, THERE.astype(int), {}, TypeError, "included to be booleans"),
+        (list("abcd"), THERE, {}, TypeError, "scores to be numbers"),
         (SCORES[:3], THERE, {}, ValueError, "one number for each canary"),
         (SCORES * np.nan, THERE, {}, ValueError, "finite scores"),
         (SCORES, THERE, {"guesses": 5}, ValueError, "guesses to be at most 4"),

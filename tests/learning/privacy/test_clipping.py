@@ -292,6 +292,14 @@ NUMBERS = {"clip_norm": 1.0}
         (lambda: adaptive(NETWORK, quantile=1.0), {}, "expected quantile to lie in"),
         (lambda: adaptive(nn.with_precision(NETWORK, nn.POLICIES["float16"])), {}, "loss scaling"),
         (lambda: gradient(nn.tanh(), **NUMBERS), {}, "expected a network with parameters"),
+        *(
+            (lambda inside=inside: gradient(inside), {}, "to stand around the whole network")
+            for inside in (
+                adaptive(scheduled(NETWORK, abs)),
+                nn.serial(adaptive(NETWORK)),
+                nn.with_precision(adaptive(NETWORK), nn.POLICIES["bfloat16"]),
+            )
+        ),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(make, call, message, x64):
@@ -304,6 +312,27 @@ def test_numbers_that_do_not_fit_are_refused(make, call, message, x64):
 
     with pytest.raises(ValueError, match=message):
         run()
+
+
+def test_noise_of_a_call_that_the_counts_would_spend_alone_is_refused(x64):
+    params, inner, x, _ = gradients_of_each()
+    network = adaptive(NETWORK, count_noise=10.0)
+    compute = gradient(network, noise_multiplier=None)
+    arguments = (params, network.init(jax.random.key(0), x)[1]._replace(inner=inner), x, LABELS)
+    for noise in (jnp.full((), 20.0), np.float64(30.0)):
+        with pytest.raises(ValueError, match="expected count_noise above half"):
+            compute(*arguments, jax.random.key(0), noise_multiplier=noise)
+
+
+@pytest.mark.parametrize("value", ["1", 1j, True, jnp.array(True)], ids=repr)
+def test_what_is_no_number_is_refused_by_name(value, x64):
+    params, state, x, _ = gradients_of_each()
+    with pytest.raises(TypeError, match="private: expected clip_norm to be a number, got"):
+        gradient()(params, state, x, LABELS, jax.random.key(0), clip_norm=value)
+    changing = scheduled(NETWORK, lambda step: value)
+    state = changing.init(jax.random.key(0), x)[1]
+    with pytest.raises(TypeError, match="private: expected clip_norm to be a number, got"):
+        gradient(changing)(params, state, x, LABELS, jax.random.key(0))
 
 
 def test_an_unknown_number_of_a_call_is_refused():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import jaxnn as nn
 from jaxnn.learning.privacy import Privacy, clipped_sum, private
+from jaxnn.rewrites.precision import DOUBLE_AFTER, adjust_scale
 
 LOSS = nn.softmax_cross_entropy()
 NETWORK = nn.serial(nn.conv(3, (2, 2)), nn.group_norm(1), nn.tanh(), nn.flatten(), nn.dense(3))
@@ -312,3 +313,16 @@ def test_the_bound_holds_for_ids_of_every_integer_dtype(dtype):
     clipped = clipped_sum(network, nn.softmax_cross_entropy(), 0.01)
     _, gradients = clipped(params, state, ids, jnp.array([1]))
     assert 0.0099 < jnp.linalg.norm(gradients[0]["weight"]) <= 0.01
+
+
+def test_the_scale_of_float16_does_not_grow_where_no_gradient_would_shrink_it():
+    network = nn.with_precision(nn.dense(2), nn.POLICIES["float16"])
+    x, labels = jnp.ones((3, 4)), jnp.array([0, 1, 0])
+    params, state = network.init(jax.random.key(0), x)
+    late = state._replace(finite_steps=jnp.int32(DOUBLE_AFTER - 1))
+    options = {"clip_norm": 1.0, "noise_multiplier": 1.0, "batch_size": 3}
+    gradient = private(network, nn.softmax_cross_entropy(), **options)
+    for compute in (gradient, nn.accumulate(gradient, 2, network=network)):
+        run = jax.jit(adjust_scale(compute))
+        (_, after), _ = run(params, late, x, labels, jax.random.key(1))
+        assert after.scale == state.scale
