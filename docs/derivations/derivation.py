@@ -408,9 +408,11 @@ def _require_one_meaning(title: str, expressions: list[Any]) -> None:
     """Raises where one letter stands for two things."""
     meanings: dict[str, Any] = {}
     for e in expressions:
-        for node in sympy.preorder_traversal(e):
-            if isinstance(node, sympy.Idx | sympy.IndexedBase):
-                name = str(node.label)
+        nodes = sympy.preorder_traversal(e)
+        for node in nodes:
+            if isinstance(node, sympy.Idx | sympy.IndexedBase | sympy.Symbol | count):
+                nodes.skip()  # an index holds its own name
+                name = latex(node)
                 if meanings.setdefault(name, node) != node:
                     raise ValueError(f"{title}: {name} stands for two things: use another letter")
 

@@ -148,7 +148,8 @@ def test_code_that_computes_another_number_of_elements_is_found():
 def test_code_that_computes_no_number_is_found():
     computed = linear.dense.computed
     wrong = dataclasses.replace(
-        linear.dense, computed=lambda **a: {key: np.asarray(v) * np.nan for key, v in computed(**a).items()}
+        linear.dense,
+        computed=lambda **a: {key: np.asarray(v) * np.nan for key, v in computed(**a).items()},
     )
     with pytest.raises(ValueError, match=r"dense: .* is not what the code computes"):
         wrong.check()
