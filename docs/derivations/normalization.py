@@ -155,8 +155,7 @@ with as_written():
                 ),
                 Step(
                     (dk - total(d, j) / count(j) - hi * total(d * hj, j) / count(j)) / sigma,
-                    "the line above, multiplied out: of d, its mean and what lies along the row are "
-                    "taken away",
+                    "multiplied out: of d, its mean and what lies along the row are taken away",
                     projected,
                 ),
             ),

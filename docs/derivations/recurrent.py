@@ -323,9 +323,8 @@ with as_written():
                 Step(
                     dH * partial(H[T, j], c[T, j])
                     + partial(L, c[T + 1, j]) * partial(c[T + 1, j], c[T, j], gi, gf, gg),
-                    "the cell moves L through what is shown of it, and through the cell after it. The "
-                    "gates of that time stay as they are, for what moves them is h, and that is in "
-                    "∂L/∂h already",
+                    "the cell moves L through what is shown of it, and through the cell after it, "
+                    "whose gates stay as they are: what moves them is h, and that is in ∂L/∂h",
                 ),
                 Step(
                     dH * go[T, j] * (1 - tanh_c**2) + partial(L, c[T + 1, j]) * gf[T + 1, j],
