@@ -82,8 +82,7 @@ with as_written():
                 ),
                 Step(
                     total(spread[n, u + t - 1, j] * W[2 - t, i, j], t, j),
-                    "t and 2 − t change names: a convolution again, of the deltas set apart with the "
-                    "flipped kernel",
+                    "t and 2 − t change names: a convolution again, of d with the flipped kernel",
                     Code(
                         taps.input_gradient,
                         "forward(spread(dy, geometry), kernel, geometry.transposed)",
