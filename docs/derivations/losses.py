@@ -363,9 +363,9 @@ with as_written():
         chains=(
             Chain(
                 by_mean,
-                Step(-2 * (ti - mu[n, i]) / (2 * v[n, i]) / count(j), "of the square"),
+                Step(-2 * (ti - mu[n, i]) / (2 * v[n, i] * count(j)), "of the square"),
                 Step(
-                    (mu[n, i] - ti) / v[n, i] / count(j),
+                    (mu[n, i] - ti) / (v[n, i] * count(j)),
                     "the error, in units of the variance",
                     Code(nn.gaussian_nll.gradient, "(m - t) / v"),
                 ),
@@ -373,11 +373,11 @@ with as_written():
             Chain(
                 by_variance,
                 Step(
-                    (1 / v[n, i] - (ti - mu[n, i]) ** 2 / v[n, i] ** 2) / 2 / count(j),
+                    (1 / v[n, i] - (ti - mu[n, i]) ** 2 / v[n, i] ** 2) / (2 * count(j)),
                     "of the logarithm, and of 1/v",
                 ),
                 Step(
-                    (1 / v[n, i] - ((mu[n, i] - ti) / v[n, i]) ** 2) / 2 / count(j),
+                    (1 / v[n, i] - ((mu[n, i] - ti) / v[n, i]) ** 2) / (2 * count(j)),
                     "0 where the variance is the square of the error",
                     Code(nn.gaussian_nll.gradient, "(1 / v - jnp.square(by_mean)) / 2"),
                 ),
