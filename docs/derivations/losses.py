@@ -329,7 +329,10 @@ with as_written():
                 Step(
                     total(exp(yj) - tj * yj, j) / count(j),
                     "−log of rateᵗ e to the −rate / t!, of the rate eʸ, without log t!",
-                    Code(nn.poisson_nll.terms, "times(t, y)"),
+                    Code(
+                        nn.poisson_nll.terms,
+                        "rate - (times(t, y) if self.log_input else times_log(t, y + self.delta))",
+                    ),
                 ),
             ),
         ),
