@@ -6,9 +6,11 @@ random values of the symbols, to 20 digits: what differs differs nearly everywhe
 computes is compared with the last line of every chain in float64.
 """
 
+import ast
 import inspect
 import itertools
 import random
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +38,7 @@ POINTS = 2
 
 @dataclass(frozen=True)
 class Code:
-    """A piece of the project's source: where what a line says is computed."""
+    """A piece of the project's source: where what a line says is computed, not where it is told."""
 
     owner: Any
     """The function, method or class in whose source it stands."""
@@ -50,7 +52,7 @@ class Code:
         """
         owner = inspect.unwrap(self.owner)
         lines, first = inspect.getsourcelines(owner)
-        source, name = "".join(lines), getattr(owner, "__qualname__", owner)
+        source, name = _program(lines), getattr(owner, "__qualname__", owner)
         if source.count(self.piece) != 1:
             raise ValueError(
                 f"{name}: expected its source to have {self.piece!r} once, found it "
@@ -58,6 +60,19 @@ class Code:
             )
         path = Path(inspect.getsourcefile(owner) or "").resolve().relative_to(ROOT)
         return path.as_posix(), max(first, 1) + source[: source.index(self.piece)].count("\n")
+
+
+def _program(lines: list[str]) -> str:
+    """The lines, those of docstrings empty."""
+    kept = list(lines)
+    for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(
+            node
+        ):
+            told = node.body[0]
+            for number in range(told.lineno - 1, told.end_lineno or told.lineno):
+                kept[number] = "\n"
+    return "".join(kept)
 
 
 @dataclass(frozen=True)

@@ -181,3 +181,9 @@ def test_code_that_has_moved_is_found():
     code = Code(linear.nn.dense.backward, "dy @ weight")
     with pytest.raises(ValueError, match=r"dense.backward: .*have 'dy @ weight' once, found it 0"):
         altered(0, code=code).check()
+
+
+def test_a_docstring_is_no_code():
+    docstring = nn.dense.__doc__ or ""
+    with pytest.raises(ValueError, match="once, found it 0 times"):
+        Code(nn.dense, docstring[:20]).place()
