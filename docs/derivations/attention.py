@@ -20,7 +20,7 @@ S, P, o = array("S", t, s), array("P", t, s), array("o", t, e)
 delta = array(r"\delta", t, e)
 
 # With the projections: features f of x, and one depth for queries, keys and values.
-f, g, c = index("f", 2), index("g", 2), index("c", 1)
+f, g, c = index("f", 2), index("g", 2), index("c", 2)
 x, y, far = array("x", t, f), array("y", t, f), array(r"\delta", t, f)
 Wq, Wk, Wv = (array(f"W^{name}", f, c) for name in "qkv")
 Wo = array("W^o", c, f)
@@ -169,7 +169,7 @@ with as_written():
         names = ("query", "key", "value", "output")
         params = {n: {"weight": W} for n, W in zip(names, (Wq, Wk, Wv, Wo), strict=True)}
         out, into, gradient = passes(
-            nn.attention(1, depth=1, use_bias=False), params, x[None], dy[None]
+            nn.attention(1, depth=2, use_bias=False), params, x[None], dy[None]
         )
         return {y[t, f]: out[0], dx: into[0], dWq: gradient["query"]["weight"]}
 
@@ -183,9 +183,9 @@ with as_written():
             (
                 P[t, s],
                 Step(
-                    power(total(Q[t, c] * K[s, c], c))
-                    / total(power(total(Q[t, c] * K[r, c], c)), r),
-                    "as above, here of depth 1 and without a mask",
+                    power(total(Q[t, c] * K[s, c], c) / root)
+                    / total(power(total(Q[t, c] * K[r, c], c) / root), r),
+                    "as above, here without a mask",
                 ),
             ),
             (O[t, c], Step(total(P[t, s] * V[s, c], s))),

@@ -116,8 +116,14 @@ with as_written():
             Chain(
                 dA,
                 Step(
+                    total(partial(L, u[l]) * partial(u[l], A[i, j]), l),
+                    "the chain rule, from the output of the layer on",
+                ),
+                Step(x[i] * partial(L, u[j]), "the first layer is linear in A"),
+                Step(
                     x[i] * total(delta[k] * B[j, k], k) * (1 - z[j] ** 2),
-                    "the delta that arrives at a layer is also what its parameters need",
+                    "∂L/∂u is what stood before ∂u/∂x above: the delta that arrives at a layer is "
+                    "also what its parameters need",
                 ),
             ),
         ),
@@ -209,7 +215,8 @@ with as_written():
                 ),
                 Step(
                     of_one[i] * (1 - one[i] ** 2) + of_other[i] / (1 + sympy.exp(-x[i])),
-                    "the sum of what the layers return: a fork is the transpose of a sum",
+                    "with the slopes of tanh and softplus, the sum of what the layers return: a "
+                    "fork is the transpose of a sum",
                     Code(nn.fork.join, "_sum(dx)"),
                 ),
             ),
@@ -244,7 +251,7 @@ with as_written():
                 Step(total(xi[l] * partial(s[l], x[i]), l), "the chain rule"),
                 Step(
                     xi[i] + total(xi[l] * partial(residual[l], x[i]), l),
-                    "the delta itself, whatever the layers make of it: in a stack of many, one "
+                    "the delta itself, beside what the layers make of it: in a stack of many, one "
                     "term of dx is the delta of the top",
                 ),
                 Step(

@@ -12,7 +12,7 @@ i, j, k, l = index("i", 2), index("j", 2), index("k", 2), index("l", 2)  # noqa:
 p, t, u = index("p", 3), index("t", 3), index("u", 5)
 x, W, b = array("x", n, u, i), array("W", t, i, j), array("b", j)
 y, delta = array("y", n, p, j), array(r"\delta", n, p, j)
-spread = array(r"\bar{\delta}", n, u, j)
+spread = array("d", n, u, j)
 
 # In two dimensions, one example and one channel.
 v = index("v", 4)
@@ -52,7 +52,7 @@ with as_written():
                 spread[n, u, j],
                 Step(
                     total(delta[n, p, j] * same(2 * p, u), p),
-                    "for the way back, the deltas set as far apart as their windows are",
+                    "for the way back: d has the deltas as far apart as their windows are",
                     Code(geometry.spread, "stride - 1 for stride in geometry.strides"),
                 ),
             ),
@@ -82,8 +82,7 @@ with as_written():
                 ),
                 Step(
                     total(spread[n, u + t - 1, j] * W[2 - t, i, j], t, j),
-                    "t and 2 − t change names: a convolution again, of the spread deltas with the "
-                    "flipped kernel",
+                    "t and 2 − t change names: a convolution again, of d with the flipped kernel",
                     Code(
                         taps.input_gradient,
                         "forward(spread(dy, geometry), kernel, geometry.transposed)",

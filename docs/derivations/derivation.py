@@ -6,10 +6,12 @@ random values of the symbols, to 20 digits: what differs differs nearly everywhe
 computes is compared with the last line of every chain in float64.
 """
 
+import ast
 import inspect
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ POINTS = 2
 
 @dataclass(frozen=True)
 class Code:
-    """A piece of the project's source: where what a line says is computed."""
+    """A piece of the project's source: where what a line says is computed, not where it is told."""
 
     owner: Any
     """The function, method or class in whose source it stands."""
@@ -50,7 +52,7 @@ class Code:
         """
         owner = inspect.unwrap(self.owner)
         lines, first = inspect.getsourcelines(owner)
-        source, name = "".join(lines), getattr(owner, "__qualname__", owner)
+        source, name = _program(lines), getattr(owner, "__qualname__", owner)
         if source.count(self.piece) != 1:
             raise ValueError(
                 f"{name}: expected its source to have {self.piece!r} once, found it "
@@ -58,6 +60,19 @@ class Code:
             )
         path = Path(inspect.getsourcefile(owner) or "").resolve().relative_to(ROOT)
         return path.as_posix(), max(first, 1) + source[: source.index(self.piece)].count("\n")
+
+
+def _program(lines: list[str]) -> str:
+    """The lines, those of docstrings empty."""
+    kept = list(lines)
+    for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(
+            node
+        ):
+            told = node.body[0]
+            for number in range(told.lineno - 1, told.end_lineno or told.lineno):
+                kept[number] = "\n"
+    return "".join(kept)
 
 
 @dataclass(frozen=True)
@@ -119,10 +134,21 @@ class Derivation:
         pieces += [step.code for chain in self.chains for step in chain.steps]
         for code in filter(None, pieces):
             code.place()
-        for chain in self.chains:
-            for step in chain.steps:
-                _require_own_names(self.title, chain.of, step.equals)
+        equalities = list(self._equalities())
+        _require_one_meaning(self.title, [e for _, *both in equalities for e in both])
+        for of, before, after in equalities:
+            if before == after:
+                raise ValueError(f"{self.title}: {latex(after)} is given as its own reason")
+            _require_own_names(self.title, of, after)
         return _Comparison(self).check()
+
+    def _equalities(self) -> Iterator[tuple[Any, Any, Any]]:
+        """(what stands at the left, an expression, the one that it is said to equal)."""
+        for left, step in self.forward:
+            yield left, left, step.equals
+        for chain in self.chains:
+            lines = [chain.of, *(step.equals for step in chain.steps)]
+            yield from ((chain.of, *two) for two in itertools.pairwise(lines))
 
 
 class _Comparison:
@@ -135,13 +161,14 @@ class _Comparison:
             # Whatever the loss is, near these values of y it is linear in them.
             linear = [_paired(y, delta) for y, delta in derivation.deltas.items()]
             self.definitions.append((L, sympy.Add(*linear)))
-        self.defined = {getattr(left, "base", left) for left, _ in self.definitions}
+        self.defined = {_base(left) for left, _ in self.definitions}
         self.fixed = {
             base: np.asarray(values, dtype=object) for base, values in derivation.fixed.items()
         }
         self.points: list[dict[Any, Any]] = [{} for _ in range(POINTS)]
         self.draws = random.Random(0)
         self.known: dict[Any, Any] = {}
+        self.used: set[Any] = set()
 
     def check(self) -> int:
         found = [self.derivation.computed(**self._arrays(point)) for point in self.points]
@@ -159,10 +186,24 @@ class _Comparison:
             if chain.of in computed:
                 self._require_computed(chain.of, before, computed[chain.of])
                 compared += 1
-        missing = set(computed) - {left for left, _ in self.definitions}
-        if missing := missing - {chain.of for chain in self.derivation.chains}:
-            raise ValueError(f"{self.derivation.title}: nothing is derived for {missing}")
+        self._require_all(set(computed))
         return compared
+
+    def _require_all(self, computed: set[Any]) -> None:
+        """Nothing is computed that is not derived; and what leaves the layer, and the derivatives
+        of the loss that are derived of what is given, are computed."""
+        title, chains = self.derivation.title, [chain.of for chain in self.derivation.chains]
+        lefts = [left for left, _ in self.definitions]
+        if missing := computed - {*lefts, *chains}:
+            raise ValueError(f"{title}: nothing is derived for {missing}")
+        given, leaving = set(self.derivation.arrays.values()), set(self.derivation.deltas)
+        due = {left for left in lefts if _base(left) in leaving}
+        due |= {of for of in chains if isinstance(of, partial) and of.args[0] == L}
+        due -= {of for of in due if isinstance(of, partial) and _base(of.args[1]) not in given}
+        if missing := due - computed:
+            raise ValueError(f"{title}: expected `computed` to have {missing} too")
+        if unused := {left for left in lefts if left not in computed | self.used | {L}}:
+            raise ValueError(f"{title}: nothing depends on what is defined as {unused}")
 
     def _arrays(self, point: dict) -> dict[str, Any]:
         arrays = {}
@@ -189,20 +230,27 @@ class _Comparison:
     def _require_equal(self, of: Any, left: Any, right: Any) -> None:
         for at in _combinations(of):
             for a, b in zip(self._values(left, at), self._values(right, at), strict=True):
-                if abs(a - b) > 10**-DIGITS * max(1, abs(a)):
+                finite = a.is_finite and b.is_finite
+                if not (finite and abs(a - b) <= 10**-DIGITS * max(1, abs(a))):
                     raise ValueError(
                         f"{self.derivation.title}: {latex(left)} = {latex(right)} does not hold: "
-                        f"{float(a):.6g} and {float(b):.6g} at {at}"
+                        f"{a.evalf(6)} and {b.evalf(6)} at {at}"
                     )
 
     def _require_computed(self, of: Any, right: Any, arrays: list[Any]) -> None:
         # Elements are addressed as the left side says: ∂L/∂x by x, others by themselves.
         element = of.args[1] if isinstance(of, partial) else of
+        shape = tuple(map(int, getattr(_base(element), "shape", ())))
+        if wrong := [np.shape(array) for array in arrays if np.shape(array) != shape]:
+            raise ValueError(
+                f"{self.derivation.title}: expected what the code computes of {latex(of)} to have "
+                f"the shape {shape}, got {wrong[0]}"
+            )
         for at in _combinations(of):
             place = tuple(int(sympy.sympify(i).subs(at)) for i in getattr(element, "indices", ()))
             for a, array in zip(self._values(right, at), arrays, strict=True):
                 a, b = float(a), float(np.asarray(array)[place])
-                if abs(a - b) > 1e-10 * max(1, abs(a)):
+                if not abs(a - b) <= 1e-10 * max(1, abs(a)):
                     raise ValueError(
                         f"{self.derivation.title}: {latex(of)} = {latex(right)} is not what the "
                         f"code computes: {a:.10g} and {b:.10g} at {at}"
@@ -256,11 +304,21 @@ class _Comparison:
         return self.known[own]
 
     def _defined(self, base: Any, place: tuple[int, ...], kept: frozenset, held: frozenset) -> Any:
-        for left, right in self.definitions:
-            at = _matched(left, base, place)
-            if at is not None:
-                return self._value(right, at, kept, held)
-        return self._given(base, place)
+        found = [
+            (left, right, at)
+            for left, right in self.definitions
+            if (at := _matched(left, base, place)) is not None
+        ]
+        if not found:
+            return self._given(base, place)
+        (left, right, at), *others = found
+        if others:
+            raise ValueError(
+                f"{self.derivation.title}: {latex(base)} at {place} is defined "
+                f"{len(found)} times, by {latex(left)} and {latex(others[0][0])}"
+            )
+        self.used.add(left)
+        return self._value(right, at, kept, held)
 
     def _derivative(self, e: partial, at: Mapping, kept: frozenset, held: frozenset) -> Any:
         own = (e, *(at.get(i) for i in sorted(e.atoms(sympy.Idx), key=str)), kept, held)
@@ -271,7 +329,7 @@ class _Comparison:
     def _differentiated(self, e: partial, at: Mapping, kept: frozenset, held: frozenset) -> Any:
         of, by, *own = e.args
         inner = held | frozenset(own)
-        base = by.base if isinstance(by, sympy.Indexed) else by
+        base = _base(by)
         place = tuple(int(self._value(i, at, kept, held)) for i in getattr(by, "indices", ()))
         symbol = _symbol(base, place)
         # What is given is a symbol anyway, unless its values are fixed.
@@ -337,13 +395,41 @@ def _matched(left: Any, base: Any, place: tuple[int, ...]) -> dict | None:
     return at
 
 
+def _base(e: Any) -> Any:
+    """The array of an element, or the number itself."""
+    return e.base if isinstance(e, sympy.Indexed) else e
+
+
 def _require_own_names(title: str, of: Any, expression: Any) -> None:
-    free = of.atoms(sympy.Idx)
-    for node in sympy.preorder_traversal(expression):
-        if isinstance(node, total | largest) and free & set(node.args[1:]):
+    _require_others(title, of, expression, of.atoms(sympy.Idx))
+
+
+def _require_others(title: str, of: Any, e: Any, taken: Set[Any]) -> None:
+    """Raises where a sum within ``e`` is over an index that has a value there already."""
+    if isinstance(e, total | largest):
+        own = set(e.args[1:])
+        if taken & own:
             raise ValueError(
-                f"{title}: {latex(node)} sums over an index of {latex(of)}: give it another name"
+                f"{title}: {latex(e)} sums over an index of {latex(of)}, or of a sum around it: "
+                "give it another name"
             )
+        taken = taken | own
+    for part in e.args:
+        if not isinstance(part, sympy.Idx):
+            _require_others(title, of, part, taken)
+
+
+def _require_one_meaning(title: str, expressions: list[Any]) -> None:
+    """Raises where one letter stands for two things."""
+    meanings: dict[str, Any] = {}
+    for e in expressions:
+        nodes = sympy.preorder_traversal(e)
+        for node in nodes:
+            if isinstance(node, sympy.Idx | sympy.IndexedBase | sympy.Symbol | count):
+                nodes.skip()  # an index holds its own name
+                name = latex(node)
+                if meanings.setdefault(name, node) != node:
+                    raise ValueError(f"{title}: {name} stands for two things: use another letter")
 
 
 def _over(indices: Sequence[Any]) -> list[dict[Any, int]]:

@@ -32,6 +32,7 @@ alpha, beta, gamma = number(r"\alpha"), number(r"\delta"), number(r"\gamma")
 h, ones, zeros = array("h", n, j), array("f^{1}", n, j), array("f^{0}", n, j)
 tau, w = number(r"\tau"), array("w", j)
 
+TARGETS = ((2, -1, 1), (1, 3, -2))
 ERRORS = ((-3, 0, 1), (2, -1, 0))
 """Errors of losses that consist of pieces, at the kinks too."""
 
@@ -74,7 +75,7 @@ with as_written():
     zj, zi, pj, pi = z[n, j], z[n, i], p[n, j], p[n, i]
     error = (ej, Step(yj - tj, "the error of an output"))
     averaged = Code(Reduced.gradient, "self.slope(y, t) / over(count, y.ndim)")
-    ALIKE = {y: ERRORS, t: ((0, 0, 0), (0, 0, 0))}
+    ALIKE = {y: (np.array(ERRORS) + TARGETS).tolist(), t: TARGETS}
 
     mean_squared_error = of_one_array(
         nn.mean_squared_error,
@@ -328,7 +329,10 @@ with as_written():
                 Step(
                     total(exp(yj) - tj * yj, j) / count(j),
                     "−log of rateᵗ e to the −rate / t!, of the rate eʸ, without log t!",
-                    Code(nn.poisson_nll.terms, "times(t, y)"),
+                    Code(
+                        nn.poisson_nll.terms,
+                        "rate - (times(t, y) if self.log_input else times_log(t, y + self.delta))",
+                    ),
                 ),
             ),
         ),
@@ -362,9 +366,9 @@ with as_written():
         chains=(
             Chain(
                 by_mean,
-                Step(-2 * (ti - mu[n, i]) / (2 * v[n, i]) / count(j), "of the square"),
+                Step(-2 * (ti - mu[n, i]) / (2 * v[n, i] * count(j)), "of the square"),
                 Step(
-                    (mu[n, i] - ti) / v[n, i] / count(j),
+                    (mu[n, i] - ti) / (v[n, i] * count(j)),
                     "the error, in units of the variance",
                     Code(nn.gaussian_nll.gradient, "(m - t) / v"),
                 ),
@@ -372,11 +376,11 @@ with as_written():
             Chain(
                 by_variance,
                 Step(
-                    (1 / v[n, i] - (ti - mu[n, i]) ** 2 / v[n, i] ** 2) / 2 / count(j),
+                    (1 / v[n, i] - (ti - mu[n, i]) ** 2 / v[n, i] ** 2) / (2 * count(j)),
                     "of the logarithm, and of 1/v",
                 ),
                 Step(
-                    (1 / v[n, i] - ((mu[n, i] - ti) / v[n, i]) ** 2) / 2 / count(j),
+                    (1 / v[n, i] - ((mu[n, i] - ti) / v[n, i]) ** 2) / (2 * count(j)),
                     "0 where the variance is the square of the error",
                     Code(nn.gaussian_nll.gradient, "(1 / v - jnp.square(by_mean)) / 2"),
                 ),

@@ -144,7 +144,7 @@ with as_written():
                 ),
                 Step(
                     (same(j, i) - 1 / count(j) - hj * hi / count(j)) / sigma,
-                    "the two chains above",
+                    "the two chains above, and (x − μ)/σ is the normalised x",
                 ),
             ),
             Chain(
@@ -155,7 +155,7 @@ with as_written():
                 ),
                 Step(
                     (dk - total(d, j) / count(j) - hi * total(d * hj, j) / count(j)) / sigma,
-                    "of d, its mean and what lies along the row are taken away",
+                    "multiplied out: of d, its mean and what lies along the row are taken away",
                     projected,
                 ),
             ),

@@ -20,7 +20,13 @@ def as_written() -> Any:
 
 
 def index(name: str, size: int) -> Any:
-    """An index that runs from 0 to ``size`` − 1, small, for every combination is computed."""
+    """An index that runs from 0 to ``size`` − 1, small, for every combination is computed.
+
+    Raises:
+        ValueError: There is one value alone: a sum over it that is left out would not be noticed.
+    """
+    if size < 2:
+        raise ValueError(f"index: expected at least two values of {name}, got {size}")
     return sympy.Idx(name, size)
 
 

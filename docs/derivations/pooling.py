@@ -20,7 +20,7 @@ from docs.derivations.notation import (
 )
 from jaxnn.kernels import bins, windows
 
-n, m = index("n", 1), index("m", 1)
+n, m = index("n", 2), index("m", 2)
 p, t, u = index("p", 2), index("t", 3), index("u", 5)
 s, q = index("s", 3), index("q", 5)
 x, y, delta = array("x", n, u), array("y", n, p), array(r"\delta", n, p)

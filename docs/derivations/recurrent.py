@@ -166,8 +166,9 @@ with as_written():
                 r[T, j],
                 Step(
                     sigma(ur[T, j] + vr[T, j]),
-                    "the reset gate: how much of the old state the candidate sees",
-                    Code(GRUCell.step, "r, z = jnp.split(rz, 2, -1)"),
+                    "the reset gate: how much of the old state the candidate sees. The code has "
+                    "both gates at once, for σ(a) is ½ + ½ tanh(a/2)",
+                    Code(GRUCell.step, "0.5 + 0.5 * jnp.tanh(0.5 * (u + v)[..., : 2 * features])"),
                 ),
             ),
             (z[T, j], Step(sigma(uz[T, j] + vz[T, j]), "the gate that keeps the old state")),
@@ -292,8 +293,8 @@ with as_written():
                 gi[T, j],
                 Step(
                     sigma(_gate(ui, Ui)),
-                    "the input gate",
-                    Code(LSTMCell.step, "i, f, g, o = jnp.split(gates, 4, -1)"),
+                    "the input gate. The code has all by one tanh, for σ(a) is ½ + ½ tanh(a/2)",
+                    Code(LSTMCell.step, "gates = jnp.tanh((u + v) * half) * half + shift"),
                 ),
             ),
             (gf[T, j], Step(sigma(_gate(uf, Uf)), "the forget gate")),
@@ -323,7 +324,8 @@ with as_written():
                 Step(
                     dH * partial(H[T, j], c[T, j])
                     + partial(L, c[T + 1, j]) * partial(c[T + 1, j], c[T, j], gi, gf, gg),
-                    "the cell moves L through what is shown of it, and through the cell after it",
+                    "the cell moves L through what is shown of it, and through the cell after it, "
+                    "whose gates stay as they are: what moves them is h, and that is in ∂L/∂h",
                 ),
                 Step(
                     dH * go[T, j] * (1 - tanh_c**2) + partial(L, c[T + 1, j]) * gf[T + 1, j],

@@ -44,9 +44,9 @@ P = number("P")
 
 READS = np.array([read(path) == LABELS for path in itertools.product(range(CLASSES), repeat=TIMES)])
 
-n, i, f, u = index("n", 2), index("i", 2), index("f", 2), index("u", TIMES)
-y, target, l = array("y", n, t, f), array("t", n, t, f), array("l", n, t)  # noqa: E741
-length, mask, loss, real = array("T", n), array("m", n, t), array(r"\ell", n), array("N", n)
+n, i, f, u, v = index("n", 2), index("i", 2), index("f", 2), index("u", TIMES), index("v", TIMES)
+y, target, l = array("y", n, v, f), array("t", n, v, f), array("l", n, v)  # noqa: E741
+length, mask, loss, real = array("T", n), array("m", n, v), array(r"\ell", n), array("r", n)
 
 with as_written():
     by_logit = partial(L, z[t, k])
@@ -185,25 +185,25 @@ with as_written():
         arrays={"y": y, "target": target, "lengths": length},
         forward=(
             (
-                l[n, t],
+                l[n, v],
                 Step(
-                    total((y[n, t, f] - target[n, t, f]) ** 2, f) / 2,
-                    "any loss of one position; here half_squared_error",
+                    total((y[n, v, f] - target[n, v, f]) ** 2, f) / 2,
+                    "any loss of one position v; here half_squared_error",
                 ),
             ),
             (
-                mask[n, t],
+                mask[n, v],
                 Step(
-                    indicator(t < length[n]),
+                    indicator(v < length[n]),
                     "1 at the first T positions of the example",
                     Code(sequences.read_target, "jnp.arange(time) < real[:, None]"),
                 ),
             ),
-            (real[n], Step(total(mask[n, t], t), "how many are real")),
+            (real[n], Step(total(mask[n, v], v), "how many are real")),
             (
                 loss[n],
                 Step(
-                    total(mask[n, t] * l[n, t], t) / real[n],
+                    total(mask[n, v] * l[n, v], v) / real[n],
                     "their mean: a long example counts as much as a short one",
                     Code(nn.sequence_loss.value, "jnp.sum(values * shares, 1)"),
                 ),
@@ -213,7 +213,7 @@ with as_written():
             Chain(
                 by_output,
                 Step(
-                    total(mask[n, t] * partial(l[n, t], y[n, u, i]), t) / real[n],
+                    total(mask[n, v] * partial(l[n, v], y[n, u, i]), v) / real[n],
                     "the chain rule; the mask does not depend on y",
                 ),
                 Step(

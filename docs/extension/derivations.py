@@ -81,7 +81,7 @@ def _code(code: Code) -> Iterator[nodes.Node]:
 def _checked(derivation: Derivation, compared: int) -> nodes.Node:
     text = (
         f"Checked when this page was built: {compared} equalities, for every value of their "
-        "indices at two random points, lines to 20 digits, and the forward pass and the last lines "
-        f"against what the code of {derivation.title} computes in float64."
+        "indices at two random points: the lines with each other to 20 digits, and what "
+        f"the code of {derivation.title} returns, in float64, with the lines that it stands for."
     )
     return nodes.paragraph("", text, classes=["checked"])

@@ -6,15 +6,16 @@ import pkgutil
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import PUBLIC
 
 import docs.derivations
 import jaxnn as nn
 from docs.derivations import linear
-from docs.derivations.derivation import Chain, Code, Derivation
-from docs.derivations.linear import W, delta, i, j, k, n
-from docs.derivations.notation import as_written, total
+from docs.derivations.derivation import Chain, Code, Derivation, Step
+from docs.derivations.linear import W, delta, i, j, k, m, n
+from docs.derivations.notation import array, as_written, index, total
 
 MODULES = {
     module.name: importlib.import_module(f"docs.derivations.{module.name}")
@@ -107,12 +108,20 @@ with as_written():
         "a transpose": total(delta[n, j] * W[i, k], j, k),
         "a factor": total(2 * delta[n, j] * W[i, j], j),
         "an index that is free as well": total(delta[n, j] * W[i, j], j, n),
+        "an index that is summed over as well": total(delta[n, j] * total(W[i, j], j), j),
+        "no number": total(delta[n, j] * W[i, j] / (n - n), j),
+        "one letter for two arrays": total(delta[n, j] * array("W", 4, 4)[i, j], j),
+        "one letter for two indices": total(delta[n, k] * W[i, k], k).subs(k, index("j", 3)),
+        "the line before": linear.dense.chains[0].steps[-2].equals,
     }
+
+
+FOUND = "does not hold|sums over an index of|stands for two things|is given as its own reason"
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_line_that_does_not_follow_is_found(mistake):
-    with pytest.raises(ValueError, match=r"dense: .* (does not hold|sums over an index of)"):
+    with pytest.raises(ValueError, match=f"dense: .* ({FOUND})"):
         altered(0, equals=MISTAKES[mistake]).check()
 
 
@@ -125,7 +134,56 @@ def test_code_that_computes_something_else_is_found():
         wrong.check()
 
 
+def test_code_that_computes_another_number_of_elements_is_found():
+    computed = linear.dense.computed
+    wrong = dataclasses.replace(
+        linear.dense, computed=lambda **a: {key: v[:1] for key, v in computed(**a).items()}
+    )
+    with pytest.raises(
+        ValueError, match=r"dense: expected .* to have the shape \(2, 2\), got \(1, 2"
+    ):
+        wrong.check()
+
+
+def test_code_that_computes_no_number_is_found():
+    computed = linear.dense.computed
+    wrong = dataclasses.replace(
+        linear.dense,
+        computed=lambda **a: {key: np.asarray(v) * np.nan for key, v in computed(**a).items()},
+    )
+    with pytest.raises(ValueError, match=r"dense: .* is not what the code computes"):
+        wrong.check()
+
+
+@pytest.mark.parametrize("left", [linear.y[n, j], linear.dx, linear.dW], ids=("y", "dx", "dW"))
+def test_what_leaves_the_layer_and_the_derivatives_by_what_is_given_have_to_be_computed(left):
+    computed = linear.dense.computed
+    less = dataclasses.replace(
+        linear.dense, computed=lambda **a: {k: v for k, v in computed(**a).items() if k != left}
+    )
+    with pytest.raises(ValueError, match=r"dense: expected `computed` to have .* too"):
+        less.check()
+
+
+def test_a_definition_on_which_nothing_depends_is_found():
+    more = (*linear.dense.forward, (array("a", j)[j], Step(linear.b[j])))
+    with pytest.raises(ValueError, match=r"dense: nothing depends on what is defined as \{a\[j\]"):
+        dataclasses.replace(linear.dense, forward=more).check()
+
+
+def test_what_is_defined_twice_is_found():
+    twice = (*linear.dense.forward, (linear.y[m, k], Step(linear.b[k])))
+    with pytest.raises(ValueError, match=r"dense: y at \(0, 0\) is defined 2 times"):
+        dataclasses.replace(linear.dense, forward=twice).check()
+
+
 def test_code_that_has_moved_is_found():
     code = Code(linear.nn.dense.backward, "dy @ weight")
     with pytest.raises(ValueError, match=r"dense.backward: .*have 'dy @ weight' once, found it 0"):
         altered(0, code=code).check()
+
+
+def test_a_docstring_is_no_code():
+    docstring = nn.dense.__doc__ or ""
+    with pytest.raises(ValueError, match="once, found it 0 times"):
+        Code(nn.dense, docstring[:20]).place()
