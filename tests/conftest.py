@@ -38,7 +38,13 @@ if hasattr(mlir, "make_ir_context"):
     contexts, make_context = threading.local(), mlir.make_ir_context
 
     def context_of_thread():
-        """The context that this thread uses for everything."""
+        """The context that this thread uses for everything, but for a program that is lowered while
+        another is: it would become a part of that one."""
+        try:
+            _ = mlir.ir.InsertionPoint.current
+            return make_context()
+        except ValueError:
+            pass
         if not hasattr(contexts, "own"):
             contexts.own = make_context()
         return contexts.own
