@@ -268,12 +268,12 @@ class Config:
     @cached_property
     def layers(self) -> Layer:
         """The network."""
-        return self._in_precision(self._in_privacy(self._plain_layers))
+        return self._in_privacy(self._in_precision(self._plain_layers))
 
     @cached_property
     def fused_layers(self) -> Layer:
         """The same network, computed faster by hand; see `jaxnn.fuse`."""
-        return self._in_precision(self._in_privacy(jaxnn.fuse(self._plain_layers)))
+        return self._in_privacy(self._in_precision(jaxnn.fuse(self._plain_layers)))
 
     @cached_property
     def _plain_layers(self) -> Layer:
@@ -287,9 +287,16 @@ class Config:
 
     def _in_privacy(self, network: Layer) -> Layer:
         """The network, whose state holds a clip norm that follows a quantile."""
+        count_noise = self.privacy.count_noise
+        if self.privacy.quantile is None and count_noise is not None:
+            raise ValueError(
+                "config: expected privacy.count_noise only with privacy.quantile, whose counts it "
+                f"is added to, got {count_noise:g} without: say --privacy.quantile as well"
+            )
         if self.gradient != "private" or self.privacy.quantile is None:
             return network
-        count_noise = self.privacy.count_noise or max(self.batch_size, 1) / 20
+        if count_noise is None:
+            count_noise = max(self.batch_size, 1) / 20
         numbers = {"quantile": self.privacy.quantile, "count_noise": count_noise}
         return adaptive(network, self.privacy.clip_norm, **numbers)
 

@@ -30,7 +30,8 @@ class Row(NamedTuple):
     """What it would keep if it were not recomputed. While backward is in a recomputed part of the
     network, that part's is there again: the peak falls by the total less the largest part's."""
     flops: int
-    """Floating-point operations of its forward pass, as XLA counts them."""
+    """Floating-point operations of its forward pass, as XLA counts them in one iteration of a loop:
+    times the iterations of a scan, and once for a while loop, which may end at any of them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import error_of
 from helpers import normal
 
 import jaxnn as nn
@@ -112,6 +113,18 @@ def test_canaries_audit_the_budget(tmp_path, capsys):
     (point,) = written(tmp_path, "private")["points"]
     assert 0 < point["audited"] < point["epsilon"]
     assert "canaries show at least" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--privacy.count-noise", "4"], "count_noise only with privacy.quantile"),
+        (["--privacy.quantile", "0.5", "--privacy.count-noise", "0"], "expected count_noise to"),
+    ],
+)
+def test_noise_of_counts_is_not_passed_over(options, message, tmp_path, monkeypatch, capsys):
+    options = ["wine_mlp", "--gradient", "private", *options, "--output", str(tmp_path / "run")]
+    assert message in error_of(train.main, options, monkeypatch, capsys)
 
 
 def test_training_writes_budget_and_angles_to_its_metrics(tmp_path):
