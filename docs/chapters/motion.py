@@ -113,7 +113,7 @@ def there_and_back(
             (deltas[c], "∂ ", 11, style.VERMILLION, 2 * columns - c),
         ):
             texts = [
-                f'<text x="{x}" y="{y + dy}" fill="{colour}">{sign}{_shown(f"{q:.5g}")}</text>'
+                f'<text x="{x}" y="{y + dy}" fill="{colour}">{sign}{style.minus(f"{q:.5g}")}</text>'
                 for (x, y), q in zip(column, quantities, strict=True)
             ]
             film.draw(f"<g>{''.join(texts)}</g>", since=moment)
@@ -150,12 +150,8 @@ def _numbers(a: np.ndarray, left: float, top: float, title: str) -> str:
 
 
 def _number(left: float, top: float, value: float) -> str:
-    shown = _shown(f"{value + 0:g}")  # + 0 makes −0 a 0
+    shown = style.minus(f"{value + 0:g}")  # + 0 makes −0 a 0
     return f'<text x="{left + CELL / 2}" y="{top + CELL / 2}">{shown}</text>'
-
-
-def _shown(number: str) -> str:
-    return number.replace("-", "−")
 
 
 def _frame(left: float, top: float, columns: int, rows: int, colour: str) -> str:

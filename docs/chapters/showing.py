@@ -99,7 +99,7 @@ def images(*rows: dict[str, Any]) -> SVG:
             one.set_title(title)
             if matrix.size <= MOST_WRITTEN:
                 for (place, column), value in np.ndenumerate(matrix):
-                    text = f"{np.round(value, 2) + 0:g}".replace("-", "−")  # + 0 makes −0 a 0
+                    text = style.minus(f"{np.round(value, 2) + 0:g}")  # + 0 makes −0 a 0
                     colour = "white" if abs(value) > limit / 2 else "black"
                     one.text(
                         column, place, text, ha="center", va="center", fontsize=8, color=colour

@@ -123,7 +123,7 @@ def cells(
                     (column, row), 1, 1, facecolor=colour, edgecolor=style.GREY, linewidth=0.6
                 )
             )
-            text = f"{values[row, column] + 0:g}".replace("-", "−")  # + 0 makes −0 a 0
+            text = style.minus(f"{values[row, column] + 0:g}")  # + 0 makes −0 a 0
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8)
     for (down, right), line in zip(((0, stride[1]), (stride[0], 0)), ("-", "--"), strict=True):
         if down or right:
@@ -143,7 +143,7 @@ def draw_example(example: dict[str, np.ndarray]) -> Picture:
         cells(x_axes, example["padded"][..., channel], title, 7, (3, 3), (2, 2))
         title = f"first kernel, channel {channel + 1}"
         cells(kernel_axes, example["weight"][..., channel, 0], title, 7)
-        total = f"{example['sums'][channel]:g}".replace("-", "−")
+        total = style.minus(f"{example['sums'][channel]:g}")
         cells(product_axes, example["products"][..., channel], f"products, sum {total}", 7)
     cells(grid[0, 3], example["output"][..., 0], "y, first kernel", 7, (1, 1))
     cells(grid[1, 3], example["output"][..., 1], "y, second kernel", 7)

@@ -191,7 +191,7 @@ def _shown(value: float) -> str:
     text = f"{value:.3g}"
     if float(text) == round(value) != value:
         text = f"{value:.5g}"
-    return text.replace("-", "−")
+    return style.minus(text)
 
 
 def draw_forward() -> Picture:

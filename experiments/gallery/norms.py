@@ -50,7 +50,7 @@ def draw() -> Picture:
             axes.annotate("", end, (0, 0), arrowprops=arrow | {"color": colour})
         above = (0, 5 if row[1] > 0 else -13)
         left.annotate(
-            f"({row[0]}, {row[1]})".replace("-", "−"),
+            style.minus(f"({row[0]}, {row[1]})"),
             row,
             above,
             textcoords="offset points",

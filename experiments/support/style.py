@@ -72,6 +72,11 @@ def figure(rows: int = 1, columns: int = 1, *, height: float = 2.8, **options: A
     return made, made.subplots(rows, columns, **options)
 
 
+def minus(number: str) -> str:
+    """A printed number with minus signs in place of hyphens."""
+    return number.replace("-", "−")
+
+
 def shown(name: str, longest: int = 24) -> str:
     """A name of somebody's data in a picture, of a bounded length, its dollars no formula's."""
     name = " ".join(printable(name).split("\n"))
