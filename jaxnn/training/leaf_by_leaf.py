@@ -45,6 +45,23 @@ def require_leaf_by_leaf(where: str, optimizer: Any, units: Sequence[Own], param
         _require(where, member, units, params)
 
 
+def require_elementwise(where: str, optimizer: Any, own: Own, way_out: str) -> None:
+    """Raise ValueError unless the optimiser's update of an element needs that element alone.
+
+    Args:
+        where: What wants it, for the error.
+        optimizer: An optax transformation.
+        own: The parameters.
+        way_out: What to take otherwise.
+    """
+    for member in members(optimizer):
+        refused = f"{where}: expected an optimiser that works element by element, but"
+        refused = f"{refused} {name_of(member)}"
+        odd = next(_not_elementwise(_alone(refused, member, own.params)), None)
+        if odd:
+            raise ValueError(f"{refused} does not ({odd}), for {own.label}: take {way_out}")
+
+
 def members(optimizer: Any) -> list:
     """The transformations of a chain, or of chains in it; the optimiser by itself otherwise."""
     inits, updates = (_enclosed(f, name) for f, name in zip(optimizer, _PARTS, strict=True))

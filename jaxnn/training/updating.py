@@ -25,7 +25,13 @@ import optax
 from jax import Array
 
 from jaxnn.core.adapters import Around
-from jaxnn.core.captures import ContractedCapture, LinearCapture, contract_for
+from jaxnn.core.captures import (
+    ContractedCapture,
+    EmbeddingCapture,
+    LinearCapture,
+    contract_for,
+    in_dtypes_of,
+)
 from jaxnn.core.combinators import (
     Compound,
     Many,
@@ -55,7 +61,8 @@ from jaxnn.layers.reversible import reversible
 from jaxnn.rewrites.precision import with_precision
 from jaxnn.rewrites.recompute import recompute
 from jaxnn.statistics.contractions import squared_norms
-from jaxnn.training.leaf_by_leaf import Own, require_leaf_by_leaf
+from jaxnn.training.leaf_by_leaf import Own, require_elementwise, require_leaf_by_leaf
+from jaxnn.training.rows import rows_looked_up
 from jaxnn.training.steps import TrainState
 
 
@@ -79,6 +86,12 @@ class update_in_backward(Value):
             the global norm; in a `repeat` element by element. It may ask for ``value``, the loss.
         clip_layers: The largest norm of a layer's gradient: of one dict of parameters.
         clip_norm: The largest norm of the gradient of all layers, after one more backward pass.
+        lazy_rows: Whether the step of an `embedding` or `embedding_bag` is of the rows alone that
+            the batch looked up, in time and memory that do not grow with the table; see
+            `jaxnn.training.rows`. The others stay as they are, and so does what the optimiser
+            remembers of them: with momentum or decay, this is another step (that of PyTorch's
+            SparseAdam, for adam), with sgd the same. The optimiser has to work element by element.
+            A table that is used otherwise too, as one tied to the output, takes the whole step.
 
     Raises:
         ValueError: ``clip_layers`` or ``clip_norm`` is not positive; a policy in float16 is in the
@@ -92,6 +105,7 @@ class update_in_backward(Value):
     _: dataclasses.KW_ONLY
     clip_layers: Annotated[float, require_positive] | None = None
     clip_norm: Annotated[float, require_positive] | None = None
+    lazy_rows: bool = False
 
     @functools.cached_property
     def _units(self) -> Layer:
@@ -110,7 +124,8 @@ class update_in_backward(Value):
                 "for overflow: take bfloat16"
             )
         if type(layer).backward not in _HANDING_ON or not layer.parts:
-            return _Unit(summing(layer), self.optimizer, self.clip_layers, path, depth)
+            options = self.optimizer, self.clip_layers, self.lazy_rows
+            return _Unit(summing(layer), *options, path, depth)
         depth += isinstance(layer, repeat)
         parts = tuple(
             self._in_units(part, below(path, name), depth)
@@ -213,6 +228,7 @@ class _Unit(Around):
 
     optimizer: Any
     clip: float | None
+    lazy_rows: bool
     path: str
     depth: int
     """How many `repeat` are around it, each of which stacks its parameters."""
@@ -231,17 +247,45 @@ class _Unit(Around):
             dx, captures = self.layer.backward(params, residuals, dy)
             if not jax.tree.leaves(params):
                 return dx, captures
-            return dx, ContractedCapture(_squared_norm(params, captures))
-        own, (factor, value) = params.params, params.known
+            return dx, ContractedCapture(self._squared_norm(params, captures))
+        own, state, (factor, value) = params.params, params.state, params.known
         dx, captures = self.layer.backward(own, residuals, dy)
-        gradients = contract_for(own, captures)
+        rows = self._rows(own, captures)
+        if rows is None:
+            own, state = self._stepped(own, state, contract_for(own, captures), factor, value)
+        else:
+            gradients = in_dtypes_of(own, {"weight": rows.sums})
+            before = rows.take((own, state))
+            own, state = rows.put((own, state), self._stepped(*before, gradients, factor, value))
+        return dx, Moving(own, state, params.known)
+
+    def _stepped(self, params: Any, state: Any, gradients: Any, factor: Any, value: Any) -> Any:
+        """(params, state) after the optimiser's step."""
         if factor is not None:
             gradients = _times(gradients, factor)
         if self.clip is not None:
             gradients = _times(gradients, _clipping(self.clip, _sum_of_squares(gradients)))
         update = optax.with_extra_args_support(self.optimizer).update
-        updates, state = update(gradients, params.state, own, value=value)
-        return dx, Moving(optax.apply_updates(own, updates), state, params.known)
+        updates, state = update(gradients, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    def _rows(self, params: Any, captures: Any) -> Any:
+        """The rows of the table that take a step, where this is a table and they alone do."""
+        if not (self.lazy_rows and type(captures) is EmbeddingCapture):
+            return None
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
+        own = Own(label(self.path, self.layer), shapes, 0)
+        require_elementwise("update_in_backward", self.optimizer, own, "lazy_rows=False")
+        return rows_looked_up(captures)
+
+    def _squared_norm(self, params: Any, captures: Any) -> Array:
+        """‖g‖² of the gradient g of the whole batch, in at least float32."""
+        if type(captures) is LinearCapture:
+            rows = (rows_of(a)[None] for a in (captures.inputs, captures.deltas))
+            together = LinearCapture(*rows, use_bias=captures.use_bias)
+            return add_all(*map(jnp.sum, squared_norms(together).values()))
+        rows = self._rows(params, captures)
+        return _sum_of_squares(contract_for(params, captures) if rows is None else rows.sums)
 
 
 class _RepeatInPlace(repeat):
@@ -324,15 +368,6 @@ def _over_units(function: Callable, layer: Layer, *trees: Any) -> Any:
     if isinstance(layer, Wrapper):
         return found[0]
     return layer.gather(found) if isinstance(layer, Many) else tuple(found)
-
-
-def _squared_norm(params: Any, captures: Any) -> Array:
-    """‖g‖² of the gradient g of the whole batch, in at least float32."""
-    if type(captures) is LinearCapture:
-        rows = (rows_of(a)[None] for a in (captures.inputs, captures.deltas))
-        together = LinearCapture(*rows, use_bias=captures.use_bias)
-        return add_all(*map(jnp.sum, squared_norms(together).values()))
-    return _sum_of_squares(contract_for(params, captures))
 
 
 def _sum_of_squares(gradients: Any) -> Array:
