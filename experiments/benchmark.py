@@ -21,10 +21,13 @@ from jaxnn.core.validation import require_number, require_positive_integer, unkn
 
 SUITES = (
     "attention",
+    "choose",
     "cnn",
     "convolution",
     "dense",
+    "embedding",
     "functions",
+    "growth",
     "pooling",
     "recurrent",
     "scaling",
@@ -38,9 +41,10 @@ class Options:
     """Measure suites of workloads and print a table for each workload.
 
     Times are for one step or one epoch. The ratio is to the first contender: how many times as long
-    the minimum is. The suites are attention, cnn, convolution, dense, functions, pooling,
-    recurrent, scaling, statistics and sweeps (for which as many devices as the processor has cores
-    are worth having: --devices).
+    the minimum is. The suites are attention, cnn, convolution, dense, embedding, functions,
+    pooling, recurrent, scaling, statistics and sweeps (for which as many devices as the processor
+    has cores are worth having: --devices); growth, how cost grows with sizes; and choose, which
+    finds the algorithms of convolutions that are fastest here.
     """
 
     suites: tyro.conf.Positional[tuple[str, ...]] = ("dense",)

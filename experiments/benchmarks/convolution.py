@@ -14,7 +14,8 @@ from jax import Array, lax
 
 import jaxnn as nn
 from experiments.benchmarks.measuring import Contender, Settings, sweep
-from jaxnn.kernels.convolution.choosing import choose
+from jaxnn.kernels.convolution.choosing import PASSES, choose
+from jaxnn.kernels.convolution.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def by_autodiff(case: Case) -> Callable:
     return run
 
 
-def contenders(case: Case) -> dict[str, Contender]:
-    """Both, on the same arrays."""
+def arrays_of(case: Case) -> tuple[nn.conv, Geometry, tuple[dict, Array, Array]]:
+    """The layer, its geometry, and (params, x, dy)."""
     layer = nn.conv(
         case.outputs,
         (case.kernel, case.kernel),
@@ -109,11 +110,15 @@ def contenders(case: Case) -> dict[str, Contender]:
     x = jax.random.normal(jax.random.key(0), (case.batch, case.size, case.size, case.inputs))
     params, state = layer.init(jax.random.key(1), x)
     y = jax.eval_shape(layer.predict, params, state, x)
-    _, geometry = layer.plan(x)
-    passes = ("forward", "input_gradient", "weight_gradient")
-    chosen = (choose(name, geometry, case.inputs, case.outputs, x.dtype) for name in passes)
-    note = " ".join(c.algorithm + ("/group" if c.group_by_group else "") for c in chosen)
-    arguments = (params, x, jax.random.normal(jax.random.key(2), y.shape))
+    return layer, layer.plan(x)[1], (params, x, jax.random.normal(jax.random.key(2), y.shape))
+
+
+def contenders(case: Case) -> dict[str, Contender]:
+    """Both, on the same arrays."""
+    layer, geometry, arguments = arrays_of(case)
+    dtype = arguments[1].dtype
+    chosen = (choose(name, geometry, case.inputs, case.outputs, dtype) for name in PASSES)
+    note = " ".join(map(str, chosen))
 
     def contender(function: Callable, note: str = ""):
         compiled = jax.jit(function).lower(*arguments).compile()

@@ -29,6 +29,7 @@ import jax
 
 from jaxnn.core.files import write_file
 from jaxnn.core.validation import unknown_name
+from jaxnn.kernels.convolution.limits import processor
 
 PAUSE = 0.005  # seconds; libgomp's idle threads spin for up to about 1 ms, XLA's for less
 
@@ -213,7 +214,7 @@ def machine() -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": f"{jax.devices()[0].platform} {jax.devices()[0].device_kind}",
         "devices": jax.device_count(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
@@ -286,15 +287,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(member) for key, member in value.items()}
     return value
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -15,6 +15,7 @@ from jax import Array
 
 from jaxnn.kernels.convolution import direct, elementwise, patches, taps, winograd
 from jaxnn.kernels.convolution.geometry import Geometry
+from jaxnn.kernels.convolution.limits import Limits, in_use
 
 PASSES = ("forward", "input_gradient", "weight_gradient")
 ALGORITHMS: dict[str, Any] = {
@@ -31,29 +32,38 @@ words by ``TAKES``."""
 
 
 class Case(NamedTuple):
-    """What the rule knows of a pass: its name and geometry, the channels of x and y, the dtype."""
+    """What the rule knows of a pass: its name and geometry, the channels of x and y, the dtype, and
+    the numbers that the machine has a say in."""
 
     pass_name: str
     geometry: Geometry
     inputs: int
     outputs: int
     dtype: jnp.dtype
+    limits: Limits
 
     @property
     def is_narrow(self) -> bool:
         """Whether there are few input channels, and a small kernel."""
         patch = self.geometry.taps * self.inputs
-        return self.inputs <= MAX_NARROW_CHANNELS and patch <= MAX_NARROW_PATCH
+        limits = self.limits
+        return self.inputs <= limits.max_narrow_channels and patch <= limits.max_narrow_patch
 
     @property
     def has_few_taps(self) -> bool:
         """Whether the sum over the taps may be written out."""
-        return self.geometry.taps <= MAX_TAPS_WRITTEN_OUT
+        return self.geometry.taps <= self.limits.max_taps_written_out
 
     @property
     def adds_many_back(self) -> bool:
         """Whether many patches, each as large as dx, would be added up."""
-        return self.pass_name == "input_gradient" and self.geometry.taps > MAX_TAPS_ADDED_BACK
+        many = self.geometry.taps > self.limits.max_taps_added_back
+        return self.pass_name == "input_gradient" and many
+
+    @property
+    def has_winograd_channels(self) -> bool:
+        """Whether there are so many channels that the transforms pay for themselves."""
+        return min(self.inputs, self.outputs) >= getattr(self.limits, f"winograd_{self.pass_name}")
 
 
 class Line(NamedTuple):
@@ -63,15 +73,6 @@ class Line(NamedTuple):
     holds: Callable[[Case], bool]
     reason: str
 
-
-MAX_TAPS_WRITTEN_OUT = 25
-MAX_TAPS_ADDED_BACK = 9
-MAX_SHIFTS = 64
-MAX_GROUPS_IN_A_ROW = 16
-MIN_WINOGRAD_CHANNELS = 32
-MAX_NARROW_CHANNELS = 6
-MAX_NARROW_PATCH = 54
-MAX_NARROW_OUTPUTS = 16
 
 RULE = [
     Line(
@@ -95,23 +96,21 @@ RULE = [
             case.is_narrow
             and (
                 case.pass_name == "input_gradient"
-                or (case.pass_name == "forward" and case.outputs <= MAX_NARROW_OUTPUTS)
+                or (case.pass_name == "forward" and case.outputs <= case.limits.max_narrow_outputs)
             )
         ),
         "XLA's convolution is slower where there are few channels",
     ),
     Line(
         "winograd",
-        lambda case: (
-            min(case.inputs, case.outputs) >= MIN_WINOGRAD_CHANNELS
-            and jnp.finfo(case.dtype).bits >= 32
-        ),
+        lambda case: case.has_winograd_channels and jnp.finfo(case.dtype).bits >= 32,
         "16 multiplications instead of 36 pay for the transforms",
     ),
     Line(
         "patches",
         lambda case: (
-            case.pass_name == "weight_gradient" and sum(case.geometry.kernel_size) <= MAX_SHIFTS
+            case.pass_name == "weight_gradient"
+            and sum(case.geometry.kernel_size) <= case.limits.max_shifts
         ),
         "XLA's convolution is slower, in a loop body most of all; of large kernels it is not",
     ),
@@ -132,12 +131,12 @@ RULE_OF_GROUPS = [
     ),
     Line(
         "patches",
-        lambda case: case.geometry.groups > MAX_GROUPS_IN_A_ROW and case.has_few_taps,
+        lambda case: case.geometry.groups > case.limits.max_groups_in_a_row and case.has_few_taps,
         "XLA's grouped convolution is slower; too many groups for one by one",
     ),
     Line(
         "taps",
-        lambda case: case.geometry.groups > MAX_GROUPS_IN_A_ROW,
+        lambda case: case.geometry.groups > case.limits.max_groups_in_a_row,
         "patches of many taps take long to compile",
     ),
 ]
@@ -152,21 +151,31 @@ class Choice(NamedTuple):
     group_by_group: bool = False
     """Whether the groups are computed one after the other, each as a convolution of its own."""
 
+    def __str__(self) -> str:
+        """Such as "patches", or "direct/group"."""
+        return self.algorithm + ("/group" if self.group_by_group else "")
+
 
 def choose(
-    pass_name: str, geometry: Geometry, inputs: int, outputs: int, dtype: jnp.dtype
+    pass_name: str,
+    geometry: Geometry,
+    inputs: int,
+    outputs: int,
+    dtype: jnp.dtype,
+    limits: Limits | None = None,
 ) -> Choice:
     """The algorithm for a pass on CPU, by the `RULE`. GPU and TPU always take "direct".
 
-    The numbers behind the rule are those of ``python -m experiments.benchmark convolution``.
+    The numbers behind the rule are those of ``python -m experiments.benchmark convolution``; the
+    limits in it are those in use unless given (see `jaxnn.kernels.convolution.limits`).
     """
-    case = Case(pass_name, geometry, inputs, outputs, dtype)
+    case = Case(pass_name, geometry, inputs, outputs, dtype, limits or in_use())
     groups = geometry.groups
     for line in RULE if groups == 1 else RULE_OF_GROUPS:
         if applies(ALGORITHMS[line.algorithm], geometry, inputs) and line.holds(case):
             return Choice(line.algorithm, line.reason)
     of_one = dataclasses.replace(geometry, groups=1)
-    inner = choose(pass_name, of_one, inputs // groups, outputs // groups, dtype)
+    inner = choose(pass_name, of_one, inputs // groups, outputs // groups, dtype, limits)
     return inner._replace(group_by_group=True)
 
 
@@ -187,17 +196,19 @@ def run(pass_name: str, algorithm: Any, a: Array, b: Array, geometry: Geometry) 
     Args:
         pass_name: "forward" of (x, weight), "input_gradient" of (dy, weight) or "weight_gradient"
             of (x, dy).
-        algorithm: One of `ALGORITHMS` by its name, or any such object; None for what is chosen.
+        algorithm: One of `ALGORITHMS` by its name, any such object, or a `Choice`; None for what is
+            chosen.
         a: The first array of the pass.
         b: The second.
         geometry: Sizes, strides and so on.
     """
+    if isinstance(algorithm, Choice):
+        return _run(pass_name, ALGORITHMS[algorithm.algorithm], algorithm, a, b, geometry)
     if algorithm is not None:
         return _run(pass_name, algorithm_of(algorithm), None, a, b, geometry)
     outputs = a.shape[-1] if pass_name == "input_gradient" else b.shape[-1]
     inputs = b.shape[-2] * geometry.groups if pass_name != "weight_gradient" else a.shape[-1]
-    choice = choose(pass_name, geometry, inputs, outputs, a.dtype)
-    return _run(pass_name, ALGORITHMS[choice.algorithm], choice, a, b, geometry)
+    return run(pass_name, choose(pass_name, geometry, inputs, outputs, a.dtype), a, b, geometry)
 
 
 # Compiled also where the caller is not: the algorithms are many small operations.

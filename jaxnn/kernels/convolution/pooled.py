@@ -24,6 +24,7 @@ from jaxnn.kernels.convolution import direct, phase_patches, winograd
 from jaxnn.kernels.convolution.choosing import choose
 from jaxnn.kernels.convolution.geometry import Geometry
 from jaxnn.kernels.convolution.grids import Grid, interleave, phases
+from jaxnn.kernels.convolution.limits import LIMITS
 from jaxnn.kernels.products import sum_rows
 
 ALGORITHMS: dict[str, ModuleType] = {"patches": phase_patches, "winograd": winograd}
@@ -44,7 +45,8 @@ def choose_phases(geometry: Geometry, weight: Array) -> str | None:
         return None
     if min(geometry.output_size) < 2:
         return None
-    chosen = choose("forward", geometry, inputs, outputs, weight.dtype).algorithm
+    # With pooling, Winograd's phases pay for themselves wherever its convolution alone may not.
+    chosen = choose("forward", geometry, inputs, outputs, weight.dtype, LIMITS).algorithm
     if chosen == "patches" and inputs > 1:
         return None  # 16 taps in place of 9 would cost more than is saved
     return chosen if chosen in ALGORITHMS else None
