@@ -124,8 +124,8 @@ class update_in_backward(Value):
                 "for overflow: take bfloat16"
             )
         if type(layer).backward not in _HANDING_ON or not layer.parts:
-            options = self.optimizer, self.clip_layers, self.lazy_rows
-            return _Unit(summing(layer), *options, path, depth)
+            summed = summing(layer)
+            return _Unit(summed, self.optimizer, self.clip_layers, self.lazy_rows, path, depth)
         depth += isinstance(layer, repeat)
         parts = tuple(
             self._in_units(part, below(path, name), depth)
@@ -255,8 +255,9 @@ class _Unit(Around):
             own, state = self._stepped(own, state, contract_for(own, captures), factor, value)
         else:
             gradients = in_dtypes_of(own, {"weight": rows.sums})
-            before = rows.take((own, state))
-            own, state = rows.put((own, state), self._stepped(*before, gradients, factor, value))
+            before = rows.take(own), rows.take(state)
+            new = self._stepped(before[0], before[1], gradients, factor, value)
+            own, state = rows.put((own, state), new)
         return dx, Moving(own, state, params.known)
 
     def _stepped(self, params: Any, state: Any, gradients: Any, factor: Any, value: Any) -> Any:
