@@ -8,7 +8,6 @@ sizes, where what does not grow matters least. Nothing should grow faster than i
 compilation only with the depth of layers that are written out.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -100,8 +99,7 @@ def figures_of(growth: Growth, size: int, settings: Settings) -> dict[str, float
 def exponent(sizes: tuple[int, ...], values: list[float]) -> float:
     """a of size^a, over the upper half of the sizes."""
     half = len(sizes) // 2
-    logs = [(math.log(s), math.log(v)) for s, v in zip(sizes[half:], values[half:], strict=True)]
-    return float(np.polyfit(*zip(*logs, strict=True), 1)[0])
+    return float(np.polyfit(np.log(sizes[half:]), np.log(values[half:]), 1)[0])
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -115,7 +113,9 @@ def run(settings: Settings) -> dict[str, Any]:
         exponents = {
             q: exponent(growth.sizes, [own[q] for own in figures.values()]) for q in quantities
         }
-        rows = [("", "forward GFLOP", "time", "temporary", "compilation", "")]
+        rows: list[tuple[str, ...]] = [
+            ("", "forward GFLOP", "time", "temporary", "compilation", "")
+        ]
         for size, own in figures.items():
             flops, seconds, held, compiling = own.values()
             cells = f"{flops / 1e9:.3g}", in_seconds(seconds), f"{held / 1e6:.2f} MB"
