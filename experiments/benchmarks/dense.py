@@ -350,17 +350,63 @@ class FlaxNnx(JaxTrainer):
         return inspect_program(self.run_step, *self.initial(), *batch)
 
 
-class PyTorch(Trainer):
-    """PyTorch, eager, batches taken by index tensors."""
+class Equinox(PlainJax):
+    """Equinox, a model of layers for one example that `jax.vmap` maps, `filter_jit`."""
 
-    def __init__(self, problem: Problem, implementation: str, threads: int):
+    def __init__(self, problem: Problem):
+        import equinox
+
+        self.equinox = equinox
+        super().__init__(problem)
+
+    def make_step(self) -> Callable:
+        equinox, optimizer = self.equinox, self.problem.optax()
+
+        def loss_function(model: Any, x: jax.Array, labels: jax.Array):
+            logits = jax.vmap(model)(x)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        @equinox.filter_jit(donate="all-except-first")
+        def step(batch: tuple, carry: Any):
+            model, state = carry
+            loss, gradients = equinox.filter_value_and_grad(loss_function)(model, *batch)
+            arrays = equinox.filter(model, equinox.is_array)
+            updates, state = optimizer.update(gradients, state, arrays)
+            return (equinox.apply_updates(model, updates), state), loss
+
+        def run(carry: Any, x: jax.Array, labels: jax.Array):
+            return step((x, labels), carry)
+
+        return run
+
+    def initial(self) -> Any:
+        equinox, layers, key = self.equinox, [], jax.random.key(0)
+        for index, (weight, bias) in enumerate(self.problem.weights):
+            layer = equinox.nn.Linear(*weight.shape, key=key)
+            arrays = jnp.array(weight.T), jnp.array(bias)
+            layer = equinox.tree_at(lambda own: (own.weight, own.bias), layer, arrays)
+            last = index + 1 == len(self.problem.weights)
+            layers += [layer] if last else [layer, equinox.nn.Lambda(jax.nn.relu)]
+        model = equinox.nn.Sequential(layers)
+        return model, self.problem.optax().init(equinox.filter(model, equinox.is_array))
+
+    def program(self, batch: tuple, epoch: bool) -> Program | None:
+        return None  # what `filter_jit` lowers has no figures of memory of its own
+
+
+class PyTorch(Trainer):
+    """PyTorch, batches taken by index tensors: eager, or by `torch.compile`."""
+
+    def __init__(self, problem: Problem, implementation: str, threads: int, compiled: bool = False):
         import torch  # pyright: ignore[reportMissingImports]
 
         self.torch, self.problem, self.threads = torch, problem, threads
         self.note = f"{implementation}, {threads} thread{'s' if threads > 1 else ''}"
+        self.note += ", compiled" if compiled else ""
         self.linear = [torch.nn.Linear(*weight.shape) for weight, _ in problem.weights]
         layers = [part for linear in self.linear for part in (linear, torch.nn.ReLU())]
         self.model = torch.nn.Sequential(*layers[:-1])
+        self.forward = torch.compile(self.model) if compiled else self.model
         name = {"sgd": "SGD", "adam": "Adam"}[problem.workload.optimizer]
         options = {} if implementation == "default" else {implementation: True}
         self.make_optimizer = partial(
@@ -382,7 +428,7 @@ class PyTorch(Trainer):
 
     def step(self, x: Any, labels: Any) -> Any:
         self.optimizer.zero_grad()
-        loss = self.torch.nn.functional.cross_entropy(self.model(x), labels)
+        loss = self.torch.nn.functional.cross_entropy(self.forward(x), labels)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
@@ -483,8 +529,15 @@ class NumPy(Trainer):
 def best_pytorch(problem: Problem) -> PyTorch:
     """The fastest of PyTorch's settings in a short trial of steps."""
     threads = sorted({1, os.cpu_count() or 1})
-    settings = itertools.product(("default", "foreach", "fused"), threads)
+    settings = itertools.product(("default", "foreach", "fused"), threads, (False, True))
     trainers = {s: PyTorch(problem, *s) for s in settings}
+    for setting, trainer in list(trainers.items()):
+        if setting[-1]:
+            try:
+                trainer.forward(trainer.x[: problem.workload.batch_size])
+            except Exception as error:  # whatever its compiler raises where it lacks something
+                print(f"torch.compile: left out, {str(error).strip().splitlines()[0]}")
+                del trainers[setting]
     contenders = {str(s): contender_of(t, problem, epoch=False) for s, t in trainers.items()}
     figures = take_turns(contenders, 10, seconds=3.0)
     return min(trainers.items(), key=lambda item: figures[str(item[0])].minimum)[1]
@@ -496,6 +549,7 @@ CONTENDERS: dict[str, Callable[[Problem], Trainer]] = {
     "jax.grad + optax": PlainJax,
     "jax.grad + optax, scanned": ScannedJax,
     "Flax NNX": FlaxNnx,
+    "Equinox": Equinox,
     "PyTorch": best_pytorch,
     "scikit-learn": ScikitLearn,
     "NumPy": NumPy,

@@ -23,7 +23,11 @@ QUICK = Settings(repeats=1, seconds=0.0)
 @pytest.mark.parametrize("workload", [STEP, EPOCH], ids=lambda workload: workload.name)
 def test_contenders_agree_in_their_losses_and_stand_in_the_table(workload, capsys, monkeypatch):
     names = ("jaxnn manual", "jax.grad + optax", "NumPy", "scikit-learn")
-    names += ("jax.grad + optax, scanned",) if workload.epoch else ("jaxnn autodiff", "Flax NNX")
+    names += (
+        ("jax.grad + optax, scanned",)
+        if workload.epoch
+        else ("jaxnn autodiff", "Flax NNX", "Equinox")
+    )
     monkeypatch.setattr(dense, "WORKLOADS", [workload])
     monkeypatch.setattr(dense, "measure_crosscheck", lambda *given: {})  # has a test of its own
     results = dense.run(Settings(repeats=1, contenders=names))
