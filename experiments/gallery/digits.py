@@ -29,6 +29,12 @@ from experiments.support import figures, style
 from jaxnn.data import Dataset, Splits, load
 from jaxnn.training import create_state, make_epoch, make_optimizer, make_step
 
+FORMULAS = (
+    r"h_l = \max(0, h_{l - 1} W_l + b_l), \quad p = \mathrm{softmax}(h_L W + b)",
+    r"\frac{\partial L}{\partial z} = p - \mathrm{onehot}(t), \quad \delta_{l - 1} = "
+    r"(\delta_l\, W_l^\top) \odot [h_{l - 1} > 0]",
+)
+
 DEPTHS = {"one hidden layer": (64,), "three hidden layers": (64, 64, 64)}
 FEW, VALIDATION = 300, 2_000
 """How many training and at most how many validation images show overfitting."""

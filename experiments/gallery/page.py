@@ -1,5 +1,6 @@
 """The gallery's page: one static HTML file, no script or font loaded from anywhere."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -23,6 +24,8 @@ class Section(NamedTuple):
     seconds: float
     source: str = ""
     """The program that computed it."""
+    formulas: Sequence[str] = ()
+    """In LaTeX."""
 
 
 _STYLE = """
@@ -37,6 +40,8 @@ caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0;
   border-bottom: 1px solid #ddd; }
 td { font-family: ui-monospace, monospace; white-space: pre; font-size: .8rem; }
+.formula { overflow-x: auto; margin: .6rem 0; font-size: 1.1rem; }
+.formula math { margin-right: 1.5rem; }
 summary { cursor: pointer; color: #555; }
 .left-out { border-left: .3rem solid #D55E00; padding: .2rem .8rem; background: #fdf3ec; }
 """
@@ -81,6 +86,7 @@ def _section(section: Section) -> str:
             f"<figcaption>{caption}</figcaption></figure>\n"
         )
     parts += map(_table, section.result.tables)
+    parts += map(_formula, section.formulas)
     parts.append(f"<pre>{escape(section.derivation)}</pre>\n")
     if section.source:
         code = escape(section.source)
@@ -90,6 +96,21 @@ def _section(section: Section) -> str:
         f"<code>{escape(command(f'gallery.{section.theme}'))}</code></p>\n"
     )
     return "".join(parts)
+
+
+def _formula(latex: str) -> str:
+    """Typeset as MathML, in pieces that a narrow page puts below each other.
+
+    Nothing without latex2mathml: the derivation says the same in plain text.
+    """
+    try:
+        from latex2mathml.converter import convert
+    except ModuleNotFoundError:
+        return ""
+    pieces = (convert(piece) for piece in latex.split(r", \quad "))
+    # What HTML is told of MathML's name space is of no use to it.
+    math = "\n".join(re.sub(r' xmlns="[^"]*"', "", piece) for piece in pieces)
+    return f'<p class="formula">{math}</p>\n'
 
 
 def _table(table: Table) -> str:

@@ -44,7 +44,7 @@ class Pairs(NamedTuple):
 
     def read(self, target: np.ndarray) -> Tokens:
         """The tokens of one row of a target, up to its `END`."""
-        tokens = [self.symbols[token] for token in target]
+        tokens = [self.symbols[int(token)] for token in target]
         return tokens[: tokens.index(END)] if END in tokens else tokens
 
 
