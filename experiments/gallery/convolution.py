@@ -179,7 +179,7 @@ def draw_pooling(results: dict[str, np.ndarray]) -> Picture:
 def run() -> Result:
     """The worked example, 1×1 convolution, convolutions in one to three dimensions, pooling."""
     example, difference = worked_example(), pixelwise_difference()
-    sums = ", ".join(f"{value:g}" for value in example["sums"])
+    sums = style.minus(", ".join(f"{value:g}" for value in example["sums"]))
     first = float(example["output"][0, 0, 0])
     return Result(
         "A convolution multiplies a patch by a kernel cell by cell and adds everything up, a bias "
