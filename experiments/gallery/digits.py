@@ -63,6 +63,10 @@ SETTINGS = {
 }
 
 
+PALE = 0.05
+"""Weights begin with a deviation of 0.01: one of a unit that has learned is larger than this."""
+
+
 class Training(NamedTuple):
     """A training, epoch by epoch, all measured without dropout."""
 
@@ -236,10 +240,13 @@ def draw_units(name: str, training: Training) -> Picture:
     weight = np.asarray(training.params[0]["weight"])
     figure = figures.kernels(weight.reshape(side, side, 1, -1), most=32)
     figure.suptitle(f"{title}: the weights into hidden units")
+    pale = int(np.sum(np.abs(weight[:, :32]).max(0) < PALE))
     return Picture(
         f"units-{name}",
-        f"The weights into half of the 64 hidden units trained on {title}: a unit answers to "
-        "images that are bright where its weights are positive.",
+        f"The weights into 32 of the 64 hidden units trained on {title}. A unit answers to images "
+        "with large values (ink, cloth) where its weights are positive (purple) and small ones "
+        f"where they are negative (orange). {pale} tiles are pale: a ReLU that is off for every "
+        "image has no gradient, and its weights stay as small as they began.",
         figure,
     )
 
