@@ -163,7 +163,9 @@ with as_written():
         computed=_attention,
     )
 
-    dx, dWq = partial(L, x[t, f]), partial(L, Wq[f, c])
+    dx, dO = partial(L, x[t, f]), partial(L, O[t, c])
+    dWq, dWk, dWv = (partial(L, W[f, c]) for W in (Wq, Wk, Wv))
+    dWo = partial(L, Wo[c, f])
 
     def _self_attention(x, Wq, Wk, Wv, Wo, dy):
         names = ("query", "key", "value", "output")
@@ -171,7 +173,10 @@ with as_written():
         out, into, gradient = passes(
             nn.attention(1, depth=2, use_bias=False), params, x[None], dy[None]
         )
-        return {y[t, f]: out[0], dx: into[0], dWq: gradient["query"]["weight"]}
+        weights = dict(zip((dWq, dWk, dWv, dWo), names, strict=True))
+        return {y[t, f]: out[0], dx: into[0]} | {
+            dW: gradient[name]["weight"] for dW, name in weights.items()
+        }
 
     self_attention = Derivation(
         title="attention",
@@ -215,12 +220,49 @@ with as_written():
                 ),
             ),
             Chain(
-                dWq,
+                dWo,
                 Step(
-                    total(x[t, f] * partial(L, Q[t, c]), t),
-                    "four dense layers' captures",
+                    total(far[t, g] * partial(y[t, g], Wo[c, f], O), t, g),
+                    "the chain rule, at the end of the layer: what the heads say stays as it is",
+                ),
+                Step(
+                    total(O[t, c] * far[t, f], t),
+                    "a dense layer whose input is o and whose delta is δ",
                     Code(module._project_backward, 'LinearCapture(x, dy, "bias" in params)'),
                 ),
+            ),
+            Chain(
+                dO,
+                Step(total(far[t, f] * partial(y[t, f], O[t, c]), f), "o moves its own y alone"),
+                Step(
+                    total(far[t, f] * Wo[c, f], f),
+                    "the transposed W: this is the δ of the derivation above, which makes of it "
+                    "the deltas of q, k and v",
+                ),
+            ),
+            Chain(
+                dWq,
+                Step(
+                    total(partial(L, Q[t, e]) * partial(Q[t, e], Wq[f, c]), t, e),
+                    "the chain rule: a weight moves the queries of all positions",
+                ),
+                Step(total(x[t, f] * partial(L, Q[t, c]), t), "and q is linear in it: xᵀ ∂L/∂q"),
+            ),
+            Chain(
+                dWk,
+                Step(
+                    total(partial(L, K[s, e]) * partial(K[s, e], Wk[f, c]), s, e),
+                    "the keys of all positions",
+                ),
+                Step(total(x[s, f] * partial(L, K[s, c]), s), "xᵀ ∂L/∂k"),
+            ),
+            Chain(
+                dWv,
+                Step(
+                    total(partial(L, V[s, e]) * partial(V[s, e], Wv[f, c]), s, e),
+                    "the values of all positions",
+                ),
+                Step(total(x[s, f] * partial(L, V[s, c]), s), "xᵀ ∂L/∂v"),
             ),
         ),
         computed=_self_attention,

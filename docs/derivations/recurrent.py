@@ -141,13 +141,22 @@ with as_written():
     dH = partial(L, H[T, j])
     dur, duz, dun = (partial(L, a[T, j]) for a in (ur, uz, un))
     dvr, dvz, dvn = (partial(L, a[T, j]) for a in (vr, vz, vn))
-    dUn = partial(L, Un[k, j])
+    dUr, dUz, dUn = (partial(L, a[k, j]) for a in (Ur, Uz, Un))
+    dcr, dcz, dcn = (partial(L, a[j]) for a in (cr, cz, cn))
 
     def _gru(ur, uz, un, Ur, Uz, Un, cr, cz, cn, dy):
         beside = [np.concatenate(arrays, -1) for arrays in ((ur, uz, un), (Ur, Uz, Un))]
         y, into, gradient = _run(nn.gru(2), beside[0], beside[1], np.concatenate([cr, cz, cn]), dy)
         deltas = dict(zip((dur, duz, dun), np.split(into, 3, -1), strict=True))
-        return deltas | {H[T, j]: y, dUn: gradient["weight"][:, 4:]}
+        of_gates = {
+            "weight": (dUr, dUz, dUn),
+            "bias": (dcr, dcz, dcn),
+        }
+        return {H[T, j]: y, **deltas} | {
+            gate: part
+            for name, gates in of_gates.items()
+            for gate, part in zip(gates, np.split(gradient[name], 3, -1), strict=True)
+        }
 
     def _recurrent(U, c):
         return total(H[T - 1, k] * U[k, j], k) + c[j]
@@ -232,10 +241,15 @@ with as_written():
                 ),
             ),
             Chain(
+                dvr,
+                Step(dur, "u and v are added up before σ: their deltas are one number"),
+            ),
+            Chain(dvz, Step(duz, "so here")),
+            Chain(
                 dvn,
                 Step(
                     dun * r[T, j],
-                    "u and v enter alike, but for n, where v is behind the reset gate",
+                    "and not so here, where v is behind the reset gate",
                     Code(GRUCell.recurrent_delta, "jnp.concatenate([rz, r * n], -1)"),
                 ),
             ),
@@ -256,12 +270,62 @@ with as_written():
                 ),
             ),
             Chain(
-                dUn,
+                dUr,
                 Step(
-                    total(H[T - 1, k] * dvn, T),
-                    "as in the plain network; the other gates likewise",
+                    total(partial(L, vr[T, l]) * partial(vr[T, l], Ur[k, j], H), T, l),
+                    "all times share the reset gate's weights; how the states move is in ∂L/∂v",
+                ),
+                Step(
+                    total(H[T - 1, k] * dvr, T),
+                    "v is linear in it, and what enters is the state before",
                     Code(scanning.captures, "batch_first(kept.before), batch_first(dv)"),
                 ),
+            ),
+            Chain(
+                dUz,
+                Step(
+                    total(partial(L, vz[T, l]) * partial(vz[T, l], Uz[k, j], H), T, l),
+                    "through the gate that keeps",
+                ),
+                Step(
+                    total(H[T - 1, k] * dvz, T),
+                    "the same state, another delta",
+                ),
+            ),
+            Chain(
+                dUn,
+                Step(
+                    total(partial(L, vn[T, l]) * partial(vn[T, l], Un[k, j], H), T, l),
+                    "through the candidate",
+                ),
+                Step(
+                    total(H[T - 1, k] * dvn, T),
+                    "with the delta behind the reset gate",
+                ),
+            ),
+            Chain(
+                dcr,
+                Step(
+                    total(partial(L, vr[T, l]) * partial(vr[T, l], cr[j], H), T, l),
+                    "its bias",
+                ),
+                Step(total(dvr, T), "c is added at every time"),
+            ),
+            Chain(
+                dcz,
+                Step(
+                    total(partial(L, vz[T, l]) * partial(vz[T, l], cz[j], H), T, l),
+                    "the bias of the gate that keeps",
+                ),
+                Step(total(dvz, T), "c is added at every time"),
+            ),
+            Chain(
+                dcn,
+                Step(
+                    total(partial(L, vn[T, l]) * partial(vn[T, l], cn[j], H), T, l),
+                    "and that of the candidate, for which v has biases of its own",
+                ),
+                Step(total(dvn, T), "c is added at every time"),
             ),
         ),
         computed=_gru,
@@ -269,13 +333,15 @@ with as_written():
 
     # LSTM
     dui, duf, dug, duo = (partial(L, a[T, j]) for a in (ui, uf, ug, uo))
-    dc, dUg = partial(L, c[T, j]), partial(L, Ug[k, j])
+    dc = partial(L, c[T, j])
+    dUi, dUf, dUg, dUo = (partial(L, a[k, j]) for a in (Ui, Uf, Ug, Uo))
 
     def _lstm(ui, uf, ug, uo, Ui, Uf, Ug, Uo, dy):
         beside = [np.concatenate(arrays, -1) for arrays in ((ui, uf, ug, uo), (Ui, Uf, Ug, Uo))]
         y, into, gradient = _run(nn.lstm(2), beside[0], beside[1], None, dy)
         deltas = dict(zip((dui, duf, dug, duo), np.split(into, 4, -1), strict=True))
-        return deltas | {H[T, j]: y, dUg: gradient["weight"][:, 4:6]}
+        weights = zip((dUi, dUf, dUg, dUo), np.split(gradient["weight"], 4, -1), strict=True)
+        return {H[T, j]: y, **deltas, **dict(weights)}
 
     def _gate(u, U):
         return u[T, j] + total(H[T - 1, k] * U[k, j], k)
@@ -381,11 +447,48 @@ with as_written():
                 ),
             ),
             Chain(
+                dUi,
+                Step(
+                    total(partial(L, gi[T, l]) * partial(gi[T, l], Ui[k, j], H), T, l),
+                    "through the input gate of every time; the states stay as they are",
+                ),
+                Step(
+                    total(H[T - 1, k] * dui, T),
+                    "U stands where u stands, but for the factor h before",
+                    Code(scanning.captures, "batch_first(kept.before), batch_first(dv)"),
+                ),
+            ),
+            Chain(
+                dUf,
+                Step(
+                    total(partial(L, gf[T, l]) * partial(gf[T, l], Uf[k, j], H), T, l),
+                    "through the forget gate",
+                ),
+                Step(
+                    total(H[T - 1, k] * duf, T),
+                    "the same state, another delta",
+                ),
+            ),
+            Chain(
                 dUg,
                 Step(
+                    total(partial(L, gg[T, l]) * partial(gg[T, l], Ug[k, j], H), T, l),
+                    "through the candidate",
+                ),
+                Step(
                     total(H[T - 1, k] * dug, T),
-                    "as in the plain network; the other gates likewise",
-                    Code(scanning.captures, "batch_first(kept.before), batch_first(dv)"),
+                    "the delta before its tanh",
+                ),
+            ),
+            Chain(
+                dUo,
+                Step(
+                    total(partial(L, go[T, l]) * partial(go[T, l], Uo[k, j], H), T, l),
+                    "through the output gate",
+                ),
+                Step(
+                    total(H[T - 1, k] * duo, T),
+                    "and the delta that came from h",
                 ),
             ),
         ),

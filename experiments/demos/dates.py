@@ -11,7 +11,7 @@ that no training example has, that come out right in all ten characters.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,11 @@ from matplotlib.figure import Figure
 
 import jaxnn as nn
 from experiments.support import style
+from experiments.support.calling import waiting
 from experiments.support.command_line import parse_options, run_script
-from experiments.support.runs import new_run
-from jaxnn.data.dates import DIGITS, START, Dates, make_dates
+from experiments.support.runs import Run, new_run
+from jaxnn.data.dates import make_dates
+from jaxnn.data.pairs import Pairs
 from jaxnn.decoding import beam, from_sequence, greedy
 from jaxnn.layers.attention import attention_maps
 from jaxnn.training import create_state, train
@@ -54,7 +56,7 @@ class Options:
     """The folder to make; runs/dates_NETWORK unless given."""
 
 
-def transformer(characters: int, features: int) -> nn.Layer:
+def transformer(characters: int, symbols: int, features: int) -> nn.Layer:
     """(text, lengths, characters so far) -> logits of the next ones."""
     encoder = nn.serial(
         nn.select(0, 1), nn.repeat(nn.transformer_block(features, 4, mask=True), 2), nn.select(0)
@@ -62,27 +64,27 @@ def transformer(characters: int, features: int) -> nn.Layer:
     decoder = nn.transformer_block(features, 4, memory=True, mask=True, causal=True)
     return nn.serial(
         nn.on(0, nn.serial(nn.embedding(characters + 1, features), nn.positional_embedding())),
-        nn.on(2, nn.serial(nn.embedding(START + 1, features), nn.positional_embedding())),
+        nn.on(2, nn.serial(nn.embedding(symbols + 1, features), nn.positional_embedding())),
         nn.fork(nn.select(2), encoder, nn.select(1)),
         nn.repeat(decoder, 2),
         nn.select(0),
         nn.layer_norm(),
-        nn.dense(len(DIGITS)),
+        nn.dense(symbols),
     )
 
 
-def lstm(characters: int, features: int) -> nn.Layer:
+def lstm(characters: int, symbols: int, features: int) -> nn.Layer:
     """The same with recurrent encoder and decoder and one attention between them."""
     both_ways = nn.bidirectional(nn.lstm(features), nn.lstm(features, reverse=True))
     return nn.serial(
         nn.on(0, nn.embedding(characters + 1, features)),
-        nn.on(2, nn.serial(nn.embedding(START + 1, features), nn.lstm(2 * features))),
+        nn.on(2, nn.serial(nn.embedding(symbols + 1, features), nn.lstm(2 * features))),
         nn.fork(nn.select(2), nn.serial(nn.select(0, 1), both_ways, nn.select(0)), nn.select(1)),
         nn.fork(nn.select(0), nn.attention(1)),
         nn.concatenate(),
         nn.dense(2 * features),
         nn.tanh(),
-        nn.dense(len(DIGITS)),
+        nn.dense(symbols),
     )
 
 
@@ -93,34 +95,10 @@ def main(arguments: list[str]) -> None:
     """Train, decode the held-out dates, draw what the decoder looked at."""
     options = parse_options(Options, "dates", arguments)
     training, held_out = make_dates(options.examples, options.held_out, options.seed)
-    network = NETWORKS[options.network](len(training.alphabet), options.features)
-    steps = options.epochs * -(-options.examples // options.batch_size)
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, options.learning_rate, min(200, steps // 10), steps
-    )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    x = inputs(training)
-    start = create_state(
-        network, optimizer, jax.random.key(options.seed), jax.tree.map(lambda a: a[:1], x)
-    )
+    network = network_for(training, options)
     run = new_run(f"dates_{options.network}", options.output)
     print(f"{options.network}: {len(training.texts)} dates, {len(training.alphabet)} characters")
-    loss, state = nn.softmax_cross_entropy(), start
-    for epoch in train(
-        network,
-        loss,
-        optimizer,
-        start,
-        x,
-        training.target,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-    ):
-        state = epoch.train_state
-        mean = float(np.mean(epoch.losses))
-        record = {"epoch": epoch.number, "loss": mean, "seconds": epoch.seconds}
-        run.append(record)
-        print(f"epoch {epoch.number}: loss {mean:.5f}, {epoch.seconds:.1f} s", flush=True)
+    state = fit(network, training, options, run)
     decoded = translate(network, state, held_out)
     right = (decoded == held_out.target).all(1)
     by_beam = (translate(network, state, held_out, width=3) == held_out.target).all(1)
@@ -128,21 +106,66 @@ def main(arguments: list[str]) -> None:
     run.append({"test": scores})
     print(f"held-out days: {json.dumps(scores)}")
     for i in [*range(5), *np.flatnonzero(~right)[:5]]:
-        shown = "".join(DIGITS[c] for c in decoded[i])
+        shown = "".join(held_out.read(decoded[i]))
         print(f"  {held_out.texts[i]!r} -> {shown}{'' if right[i] else '  (wrong)'}")
-    picture = style.save(draw(network, state, held_out, decoded), run.folder / "attention.png")
+    by_length = np.argsort(held_out.lengths, kind="stable")
+    chosen = by_length[[len(by_length) * part // 8 for part in (1, 3, 5, 7)]]
+    figure = draw(network, state, held_out, chosen, decoded[chosen])
+    figure.suptitle("attention of the decoder: the date written downwards, the text read across")
+    picture = style.save(figure, run.folder / "attention.png")
     print(f"{run.folder}: metrics.jsonl, {picture.name}")
 
 
-def inputs(dates: Dates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def network_for(pairs: Pairs, options: Any) -> nn.Layer:
+    """The one that the options network and features name, for these pairs."""
+    return NETWORKS[options.network](len(pairs.alphabet), len(pairs.symbols), options.features)
+
+
+def inputs(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the network is given."""
-    return dates.source, dates.lengths, dates.given
+    return pairs.source, pairs.lengths, pairs.given
+
+
+def fit(network: nn.Layer, pairs: Pairs, options: Any, run: Run) -> TrainState:
+    """Train to write each character of the target after those before it.
+
+    Args:
+        network: What `network_for` returns.
+        pairs: To train on.
+        options: epochs, batch_size, learning_rate and seed.
+        run: Where the metrics of the epochs go.
+    """
+    steps = options.epochs * -(-len(pairs.texts) // options.batch_size)
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, options.learning_rate, min(200, steps // 10), steps
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+    x = inputs(pairs)
+    state = create_state(
+        network, optimizer, jax.random.key(options.seed), jax.tree.map(lambda a: a[:1], x)
+    )
+    waiting("compiling")
+    for epoch in train(
+        network,
+        nn.softmax_cross_entropy(),
+        optimizer,
+        state,
+        x,
+        pairs.target,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+    ):
+        state = epoch.train_state
+        mean = float(np.mean(epoch.losses))
+        run.append({"epoch": epoch.number, "loss": mean, "seconds": epoch.seconds})
+        print(f"epoch {epoch.number}: loss {mean:.5f}, {epoch.seconds:.1f} s", flush=True)
+    return state
 
 
 def translate(
-    network: nn.Layer, state: TrainState, dates: Dates, width: int = 1, batch_size: int = 500
+    network: nn.Layer, state: TrainState, pairs: Pairs, width: int = 1, batch_size: int = 500
 ) -> np.ndarray:
-    """[examples, 10], the decoded characters: greedily, or the best of a beam."""
+    """[examples, longest], the decoded characters: greedily, or the best of a beam."""
 
     @jax.jit
     def decode(source: jax.Array, lengths: jax.Array):
@@ -151,38 +174,46 @@ def translate(
             text = (jnp.repeat(a, copies, 0) for a in (source, lengths))
             return network.predict(state.params, state.state, (*text, tokens))
 
-        prompt = jnp.full((source.shape[0], 1), START)
-        length = dates.target.shape[1]
+        prompt = jnp.full((source.shape[0], 1), pairs.start)
+        length = pairs.target.shape[1]
         arguments = (*from_sequence(predict, prompt, length), length)
         if width == 1:
             return greedy(*arguments)
         return beam(*arguments, width=width).tokens[:, 0]
 
     parts = [
-        decode(dates.source[i : i + batch_size], dates.lengths[i : i + batch_size])
-        for i in range(0, len(dates.texts), batch_size)
+        decode(pairs.source[i : i + batch_size], pairs.lengths[i : i + batch_size])
+        for i in range(0, len(pairs.texts), batch_size)
     ]
     return np.concatenate(parts)
 
 
-def draw(network: nn.Layer, state: TrainState, dates: Dates, decoded: np.ndarray) -> Figure:
-    """Where the decoder looked while it wrote: its last attention, the mean over the heads."""
-    by_length = np.argsort(dates.lengths, kind="stable")
-    chosen = by_length[[len(by_length) * part // 8 for part in (1, 3, 5, 7)]]
-    given = dates._replace(target=decoded).given
-    x = (dates.source[chosen], dates.lengths[chosen], given[chosen])
+def draw(
+    network: nn.Layer, state: TrainState, pairs: Pairs, chosen: np.ndarray, decoded: np.ndarray
+) -> Figure:
+    """Where the decoder looked while it wrote: its last attention, the mean over the heads.
+
+    Args:
+        network: What was trained.
+        state: Its parameters and state.
+        pairs: Of which some are drawn.
+        chosen: Four places in them.
+        decoded: What the decoder wrote for these.
+    """
+    given = pairs._replace(target=decoded).given
+    x = (pairs.source[chosen], pairs.lengths[chosen], given)
     alone = nn.in_inference_mode(network)
     _, _, residuals = jax.jit(alone.forward)(state.params, state.state, x, None)
     last = attention_maps(residuals)[-1]
     weights = np.asarray(last.reshape(-1, *last.shape[-4:])[-1].mean(1))
     figure, axes = style.figure(2, 2, height=2.6)
-    for ax, example, row in zip(axes.flat, chosen, weights, strict=True):
-        text = dates.texts[example]
-        ax.imshow(row[:, : len(text)], aspect="auto", vmin=0)
-        ax.set_xticks(range(len(text)), list(text))
-        ax.set_yticks(range(row.shape[0]), [DIGITS[c] for c in decoded[example]])
+    for ax, example, target, row in zip(axes.flat, chosen, decoded, weights, strict=True):
+        text, written = pairs.texts[example], pairs.read(target)
+        ax.imshow(row[: len(written), : len(text)], aspect="auto", vmin=0)
+        rotation = 60 if max(map(len, text)) > 1 else 0
+        ax.set_xticks(range(len(text)), list(text), rotation=rotation)
+        ax.set_yticks(range(len(written)), list(written))
         ax.grid(False)
-    figure.suptitle("attention of the decoder: the date written downwards, the text read across")
     return figure
 
 

@@ -58,6 +58,8 @@ class Options:
     """Seconds of a frame."""
     hop: float = 0.01
     """Seconds from one frame to the next."""
+    centred: bool = False
+    """Take a sound's mean off each band, for voices and rooms unlike those trained on."""
     test_fraction: float = 0.2
     """The share of the sounds that is held out."""
     features: int = 64
@@ -104,6 +106,7 @@ def main(arguments: list[str]) -> None:
         options.mels,
         options.window,
         options.hop,
+        options.centred,
     )
     alphabet = "".join(sorted({*"".join(transcripts)}))
     labels = encode_transcripts(transcripts, alphabet, str(path))

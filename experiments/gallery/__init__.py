@@ -1,8 +1,9 @@
 """The gallery: every system of the source notes as one short script with its numbers and pictures.
 
 A theme is a module of this package. Its docstring opens with the theme's title and then derives
-what it shows; its function ``run() -> Result`` computes, draws and explains; run as a script it
-calls ``alone``. A line in ``THEMES`` puts it into the gallery:
+what it shows; ``FORMULAS`` are the main ones in LaTeX, to be typeset; its function
+``run() -> Result`` computes, draws and explains; run as a script it calls ``alone``. A line in
+``THEMES`` puts it into the gallery:
 
     python -m experiments.gallery --output DIR      # all themes on one page
     python -m experiments.gallery.norms             # one theme: tables printed, figures saved
@@ -22,6 +23,7 @@ THEMES = (
     "vanishing_gradient",
     "depth",
     "digits",
+    "features",
     "applications",
     "convolution",
     "norms",

@@ -75,7 +75,10 @@ def _run(theme: str, output: Path, overwrite: bool) -> Section:
     seconds = time.perf_counter() - begin
     title, derivation = title_and_derivation(module)
     source = inspect.getsource(module)
-    return Section(theme, title, derivation, result, images, result.left_out, seconds, source)
+    return Section(
+        *(theme, title, derivation, result, images, result.left_out, seconds, source),
+        module.FORMULAS,
+    )
 
 
 def _left_out(theme: str, reason: str) -> Section:

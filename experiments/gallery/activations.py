@@ -20,6 +20,12 @@ import jaxnn as nn
 from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 
+FORMULAS = (
+    r"\sigma'(x) = \sigma(x)\,(1 - \sigma(x)) \le \frac{1}{4}, \quad \tanh'(x) = 1 - \tanh^2 x",
+    r"y_i = \frac{e^{x_i - c}}{\sum_k e^{x_k - c}}, \quad c = \max_k x_k",
+    r"\frac{\partial y_i}{\partial x_j} = y_i\,(\delta_{ij} - y_j)",
+)
+
 POINTWISE = {
     "step": (nn.heaviside(), 5),
     "identity": (nn.identity(), 5),

@@ -22,6 +22,13 @@ from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 from jaxnn import data
 
+FORMULAS = (
+    r"J(w) = \frac{1}{2} \sum_i (t_i - a_i)^2, \quad a = x w + b",
+    r"\frac{\partial J}{\partial w_j} = -\sum_i (t_i - a_i)\, x_{ij}, \quad \Delta "
+    r"w_j = \eta \sum_i (t_i - a_i)\, x_{ij}",
+    r"\eta < \frac{2}{\lambda_{\max}(H)}, \quad H = \tilde X^\top \tilde X",
+)
+
 FEATURES = ("alcohol", "color_intensity")
 SHARES = (0.01, 0.1, 0.5, 0.95, 1.02)
 """The rates that are tried, as shares of the largest that converges."""

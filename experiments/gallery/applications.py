@@ -26,13 +26,32 @@ import optax
 import jaxnn as nn
 from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
+from experiments.support.calling import command
 from jaxnn.data import load
 from jaxnn.training import create_state, make_epoch, make_step, steps_per_epoch
+
+FORMULAS = (
+    r"p_k = \frac{e^{z_k}}{\sum_j e^{z_j}}, \quad \sum_k p_k = 1",
+    r"y = w \cdot x + b, \quad X^\top X\, w = X^\top t",
+    r"\frac{\partial L}{\partial E[k]} = \sum_{n : \text{id}_n = k} \delta_n",
+)
 
 WINE_INPUTS = ("alcohol", "color_intensity", "flavanoids", "proline")
 ADVERTISEMENTS = 20
 SIDE, SAMPLES = 12, 32
 SENSORS = {"camera and radar": (1, 1), "camera only": (1, 0), "radar only": (0, 1)}
+
+
+SEQUENCES = [
+    (source, target, by, command(name))
+    for source, target, by, name in (
+        ("tones", "symbols", "LSTM and CTC", "tones"),
+        ("synthesised voices", "English sentences", "LSTM and CTC", "speech"),
+        ("dates in ten languages", "ISO dates", "encoder, decoder, attention", "dates"),
+        ("English or Japanese", "the other", "encoder, decoder, attention", "translation"),
+        ("your own WAV files", "their transcripts", "LSTM and CTC", "sounds"),
+    )
+]
 
 
 def trainer(
@@ -333,6 +352,22 @@ def draw_positions(located: dict[str, tuple[np.ndarray, np.ndarray]]) -> Picture
     )
 
 
+def houses_shown(count: int = 5) -> list[tuple[np.ndarray, float]]:
+    """The first rows of `houses`."""
+    x, price = houses()
+    return list(zip(x[:count], price[:count, 0], strict=True))
+
+
+def clicks_shown(count: int = 5) -> list[tuple[int, str, str, int, float]]:
+    """The first rows of `advertisements`, in years and pages."""
+    (ids, features), clicks, probability = advertisements(20_000)
+    age, pages = (features * [15, 6] + [44, 10]).T
+    return [
+        (int(ids[i]), f"{age[i]:.0f}", f"{pages[i]:.1f}", int(clicks[i, 0]), float(probability[i]))
+        for i in range(count)
+    ]
+
+
 def run() -> Result:
     """All applications on small data."""
     probabilities, labels = wine()
@@ -371,12 +406,22 @@ def run() -> Result:
                 ],
             ),
             Table(
+                "House prices: the first of 400 rows, made by a rule with noise",
+                ("size [ft²]", "rooms", "price [thousand $]"),
+                [(f"{size:.0f}", int(rooms), f"{t:.1f}") for (size, rooms), t in houses_shown()],
+            ),
+            Table(
                 "House price in thousands",
                 ("method", "constant", "per ft²", "per room", "2104 ft², 3 rooms"),
                 [(name, *(f"{v:.4g}" for v in row)) for name, row in lines.items()],
             ),
             Table(
                 "Diabetes", ("quantity", "value"), [("R²", determination(prediction, progression))]
+            ),
+            Table(
+                "Clicks: the first of 20,000 rows, made by a rule and chance",
+                ("advertisement", "age", "pages seen", "click", "its true probability"),
+                clicks_shown(),
             ),
             Table(
                 "Clicks on held-out examples",
@@ -391,6 +436,11 @@ def run() -> Result:
                 "Positions from two inputs",
                 ("sensors", "median error [km]"),
                 list(distances(located).items()),
+            ),
+            Table(
+                "Sequences: commands of their own, which take minutes and draw their alignment",
+                ("from", "to", "by", "command"),
+                SEQUENCES,
             ),
         ],
     )

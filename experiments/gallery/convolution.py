@@ -24,6 +24,11 @@ import jaxnn as nn
 from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 
+FORMULAS = (
+    r"y_{ij} = \sum_a \sum_b \sum_c x_{s i + a,\, s j + b,\, c}\; W_{abc} + \text{bias}",
+    r"\text{outputs} = \left\lfloor \frac{n + 2 p - k}{s} \right\rfloor + 1",
+)
+
 CHANNELS = (
     [[0, 1, 2, 0, 1], [2, 0, 1, 1, 0], [0, 2, 2, 0, 1], [1, 0, 0, 2, 0], [2, 1, 0, 1, 2]],
     [[1, 0, 2, 1, 0], [0, 2, 1, 0, 2], [1, 1, 0, 2, 0], [0, 2, 0, 1, 1], [1, 0, 2, 0, 0]],
@@ -174,7 +179,7 @@ def draw_pooling(results: dict[str, np.ndarray]) -> Picture:
 def run() -> Result:
     """The worked example, 1×1 convolution, convolutions in one to three dimensions, pooling."""
     example, difference = worked_example(), pixelwise_difference()
-    sums = ", ".join(f"{value:g}" for value in example["sums"])
+    sums = style.minus(", ".join(f"{value:g}" for value in example["sums"]))
     first = float(example["output"][0, 0, 0])
     return Result(
         "A convolution multiplies a patch by a kernel cell by cell and adds everything up, a bias "

@@ -31,6 +31,11 @@ from experiments.gallery.perceptrons import WEIGHTS
 from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 
+FORMULAS = (
+    r"a \oplus b = \mathrm{AND}(\mathrm{OR}(a, b), \mathrm{NAND}(a, b))",
+    r"\text{layers: } 2 \lceil \log_2 n \rceil \quad\text{or}\quad \text{units: } 2^{n - 1}",
+)
+
 EXACT_BITS = (2, 3, 4, 5, 6, 7, 8, 9, 10)
 TRAINED_BITS, WIDTHS, SEEDS = (2, 4, 6), (1, 2, 4, 8, 16, 32), 20
 LOSS = nn.sigmoid_binary_cross_entropy()
@@ -188,7 +193,7 @@ def draw_training(found: dict[int, dict[str, np.ndarray]]) -> Picture:
         for place, accuracies in enumerate(results.values()):
             spread = np.linspace(-0.3, 0.3, len(accuracies))
             colour = style.VERMILLION if place == len(results) - 1 else style.BLUE
-            axes.plot(place + spread, 100 * np.sort(accuracies), ".", markersize=4, color=colour)
+            axes.plot(place + spread, 100 * accuracies, ".", markersize=4, color=colour)
         axes.set_xticks(range(len(results)), results)
         axes.set(title=f"n = {n}", xlabel="hidden units")
     panels[0].set(ylabel="inputs answered rightly [%]")

@@ -29,6 +29,12 @@ from experiments.support import figures, style
 from jaxnn.data import Dataset, Splits, load
 from jaxnn.training import create_state, make_epoch, make_optimizer, make_step
 
+FORMULAS = (
+    r"h_l = \max(0, h_{l - 1} W_l + b_l), \quad p = \mathrm{softmax}(h_L W + b)",
+    r"\frac{\partial L}{\partial z} = p - \mathrm{onehot}(t), \quad \delta_{l - 1} = "
+    r"(\delta_l\, W_l^\top) \odot [h_{l - 1} > 0]",
+)
+
 DEPTHS = {"one hidden layer": (64,), "three hidden layers": (64, 64, 64)}
 FEW, VALIDATION = 300, 2_000
 """How many training and at most how many validation images show overfitting."""
@@ -55,6 +61,10 @@ SETTINGS = {
     "digits": Setting("digits", 8, 0.2, 1_100, 40),
     "fashion_mnist": Setting("Fashion-MNIST", 28, 1 / 12, 10_000, 12),
 }
+
+
+PALE = 0.05
+"""Weights begin with a deviation of 0.01: one of a unit that has learned is larger than this."""
 
 
 class Training(NamedTuple):
@@ -230,10 +240,13 @@ def draw_units(name: str, training: Training) -> Picture:
     weight = np.asarray(training.params[0]["weight"])
     figure = figures.kernels(weight.reshape(side, side, 1, -1), most=32)
     figure.suptitle(f"{title}: the weights into hidden units")
+    pale = int(np.sum(np.abs(weight[:, :32]).max(0) < PALE))
     return Picture(
         f"units-{name}",
-        f"The weights into half of the 64 hidden units trained on {title}: a unit answers to "
-        "images that are bright where its weights are positive.",
+        f"The weights into 32 of the 64 hidden units trained on {title}. A unit answers to images "
+        "with large values (ink, cloth) where its weights are positive (purple) and small ones "
+        f"where they are negative (orange). {pale} tiles are pale: a ReLU that is off for every "
+        "image has no gradient, and its weights stay as small as they began.",
         figure,
     )
 

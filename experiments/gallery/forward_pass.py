@@ -23,6 +23,14 @@ import jaxnn as nn
 from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 
+FORMULAS = (
+    r"u = h W + b, \quad h' = f(u)",
+    r"\delta = \frac{\partial L}{\partial h'} \odot f'(u), \quad \frac{\partial "
+    r"L}{\partial h} = \delta\, W^\top",
+    r"\frac{\partial L}{\partial W} = h^\top \delta, \quad \frac{\partial L}{\partial "
+    r"b} = \delta",
+)
+
 
 class Example(NamedTuple):
     """A worked network of the notes, its weights as rows for each output."""

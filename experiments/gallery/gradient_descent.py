@@ -25,6 +25,11 @@ from experiments.gallery.descent import descend
 from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 
+FORMULAS = (
+    r"w \leftarrow w - \eta\, f'(w)",
+    r"w - m \leftarrow (1 - \eta c)\,(w - m) \quad\text{on}\quad f(w) = \frac{c}{2} (w - m)^2",
+)
+
 REGIMES = {"too small": 0.02, "right": 0.9, "large": 1.85, "too large": 2.1}
 """Learning rates on f = ½ w²."""
 OPTIMIZERS = {

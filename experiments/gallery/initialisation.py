@@ -26,6 +26,13 @@ from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 from jaxnn.data import load
 
+FORMULAS = (
+    r"\frac{\partial L}{\partial W_1[:, j]} = x^\top \left( \delta\, W_2[j, :]^\top "
+    r"\odot f'(u_j) \right)",
+    r"\mathrm{Var}(u) = n\, v\, \mathrm{Var}(x), \quad v = \frac{1}{n}, \; \frac{2}{n "
+    r"+ m}\;\text{(Xavier)}, \; \frac{2}{n}\;\text{(He)}",
+)
+
 HIDDEN, LAYERS, EXAMPLES = 64, 5, 400
 INITIALISERS = {
     "zeros": "zeros",

@@ -23,6 +23,12 @@ from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 from jaxnn import data
 
+FORMULAS = (
+    r"J = -\frac{1}{n} \sum_i \left( t_i \log y_i + (1 - t_i) \log(1 - y_i) \right)",
+    r"\frac{\partial J}{\partial w} = \frac{1}{n} X^\top (y - t), \quad "
+    r"\frac{\partial J}{\partial b} = \frac{1}{n} \sum_i (y_i - t_i)",
+)
+
 FEATURES = ("mean radius", "mean texture")
 UNIT = nn.dense(1, weight_init="zeros")
 LOSS = nn.sigmoid_binary_cross_entropy()

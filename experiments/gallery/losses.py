@@ -20,6 +20,13 @@ import jaxnn as nn
 from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 
+FORMULAS = (
+    r"\frac{1}{n} \sum_i (t_i - y_i)^2, \quad \sum_i |t_i - y_i|, \quad -\sum_k t_k "
+    r"\log(y_k + \delta)",
+    r"\nabla_{\text{cross-entropy}} = (y - t)\,\tilde x",
+    r"\nabla_{\text{squared error}} = 2\,(y - t)\, y\,(1 - y)\,\tilde x",
+)
+
 X = jnp.array([[-3.0], [-2.0], [-1.0], [0.5], [1.0], [2.0], [3.0]])
 T = jnp.array([[0.0], [0.0], [1.0], [0.0], [1.0], [1.0], [1.0]])
 """Seven examples of one feature; two of them lie on the wrong side of any line."""

@@ -14,6 +14,11 @@ import numpy as np
 from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 
+FORMULAS = (
+    r"\|x\|_1 = \sum_j |x_j|, \quad \|x\|_2 = \sqrt{\sum_j x_j^2}, \quad "
+    r"\frac{x}{\|x\|_2} \text{ has length } 1",
+)
+
 ROWS = [[4, 3], [-3, 2], [4, -1]]
 ORDERS = {"L0": 0, "L1": 1, "L2": 2}
 

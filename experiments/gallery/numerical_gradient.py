@@ -22,6 +22,13 @@ from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 from jaxnn.core.checking import Report
 
+FORMULAS = (
+    r"\frac{L(\theta + h e_i) - L(\theta - h e_i)}{2 h} \approx \frac{\partial "
+    r"L}{\partial \theta_i} + \frac{h^2}{6} \frac{\partial^3 L}{\partial \theta_i^3}",
+    r"\text{error} \approx a h^2 + \frac{\varepsilon\, |L|}{h}, \quad \text{least "
+    r"near } h = \varepsilon^{1/3}",
+)
+
 LOSS = nn.softmax_cross_entropy()
 WIDTHS = (4, 16, 64)
 STEPS = {

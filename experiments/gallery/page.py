@@ -1,5 +1,6 @@
 """The gallery's page: one static HTML file, no script or font loaded from anywhere."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -23,6 +24,8 @@ class Section(NamedTuple):
     seconds: float
     source: str = ""
     """The program that computed it."""
+    formulas: Sequence[str] = ()
+    """In LaTeX."""
 
 
 _STYLE = """
@@ -32,13 +35,21 @@ h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid #ccc; 
 pre { background: #f5f5f2; padding: .8rem; overflow-x: auto; font-size: .85rem; line-height: 1.35; }
 figure { margin: 1rem 0; } img { width: 100%; height: auto; }
 figcaption, .seconds { color: #555; font-size: .9rem; }
-.table { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: .85rem; }
-caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
+.table { overflow-x: auto; margin: .3rem 0 1rem; }
+table { border-collapse: collapse; font-size: .85rem; }
+.title { font-weight: 600; font-size: .85rem; margin: 1rem 0 0; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0;
   border-bottom: 1px solid #ddd; }
 td { font-family: ui-monospace, monospace; white-space: pre; font-size: .8rem; }
+.formula { overflow: auto hidden; margin: .2rem 0; padding: .3rem 0; font-size: 1.1rem; }
+.formula math { margin-right: 1.5rem; math-style: normal; }
 summary { cursor: pointer; color: #555; }
 .left-out { border-left: .3rem solid #D55E00; padding: .2rem .8rem; background: #fdf3ec; }
+@media (max-width: 40rem) { .picture { overflow-x: auto; } .picture img { min-width: 38rem; } }
+@media (prefers-color-scheme: dark) {
+  body { color: #ddd; background: #151515; } a { color: #8ab4f8; } pre { background: #232323; }
+  figcaption, .seconds, summary { color: #aaa; } .left-out { background: #33241b; }
+}
 """
 
 
@@ -77,11 +88,12 @@ def _section(section: Section) -> str:
     for picture, image in zip(section.result.pictures, section.images, strict=True):
         caption = escape(picture.caption)
         parts.append(
-            f'<figure><img src="{escape(image.name)}" alt="{caption}">'
+            f'<figure><div class="picture"><img src="{escape(image.name)}" alt="{caption}"></div>'
             f"<figcaption>{caption}</figcaption></figure>\n"
         )
     parts += map(_table, section.result.tables)
-    parts.append(f"<pre>{escape(section.derivation)}</pre>\n")
+    parts += map(_formula, section.formulas)
+    parts += map(_paragraph, section.derivation.split("\n\n"))
     if section.source:
         code = escape(section.source)
         parts.append(f"<details><summary>The code</summary><pre>{code}</pre></details>\n")
@@ -92,12 +104,34 @@ def _section(section: Section) -> str:
     return "".join(parts)
 
 
+def _formula(latex: str) -> str:
+    """Typeset as MathML, in pieces that a narrow page puts below each other.
+
+    Nothing without latex2mathml: the derivation says the same in plain text.
+    """
+    try:
+        from latex2mathml.converter import convert
+    except ModuleNotFoundError:
+        return ""
+    pieces = (convert(piece) for piece in latex.split(r", \quad "))
+    # What HTML is told of MathML's name space is of no use to it.
+    math = "\n".join(re.sub(r' xmlns="[^"]*"', "", piece) for piece in pieces)
+    return f'<p class="formula">{math}</p>\n'
+
+
+def _paragraph(text: str) -> str:
+    """Prose runs on from line to line; what is set off by an indentation keeps its lines."""
+    tag = "pre" if text.startswith(" ") or "\n    " in text else "p"
+    return f"<{tag}>{escape(text)}</{tag}>\n"
+
+
 def _table(table: Table) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
     rows = "".join(
         f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in table.cells()
     )
     return (
-        f'<div class="table"><table><caption>{escape(table.title)}</caption>\n'
+        f'<p class="title">{escape(table.title)}</p>\n'
+        f'<div class="table"><table aria-label="{escape(table.title)}">\n'
         f"<tr>{head}</tr>\n{rows}</table></div>\n"
     )

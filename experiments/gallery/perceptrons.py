@@ -26,6 +26,13 @@ from experiments.gallery.descent import at, descend, on_batch
 from experiments.gallery.result import Picture, Result, Table, alone, text
 from experiments.support import style
 
+FORMULAS = (
+    r"y = \mathrm{step}(w_1 x_1 + w_2 x_2 + b), \quad \mathrm{step}(z) = 1 \text{ if "
+    r"} z > 0 \text{ else } 0",
+    r"\Delta w = \eta\,(t - y)\,x \quad\text{(perceptron rule)}",
+    r"\frac{\partial L}{\partial z} = \sigma(z) - t \quad\text{(gradient descent)}",
+)
+
 INPUTS = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]], jnp.float32)
 WEIGHTS = {"AND": (1, 1, -1), "OR": (1, 1, 0), "NAND": (-1, -1, 1.1)}
 TRUTH = {"AND": (0, 0, 0, 1), "OR": (0, 1, 1, 1), "NAND": (1, 1, 1, 0), "XOR": (0, 1, 1, 0)}

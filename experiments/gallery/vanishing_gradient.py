@@ -28,6 +28,12 @@ import jaxnn as nn
 from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 
+FORMULAS = (
+    r"\delta_{l - 1} = \left( \delta_l\, W_l^\top \right) \odot f'(u_{l - 1})",
+    r"\sigma'(u) \le \frac{1}{4}, \quad \text{after } k \text{ layers at most } "
+    r"\left( \frac{1}{4} \right)^k",
+)
+
 WIDTH, BATCH, DEPTH = 64, 32, 50
 DEPTHS = (2, 5, 10, 20, DEPTH)
 ACTIVATIONS: dict[str, Callable] = {"sigmoid": nn.sigmoid, "tanh": nn.tanh, "ReLU": nn.relu}

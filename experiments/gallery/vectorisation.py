@@ -19,6 +19,11 @@ import jaxnn as nn
 from experiments.gallery.result import Picture, Result, Table, alone
 from experiments.support import style
 
+FORMULAS = (
+    r"a \cdot b = \sum_i a_i b_i",
+    r"Z = A\, W, \quad z_{nj} = \sum_m a_{nm} w_{mj}",
+)
+
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 EXAMPLES = 500
 

@@ -8,12 +8,12 @@ and, where the month is a number, the day in front of it, so that every text mea
 """
 
 import datetime
-from typing import NamedTuple
 
 import numpy as np
 
 from jaxnn.core.validation import require_integer, require_number, require_positive_integer
 from jaxnn.data.optional import require_library
+from jaxnn.data.pairs import Pairs, encode_pairs
 
 LANGUAGES = ("de", "en", "es", "fi", "fr", "it", "nl", "pl", "pt", "sv")
 _PATTERNS = (
@@ -28,34 +28,11 @@ _PATTERNS = (
 _FIRST, _LAST = datetime.date(1900, 1, 1), datetime.date(2099, 12, 31)
 DIGITS = "0123456789-"
 """The characters of an ISO date; their ids are their places."""
-START = len(DIGITS)
-"""The id that a decoder is given in front of the first character."""
-
-
-class Dates(NamedTuple):
-    """Texts with their dates."""
-
-    texts: tuple[str, ...]
-    """As people write them, in lower case."""
-    source: np.ndarray
-    """int32 [examples, longest], ids of ``alphabet``; 0 behind the end."""
-    lengths: np.ndarray
-    """int32 [examples], how many characters each text has."""
-    target: np.ndarray
-    """int32 [examples, 10], ids of `DIGITS`."""
-    alphabet: str
-    """The characters of the texts; the id of the first is 1."""
-
-    @property
-    def given(self) -> np.ndarray:
-        """int32 [examples, 10], what a decoder sees at each position: START and those before."""
-        first = np.full((len(self.target), 1), START, np.int32)
-        return np.concatenate([first, self.target[:, :-1]], 1)
 
 
 def make_dates(
     training: int = 20_000, held_out: int = 2_000, seed: int = 0, fraction: float = 0.1
-) -> tuple[Dates, Dates]:
+) -> tuple[Pairs, Pairs]:
     """Dates to train on, and dates of other days.
 
     Args:
@@ -94,18 +71,5 @@ def make_dates(
         return pairs
 
     parts = draw(days[cut:], training), draw(days[:cut], held_out)
-    texts = [text for part in parts for text, _ in part]
-    alphabet = "".join(sorted(set("".join(texts))))
-    longest = max(map(len, texts))
-    first, second = (_encode(part, alphabet, longest) for part in parts)
+    first, second = encode_pairs(parts, DIGITS)
     return first, second
-
-
-def _encode(pairs: list[tuple[str, str]], alphabet: str, longest: int) -> Dates:
-    source = np.zeros((len(pairs), longest), np.int32)
-    for row, (text, _) in zip(source, pairs, strict=True):
-        row[: len(text)] = [alphabet.index(c) + 1 for c in text]
-    target = np.array([[DIGITS.index(c) for c in date] for _, date in pairs], np.int32)
-    texts = tuple(text for text, _ in pairs)
-    lengths = np.array([len(text) for text in texts], np.int32)
-    return Dates(texts, source, lengths, target, alphabet)

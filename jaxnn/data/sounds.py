@@ -33,6 +33,9 @@ class Hearing(NamedTuple):
     mels: int = MELS
     window: float = WINDOW
     hop: float = HOP
+    centred: bool = False
+    """Whether the mean over a sound's frames is taken off each band: what a microphone and a voice
+    add to all of it."""
 
     def features(self, path: Path) -> np.ndarray:
         """float32 [frames, mels] of a file; see `log_mel`.
@@ -48,9 +51,10 @@ class Hearing(NamedTuple):
             )
         sound = resample(sound, rate, self.rate)
         try:
-            return log_mel(sound, self.rate, mels=self.mels, window=self.window, hop=self.hop)
+            rows = log_mel(sound, self.rate, mels=self.mels, window=self.window, hop=self.hop)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+        return rows - rows.mean(0, dtype=np.float32) if self.centred else rows
 
 
 def one_rate(paths: Sequence[Path]) -> int:

@@ -3,7 +3,7 @@ import datetime
 import numpy as np
 import pytest
 
-from jaxnn.data.dates import DIGITS, START, make_dates
+from jaxnn.data.dates import DIGITS, make_dates
 from jaxnn.data.text import python_topics
 
 
@@ -20,7 +20,7 @@ def test_texts_are_encoded_with_their_lengths_and_dates():
             date = datetime.date.fromisoformat(iso)
             assert str(date.year) in text
             assert str(date.day) in text
-        np.testing.assert_array_equal(dates.given[:, 0], np.full(len(dates.texts), START))
+        np.testing.assert_array_equal(dates.given[:, 0], np.full(len(dates.texts), len(DIGITS)))
         np.testing.assert_array_equal(dates.given[:, 1:], dates.target[:, :-1])
     assert training.alphabet == held_out.alphabet
 
