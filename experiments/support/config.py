@@ -23,9 +23,11 @@ from experiments.support.expressions import Call, build, parse
 from experiments.support.help import CONFIGS
 from jaxnn import Layer, Loss
 from jaxnn.core.task import Task, of_many_labels
-from jaxnn.core.validation import require_positive_integer, unknown_name
+from jaxnn.core.validation import listed, require_positive_integer, unknown_name
 from jaxnn.data import Dataset
+from jaxnn.data.encoding import EMBED_ABOVE
 from jaxnn.data.mnist import MNIST
+from jaxnn.data.splitting import take
 from jaxnn.data.table import Reading
 from jaxnn.learning.privacy import Privacy, adaptive
 from jaxnn.losses.elementwise import Binary, OfError
@@ -44,6 +46,10 @@ SETTINGS = ("learning_rate", "weight_decay", "clip_norm")
 AUTO = "auto"
 _BATCH_SIZES = ((32, 10_000), (128, 100_000), (1024, math.inf))
 """(batch size, up to how many training examples), where none is given,"""
+COLUMNS = "columns"
+"""In the place of a layer, the embeddings of a table."""
+_SMALL = "normal(0.1)"
+"""How embeddings begin: the vector of what no training example has stays there, near 0."""
 _STEPS = 4000
 """and how many steps are about enough for a table."""
 RUN = "run"
@@ -89,6 +95,12 @@ class DataConfig:
     missing: str = "fill"
     """For tables, of empty cells: fill (the median, and a feature that says so), frequent (the most
     frequent value) or refuse."""
+    embed: tuple[str, ...] = ()
+    """For tables: columns of categories of which the network learns an embedding."""
+    embed_above: int = EMBED_ABOVE
+    """For tables: so are those of more categories than this."""
+    embed_width: int = 0
+    """For tables: the length of their vectors; 0 for min(50, (n + 1) // 2) of n categories."""
     missing_target: str = ""
     """For tables, of rows without a target: refuse, drop, or class."""
     kinds: tuple[str, ...] = ()
@@ -131,8 +143,10 @@ class DataConfig:
             return jaxnn.data.write_mapped(self.load(prefer_numbers=prefer_numbers), folder)
         options: dict[str, Any] = dataclasses.asdict(self)
         reading = Reading(**{name: options.pop(name) for name in Reading._fields})
-        for name in ("folder", "inputs", "flatten", "missing"):
+        for name in ("folder", "inputs", "flatten", "missing", "embed_above", "embed_width"):
             options.pop(name)
+        if options.pop("embed"):
+            raise ValueError("map_data: expected embed only for a table, got images")
         return jaxnn.data.map_images(
             options.pop("name"), folder, reading=reading, prefer_numbers=prefer_numbers, **options
         )
@@ -219,7 +233,7 @@ class Config:
 
     network: tuple[str, ...] = ("dense(64)", "relu()", "dense(32)", "relu()", "dense(10)")
     """The layers as one would call them in Python, or one "serial(stem=dense(64), …)"; outputs
-    stands for their number."""
+    stands for their number, columns in the first place for the embeddings of a table."""
     loss: str = "softmax_cross_entropy()"
     """The loss, as one would call it in Python."""
     optimizer: str = "adam()"
@@ -411,7 +425,7 @@ class Config:
     def resolved(self, splits: jaxnn.data.Splits) -> "Config":
         """The same with numbers in place of what follows from the data: a loss "auto", "outputs" in
         the network, a batch size or number of epochs of 0; a batch is at most all of the data."""
-        known, examples = splits.preparation, len(splits.train.x)
+        known, examples = splits.preparation, len(splits.train.target)
         loss = self.loss
         if loss == AUTO:
             by_task = "sigmoid_binary_cross_entropy()" if known.task else "half_squared_error()"
@@ -422,7 +436,11 @@ class Config:
         if outputs is None:
             outputs = splits.train.target.shape[-1]
         network = _for_images(known) if self.network == (AUTO,) else self.network
-        network = tuple(re.sub(r"\boutputs\b", str(outputs), text) for text in network)
+        network = tuple(
+            re.sub(r"\boutputs\b", str(outputs), text)
+            for layer in network
+            for text in (_for_columns(known) if layer == COLUMNS else (layer,))
+        )
         batch_size = self.batch_size or next(
             size for size, most in _BATCH_SIZES if examples <= most
         )
@@ -449,12 +467,21 @@ class Config:
         )
 
 
+def _for_columns(known: jaxnn.data.Preparation) -> tuple[str, ...]:
+    """The vectors of the columns that are embedded beside the numbers; nothing without any."""
+    tables = [repr(jaxnn.embedding(e.codes, e.width, weight_init=_SMALL)) for e in known.embedded]
+    if not tables:
+        return ()
+    numbers = ["identity()"] * bool(known.network_shape[0])
+    return (f"parallel({', '.join(numbers + tables)})", "concatenate()")
+
+
 def _for_images(known: jaxnn.data.Preparation) -> tuple[str, ...]:
     """Convolutions and pooling until the shorter side has 4 to 7 pixels, then dense layers; for
     anything but images, dense layers alone."""
     shape = known.network_shape
     if len(shape) != 3:
-        return ("dense(64)", "relu()", "dense(32)", "relu()", "dense(outputs)")
+        return (COLUMNS, "dense(64)", "relu()", "dense(32)", "relu()", "dense(outputs)")
     pools = min(max(int(math.log2(min(shape[:2]) / 4)), 0), 6)
     first = 32 if pools < 4 else 16
     layers = [f"conv({first}, (3, 3))", "relu()"] * (pools < 2)
@@ -624,7 +651,8 @@ def sample_of(config: Config, examples: int = 4) -> tuple[Any, Any]:
         labels = np.zeros(examples, np.int32)
     else:
         part = config.load().train
-        x, labels, classes = part.x[:examples], part.target[:examples], len(part.class_names)
+        part = take(part, slice(examples))
+        x, labels, classes = part.x, part.target, len(part.class_names)
     target = config.loss_function.task(classes).prepare(labels)
     return jax.eval_shape(lambda *arrays: arrays, x, target)
 
@@ -637,13 +665,23 @@ def require_compatible(config: Config, splits: jaxnn.data.Splits) -> None:
             outputs that the loss needs.
     """
     network, loss, task = config.layers, config.loss_function, config.task(splits)
-    x, target = splits.train.x[:1], task.prepare(splits.train.target[:1])
+    first = take(splits.train, slice(1))
+    x, target = first.x, task.prepare(first.target)
 
     def run(key, x):
         params, state = network.init(key, x)
         return network.predict(params, state, x), network.forward(params, state, x, key)[0]
 
-    prediction, in_training = jax.eval_shape(run, jax.random.key(0), x)
+    try:
+        prediction, in_training = jax.eval_shape(run, jax.random.key(0), x)
+    except (ValueError, TypeError) as error:
+        if not (embedded := splits.preparation.embedded):
+            raise
+        raise ValueError(
+            f"{error}; the network is given the codes of {listed([e.column.name for e in embedded])}"
+            ' beside the numbers: begin it with their embeddings, --network columns "dense(64)" …, '
+            "or take the columns as one-hot, --data.embed-above 1000000"
+        ) from error
     expected = splits.train.target.shape[-1] if task.outputs is None else task.outputs
     way_out = '; a last layer "dense(outputs)" has as many as are needed'
     shape = getattr(prediction, "shape", None)

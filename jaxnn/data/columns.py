@@ -10,7 +10,10 @@ import numpy as np
 
 KINDS = ("number", "boolean", "category", "date", "drop")
 MOST_CATEGORIES = 100
-"""A column of words with more different ones is text, unless it is said to be a category."""
+"""A column of words with more different ones is text, unless it is said to be a category, or there
+are on average"""
+ROWS_EACH = 20
+"""rows of each."""
 MISSING = frozenset(
     ("", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>", "?", "nat", "#null!", "-")
 )
@@ -272,7 +275,8 @@ def _category(
     longest = max((len(value) for value in values), default=0)
     # Few words for many rows are categories; otherwise nearly every row has its own.
     count = int(np.count_nonzero(places >= 0))
-    most = MOST_CATEGORIES if count >= 2 * MOST_CATEGORIES else max(count // 2, 10)
+    few = MOST_CATEGORIES if count >= 2 * MOST_CATEGORIES else max(count // 2, 10)
+    most = max(few, count // ROWS_EACH)
     if longest > _LONGEST_CATEGORY or (len(values) > most and not is_said):
         found = (
             f"words of up to {longest} characters"

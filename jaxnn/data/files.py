@@ -127,9 +127,11 @@ def _decode(
     prefer_numbers: bool,
     weights: str | None,
 ) -> dict[str, np.ndarray]:
-    others = (*(targets or ()), *(name for name in (groups, weights) if name))
+    aside = (*(targets or ()), *([weights] if weights else []))
+    others = (*aside, *([groups] if groups else []))
     said = [t.rpartition("=")[0] for t in reading.kinds if t.endswith("=category")]
-    read = Table(path, reading, (*others, *said), (*others, *(inputs or ())))
+    as_text = (*said, *([groups] if groups else []))
+    read = Table(path, reading, as_text, (*others, *(inputs or ())), aside)
     if not targets:
         shown = ", ".join(read.names[:30]) + ", …" * (len(read.names) > 30)
         raise ValueError(

@@ -105,6 +105,18 @@ class Reading(NamedTuple):
             said[column] = kind
         return said.get(name, "")
 
+    def saying_categories(self, names: Sequence[str]) -> "Reading":
+        """The same where these columns are categories; raises ValueError where one is said to be
+        something else."""
+        for name in names:
+            if (kind := self.kind_of(name)) not in ("", "category"):
+                raise ValueError(
+                    f"table: expected column {name!r}, which is to be embedded, to be a category, "
+                    f"got kinds {name}={kind}"
+                )
+        others = (f"{name}=category" for name in names if not self.kind_of(name))
+        return self._replace(kinds=(*self.kinds, *others))
+
 
 FOUND = Reading()
 """Everything is found out."""
@@ -137,6 +149,8 @@ class Table:
         path: The file.
         reading: How.
         as_text: Columns whose cells are kept as they are written.
+        aside: Columns, of targets or weights, that are numbers or, where these do not say all, are
+            read once more as they are written.
         wanted: Columns that are to be found, by which a header of numbers is recognised.
 
     Raises:
@@ -149,6 +163,7 @@ class Table:
         reading: Reading,
         as_text: Sequence[str] = (),
         wanted: Sequence[str] = (),
+        aside: Sequence[str] = (),
     ):
         self._pandas = require_library("pandas", f"reading the table {path}")
         self.path, self.reading = path, reading
@@ -156,7 +171,8 @@ class Table:
         self._matrix: tuple[list[str], np.ndarray] | None = None
         self.is_text = suffix_of(path) in TEXTS
         if self.is_text:
-            self._frame = self._read_text(as_text, {*wanted, *as_text})
+            self._aside = {*aside} - {*as_text}
+            self._frame = self._read_text(as_text, {*wanted, *as_text, *aside})
         else:
             self._frame = self._read_binary()
         for name in (text.rpartition("=")[0] for text in reading.kinds):
@@ -241,6 +257,10 @@ class Table:
             classes: Those that are known, which are taken by their very names.
             prefer_numbers: Whether, where the task is not given, whole numbers are a regression.
         """
+        if len(names) == 1 and (numbers := self._as_numbers(names[0])) is not None:
+            found = self._target_of_numbers(numbers, task, classes, prefer_numbers=prefer_numbers)
+            if found is not None:
+                return found, np.ones(len(numbers), bool)
         texts = [self._texts(name) for name in names]
         without = np.zeros(len(self._frame), bool)
         for name, cells in zip(names, texts, strict=True):
@@ -380,6 +400,39 @@ class Table:
         labels = np.array([place[value] for value in values], np.int32)[codes]
         return Target(labels, tuple(ordered), task)
 
+    def _as_numbers(self, name: str) -> np.ndarray | None:
+        """The cells of a column aside that says all it has to say as numbers: finite ones of at
+        most 15 digits, without gaps, that are whole as they are written, or some of which are not.
+        """
+        if not self.is_text or name not in self._aside or self.reading.decimal == ",":
+            return None
+        cells = self._frame[name]
+        if cells.dtype.kind not in "if":
+            return None
+        numbers = cells.to_numpy()
+        if not np.isfinite(numbers).all() or np.abs(numbers).max() >= _LARGEST_EXACT:
+            return None
+        if numbers.dtype.kind == "f" and (numbers == np.floor(numbers)).all():
+            return None
+        return numbers
+
+    @staticmethod
+    def _target_of_numbers(
+        numbers: np.ndarray, task: str | None, classes: Sequence[str], *, prefer_numbers: bool
+    ) -> Target | None:
+        """What `_one_target` finds in their texts; None where that takes the texts."""
+        if numbers.dtype.kind == "f":
+            is_other = task not in (None, "regression")
+            return None if is_other else Target(numbers.astype(np.float64), (), "regression")
+        if task == "regression" or (task is None and prefer_numbers):
+            return Target(numbers.astype(np.float64), (), "regression")
+        if task not in (None, "classification") or classes:
+            return None
+        values, labels = np.unique(numbers, return_inverse=True)
+        if task is None and len(values) > _MOST_CLASSES and len(numbers) < 10 * len(values):
+            return Target(numbers.astype(np.float64), (), "regression")
+        return Target(labels.astype(np.int32), tuple(map(str, values.tolist())), "classification")
+
     def _all_numbers(self, name: str, cells: Any, decimal: str) -> np.ndarray:
         numbers = as_numbers(cells, decimal)
         bad = ~np.isfinite(numbers)
@@ -410,6 +463,12 @@ class Table:
 
     def _texts(self, name: str) -> Any:
         """The cells as a table in text has them."""
+        if self.is_text and name in self._aside and not is_text(self._frame[name]):
+            self._aside.discard(name)
+            with self._opens(self.path, "rb") as file:
+                options = {**self._options, "usecols": [name], "dtype": {name: "str"}}
+                options |= {"index_col": None}
+                self._frame[name] = self._pandas.read_csv(file, **options)[name]
         cells = self._frame[name]
         if cells.dtype.kind == "f":
             whole = cells.dropna()
@@ -484,6 +543,7 @@ class Table:
                     "low_memory": False,
                     **quietly,
                 }
+                self._options = options
                 frame = self._read_numbers(file, options)
                 if frame is None:
                     file.seek(0)
@@ -510,15 +570,16 @@ class Table:
     def _read_numbers(self, file: Any, options: dict[str, Any]) -> Any:
         """The table in pieces, of which no more than one is there as text at a time; None where a
         column but those that are kept as they are written is no numbers that float64 holds."""
-        texts, pieces, matrices = list(options.get("dtype", ())), [], []
-        start = self._pandas.read_csv(file, nrows=_PROBED, **options).drop(columns=texts)
+        aside = [n for n in self._names if n in options["dtype"] or n in self._aside]
+        pieces, matrices = [], []
+        start = self._pandas.read_csv(file, nrows=_PROBED, **options).drop(columns=aside)
         if not {dtype.kind for dtype in start.dtypes} <= {"i", "f"}:
             return None
         file.seek(0)
         with self._pandas.read_csv(file, chunksize=_ROWS, **options) as reader:
             for piece in reader:
-                pieces.append(piece[texts])
-                numbers = piece.drop(columns=texts)
+                pieces.append(piece[aside])
+                numbers = piece.drop(columns=aside)
                 whole = numbers.select_dtypes("int64")
                 if not {dtype.kind for dtype in numbers.dtypes} <= {"i", "f"} or (
                     whole.size and whole.abs().to_numpy().max() > _LARGEST_EXACT
@@ -535,8 +596,9 @@ class Table:
             end -= len(own)
         self._matrix = list(numbers.columns), table
         frame = self._pandas.DataFrame(self._matrix[1], columns=numbers.columns, copy=False)
-        if texts:
-            frame[texts] = self._pandas.concat(pieces, ignore_index=True)
+        if aside:
+            # A column that is text in one piece and numbers in another is read again as text.
+            frame[aside] = self._pandas.concat(pieces, ignore_index=True)
         return frame
 
     def _require_rows(self) -> None:
