@@ -25,10 +25,11 @@ from jaxnn import Layer, Loss
 from jaxnn.core.task import Task, of_many_labels
 from jaxnn.core.validation import listed, require_positive_integer, unknown_name
 from jaxnn.data import Dataset
-from jaxnn.data.encoding import EMBED_ABOVE
+from jaxnn.data.chunks import load_table
+from jaxnn.data.encoding import EMBED_ABOVE, Embedded
 from jaxnn.data.mnist import MNIST
 from jaxnn.data.splitting import take
-from jaxnn.data.table import Reading
+from jaxnn.data.table import Reading, is_table
 from jaxnn.learning.privacy import Privacy, adaptive
 from jaxnn.losses.elementwise import Binary, OfError
 from jaxnn.rewrites.precision import POLICIES, Policy, skip_overflow, with_precision
@@ -136,6 +137,20 @@ class DataConfig:
             **options,
         )
 
+    def load_in_pieces(self, *, prefer_numbers: bool = False) -> jaxnn.data.Splits:
+        """The splits of a table, mapped from a folder in the cache, which is written once."""
+        options: dict[str, Any] = dataclasses.asdict(self)
+        reading = Reading(**{name: options.pop(name) for name in Reading._fields})
+        for name in ("folder", "images", "size", "colors"):
+            if given := options.pop(name):
+                raise ValueError(f"load: {name} has no meaning for {self.name!r}, got {given!r}")
+        options.pop("flatten")
+        options["embedded"] = Embedded(
+            *(options.pop(name) for name in ("embed", "embed_above", "embed_width"))
+        )
+        path = options.pop("name")
+        return load_table(path, reading=reading, prefer_numbers=prefer_numbers, **options)
+
     def map(self, folder: Path, *, prefer_numbers: bool = False) -> Path:
         """Write the splits as a folder of .npy files; images, which may be more than the memory
         holds, a few at a time."""
@@ -165,6 +180,11 @@ class DataConfig:
     def is_mapped(self) -> bool:
         """Whether they are a folder, whose preparation is in it."""
         return jaxnn.data.is_mapped(self.name)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether they are the columns of a table."""
+        return not self.is_named and is_table(Path(self.name)) and self.images is None
 
     @property
     def are_images(self) -> bool:
@@ -262,7 +282,8 @@ class Config:
     crosscheck_tolerance: float = 1e-3
     """The largest relative error of a parameter's gradient."""
     stream: bool = False
-    """Read batches as they are needed, from arrays that stay on disk."""
+    """Read batches as they are needed, from arrays that stay on disk; a table is brought there a
+    piece at a time."""
     class_weights: str = ""
     """balanced: every class counts the same, whatever its size."""
     metrics: tuple[str, ...] = ()
@@ -412,6 +433,8 @@ class Config:
     def load(self, fold: tuple[int, int] | None = None) -> jaxnn.data.Splits:
         """The splits of the data, or of one fold; whole numbers are a regression for a loss of
         errors."""
+        if self.stream and fold is None and self.data.is_table:
+            return self.data.load_in_pieces(prefer_numbers=self._is_of_error)
         return self.data.load(prefer_numbers=self._is_of_error, fold=fold)
 
     def map(self, folder: Path) -> Path:
@@ -678,9 +701,10 @@ def require_compatible(config: Config, splits: jaxnn.data.Splits) -> None:
         if not (embedded := splits.preparation.embedded):
             raise
         raise ValueError(
-            f"{error}; the network is given the codes of {listed([e.column.name for e in embedded])}"
-            ' beside the numbers: begin it with their embeddings, --network columns "dense(64)" …, '
-            "or take the columns as one-hot, --data.embed-above 1000000"
+            f"{error}; the network is given the codes of "
+            f"{listed([e.column.name for e in embedded])} beside the numbers: begin it with their "
+            'embeddings, --network columns "dense(64)" …, or take the columns as one-hot, '
+            "--data.embed-above 1000000"
         ) from error
     expected = splits.train.target.shape[-1] if task.outputs is None else task.outputs
     way_out = '; a last layer "dense(outputs)" has as many as are needed'

@@ -50,7 +50,7 @@ def read_file(
     weights: str | None = None,
 ) -> Dataset:
     """The data set in ``path``; the arguments are those of `jaxnn.data.load`."""
-    _require_file(path)
+    require_file(path)
     if task is not None and task not in TASKS:
         raise ValueError(f"{path}: {unknown_name('task', task, TASKS)}")
     targets = _names(target)
@@ -127,11 +127,46 @@ def _decode(
     prefer_numbers: bool,
     weights: str | None,
 ) -> dict[str, np.ndarray]:
-    aside = (*(targets or ()), *([weights] if weights else []))
-    others = (*aside, *([groups] if groups else []))
-    said = [t.rpartition("=")[0] for t in reading.kinds if t.endswith("=category")]
+    as_text, aside = kept_as_text(reading, targets, groups, weights)
+    read = Table(path, reading, as_text, (*aside, *(inputs or ())), aside)
+    names = feature_columns(read, targets, inputs, groups, weights)
+    assert targets is not None
+    target, kept = read.target(targets, task, prefer_numbers=prefer_numbers)
+    columns, x = read.columns(names)
+    if not columns:
+        raise ValueError(f"{path}: expected columns beside the target that are not dropped")
+    facts = {
+        "columns": [column._asdict() for column in columns],
+        "class_names": target.class_names,
+        "target_names": targets if target.task != "classification" else (),
+        "task": "labels" if target.task == "labels" else "",
+    }
+    arrays = {"x": x if kept.all() else x[kept], "target": target.values}
+    if groups:
+        arrays["groups"] = read.codes(groups)[kept]
+    if weights:
+        arrays["weights"] = read.weights(weights, kept)
+    return arrays | {"facts": np.array(json.dumps(facts))}
+
+
+def kept_as_text(
+    reading: Reading, targets: Sequence[str] | None, groups: str | None, weights: str | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns that are read as they are written, and those that are beside the features."""
+    said = (t.rpartition("=")[0] for t in reading.kinds if t.endswith("=category"))
     as_text = (*said, *([groups] if groups else []))
-    read = Table(path, reading, as_text, (*others, *(inputs or ())), aside)
+    return as_text, (*(targets or ()), *([weights] if weights else []))
+
+
+def feature_columns(
+    read: Table,
+    targets: tuple[str, ...] | None,
+    inputs: Sequence[str] | None,
+    groups: str | None,
+    weights: str | None,
+) -> list[str]:
+    """The names of the columns of x; raises ValueError where one of the others is not there."""
+    path, others = read.path, (*(targets or ()), *(name for name in (groups, weights) if name))
     if not targets:
         shown = ", ".join(read.names[:30]) + ", …" * (len(read.names) > 30)
         raise ValueError(
@@ -149,22 +184,7 @@ def _decode(
         raise ValueError(f"{path}: expected columns beside {listed(others)}, got none")
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: expected distinct feature columns, got {names}")
-    target, kept = read.target(targets, task, prefer_numbers=prefer_numbers)
-    columns, x = read.columns(names)
-    if not columns:
-        raise ValueError(f"{path}: expected columns beside the target that are not dropped")
-    facts = {
-        "columns": [column._asdict() for column in columns],
-        "class_names": target.class_names,
-        "target_names": targets if target.task != "classification" else (),
-        "task": "labels" if target.task == "labels" else "",
-    }
-    arrays = {"x": x if kept.all() else x[kept], "target": target.values}
-    if groups:
-        arrays["groups"] = read.codes(groups)[kept]
-    if weights:
-        arrays["weights"] = read.weights(weights, kept)
-    return arrays | {"facts": np.array(json.dumps(facts))}
+    return names
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Dataset:
@@ -188,7 +208,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Dataset:
 
 def read_inputs(path: Path, feature_names: Columns, inputs: Columns) -> np.ndarray:
     """x alone; the arguments are those of `jaxnn.data.read_features`."""
-    _require_file(path)
+    require_file(path)
     feature_names = _names(feature_names) or ()
     if is_table(path):
         columns = (feature_names or None) if inputs is None else _names(inputs)
@@ -209,7 +229,7 @@ def inputs_like(known: Known, path: Path, inputs: Columns, reading: Reading = FO
     if known.images is not None:
         found = images.find_images(path, _column_of_images(path, inputs), reading)
         return images.decode_like(known.images, _shape(known), found.paths)
-    _require_file(path)
+    require_file(path)
     if is_table(path):
         wanted = _names(inputs) or _columns_of(known)
         read = Table(path, reading._replace(kinds=()), _categories(known), wanted)
@@ -271,7 +291,7 @@ def examples_like(
     if known.images is not None:
         column = _column_of_images(path, inputs)
         return images.examples_like(known, _shape(known), path, column, targets, reading, weights)
-    _require_file(path)
+    require_file(path)
     task = "classification" if classes else known.task or "regression"
     if is_table(path):
         targets = targets or known.target_names
@@ -343,7 +363,8 @@ def is_file_name(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """Raise FileNotFoundError or ValueError unless this is a file that can be read."""
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: expected a file, got {found}")

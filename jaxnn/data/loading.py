@@ -196,21 +196,22 @@ def load(
     if fold is not None:
         own_test = None
     indices = draw(examples, own_test, test_fraction, validation_fraction, fold, seed, stratify)
-    whole = (*_told(examples), *(() if own_test is None else _told(own_test)))
+    whole = (*told(examples), *(() if own_test is None else told(own_test)))
     source = Source(digest(*whole), digest(*indices))
     parts = [take(examples, index) for index in indices]
     examples_columns = examples.columns
     del examples, whole  # the parts are copies, and standardising makes others
     parts += [] if own_test is None else [own_test]
     require_some_weight(f"load: {name}", parts)
-    _require_embedded(name, examples_columns, embedded.columns)
+    require_embedded(name, examples_columns, embedded.columns)
     preparation = fit(parts[0], standardize, standardize_target, flatten, missing, embedded)
     parts.reverse()  # none of them is kept when it is prepared
     train, validation, held_out = (preparation.apply(str(name), parts.pop()) for _ in range(3))
     return Splits(train, validation, held_out, preparation, source)
 
 
-def _require_embedded(name: Any, columns: Sequence[Column], embed: Sequence[str]) -> None:
+def require_embedded(name: Any, columns: Sequence[Column], embed: Sequence[str]) -> None:
+    """Raise ValueError where a column that is to be embedded is none of the features."""
     names = [column.name for column in columns]
     for column in embed:
         if column not in names:
@@ -238,7 +239,7 @@ def require_some_weight(where: str, parts: Sequence[Dataset]) -> None:
             )
 
 
-def _told(examples: Dataset) -> list:
+def told(examples: Dataset) -> list:
     """What their digest is of: all but how files became pixels, which the pixels say."""
     facts = examples._asdict()
     if examples.weights is None:

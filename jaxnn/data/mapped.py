@@ -18,6 +18,8 @@ from jaxnn.data.splitting import Source, Splits, take
 PARTS = ("train", "validation", "test")
 CLASS_NAMES = "class_names.npy"
 PREPARATION = ("preparation.json", "preparation.npz")
+SOURCE = "source.json"
+"""Digests of the whole data and of the split, where they were found out as it was written."""
 _SAMPLED = 256
 """How many training examples, evenly apart, the digest of a folder is of."""
 
@@ -137,6 +139,9 @@ def map_splits(folder: str | Path) -> Splits:
         whole += [*preparation.apart(part.x).values(), part.target]
     whole += [part.weights for part in (train, validation, test) if part.weights is not None]
     split = digest("mapped", count)
+    if (folder / SOURCE).exists():
+        said = parse_facts(folder / SOURCE, (folder / SOURCE).read_bytes())
+        whole, split = [*whole, said.get("data")], digest(said.get("split"), count)
     source = Source(digest(names, (count, *shapes[0]), *whole), split)
     return Splits(train, validation, test, preparation, source)
 

@@ -1,7 +1,7 @@
 """What turns the examples of a file into what a network is trained on, and its answers back."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,27 +71,37 @@ PIXELS = Standardization(np.zeros(()), np.full((), 255.0))
 """From the pixels of image files to 0 to 1."""
 
 
-def _fit(x: np.ndarray, axis: int | None) -> Standardization:
-    mean = np.asarray(np.mean(x, axis, dtype=np.float64))
-    deviation = _deviation(x, axis, mean)
+def _fit(x: Iterable[np.ndarray], axis: int | None) -> Standardization:
+    """By x in blocks, which are gone through twice."""
+    count, total, low, high = 0, 0.0, np.inf, -np.inf
+    for part in x:
+        count += part.size if axis is None else len(part)
+        total = total + np.sum(part, axis, dtype=np.float64)
+        low, high = np.minimum(low, np.min(part, axis)), np.maximum(high, np.max(part, axis))
+    mean = np.asarray(total / count)
+    # Without another array of the size of x, as `numpy.std` has one.
+    squares = sum(np.sum(np.square(np.asarray(p, np.float64) - mean), axis) for p in x)
+    deviation = np.asarray(np.sqrt(squares / count))
     # Rounding leaves a constant feature a tiny deviation, so it is recognised by its range.
-    low = np.min(x, axis)
-    constant = (np.max(x, axis) == low) | (deviation == 0)
+    constant = (high == low) | (deviation == 0)
     # So has its mean: of 1e30 everywhere it would leave 1e14.
     return Standardization(
         np.where(constant, low, mean).astype(np.float64), np.where(constant, 1.0, deviation)
     )
 
 
-def _deviation(x: np.ndarray, axis: int | None, mean: np.ndarray) -> np.ndarray:
-    """As `numpy.std`, without another array of the size of x."""
-    rows = max(_CHUNK // max(int(np.prod(x.shape[1:])), 1), 1)
-    parts = (np.asarray(x[i : i + rows], np.float64) for i in range(0, len(x), rows))
-    squares = sum(np.sum(np.square(part - mean), axis) for part in parts)
-    return np.asarray(np.sqrt(squares / (x.size if axis is None else len(x))))
+class Blocks:
+    """An array in blocks of rows, as often as one likes."""
+
+    def __init__(self, x: np.ndarray):
+        self._x = x
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        rows = max(_CHUNK // max(int(np.prod(self._x.shape[1:])), 1), 1)
+        return (self._x[start : start + rows] for start in range(0, len(self._x), rows))
 
 
-STANDARDIZATIONS: dict[str, Callable[[np.ndarray], Standardization]] = {
+STANDARDIZATIONS: dict[str, Callable[[Iterable[np.ndarray]], Standardization]] = {
     "none": lambda x: IDENTITY,
     "features": lambda x: _fit(x, 0),
     "all": lambda x: _fit(x, None),
@@ -271,23 +281,39 @@ def fit(
         embedded: Which columns of categories become codes.
     """
     encoders = fit_encoders(examples.x, examples.columns, missing, embedded)
-    names, x = examples.feature_names, examples.x
+    x, shape = examples.x, examples.x.shape[1:]
     if encoders:
-        names = tuple(name for encoder in encoders for name in encoder.names)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `inputs` says it
             x, _ = encode("fit", x, encoders)
-    x = flattened(x) if flatten else x
-    features = features if x.size else "none"
+    x = Blocks(flattened(x) if flatten else x)
+    return fit_encoded(examples, x, encoders, features, target, flatten, shape)
+
+
+def fit_encoded(
+    examples: Dataset,
+    x: Iterable[np.ndarray],
+    encoders: tuple[Encoder, ...],
+    features: str,
+    target: bool,
+    flatten: bool = True,
+    shape: tuple[int, ...] | None = None,
+) -> Preparation:
+    """The same of features that are encoded already, in blocks; of a table unless a shape is
+    given."""
+    names = examples.feature_names
+    if encoders:
+        names = tuple(name for encoder in encoders for name in encoder.names)
+        features = features if names else "none"
     return Preparation(
-        examples.x.shape[1:],
+        (len(encoders),) if shape is None else shape,
         names,
         examples.class_names,
         examples.target_names,
         examples.task,
         encoders,
         PIXELS if examples.images and features == "none" else STANDARDIZATIONS[features](x),
-        STANDARDIZATIONS["features" if target else "none"](examples.target),
+        STANDARDIZATIONS["features" if target else "none"](Blocks(examples.target)),
         flatten,
         examples.images,
     )
