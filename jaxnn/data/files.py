@@ -1,6 +1,7 @@
 """A user's own examples, from an .npz archive or a table."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,6 +88,8 @@ def _from_npz(
     optional = ("feature_names", "class_names")
     features, classes = (_strings(path, key, arrays.get(key)) for key in optional)
     labels = arrays[target_name]
+    if labels.dtype.kind == "U":
+        labels, classes = _of_words(path, labels, classes)
     by_dtype = labels.dtype.kind == "f" or (prefer_numbers and labels.dtype.kind in "iu")
     if task in ("regression", "labels") or (task is None and not classes and by_dtype):
         found = make_dataset(str(path), arrays[x_name], labels, features)
@@ -104,6 +107,20 @@ def _from_npz(
                 f"{error}; an array class_names beside them names all classes from 0 on"
             ) from None
     return make_dataset(str(path), arrays[x_name], labels, features, classes)
+
+
+def _of_words(
+    path: Path, words: np.ndarray, names: tuple[str, ...]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels of classes that are given by their names, and all names: those given or, in order,
+    those that there are."""
+    if not names:
+        given = {*map(str, np.unique(words))}
+        names = tuple(sorted(given, key=int if all(map(INTEGER.fullmatch, given)) else None))
+    place = {name: label for label, name in enumerate(names)}
+    if unknown := [name for name in map(str, np.unique(words)) if name not in place]:
+        raise ValueError(f"{path}: expected labels among {listed(names)}, got {listed(unknown)}")
+    return np.array([place[str(word)] for word in words.ravel()]).reshape(words.shape), names
 
 
 def _weights_of(
@@ -314,6 +331,8 @@ def examples_like(
         counted = _weights_of(path, arrays, weights, len(x))
         given = _labels(arrays[name]) if classes else arrays[name]
         names = _strings(path, "class_names", arrays.get("class_names"))
+        if given.dtype.kind == "U":
+            given, names = _of_words(path, given, names)
         if classes and not names and all(map(INTEGER.fullmatch, classes)):
             # Labels without names are names of themselves.
             values, given = np.unique(given, return_inverse=True)
@@ -387,4 +406,7 @@ def _array_name(path: Path, inputs: Columns) -> str:
 
 
 def _strings(path: Path, key: str, value: np.ndarray | None) -> tuple[str, ...]:
-    return () if value is None else read_strings(str(path), key, value)
+    names = () if value is None else read_strings(str(path), key, value)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{path}: expected distinct {key}, got {listed(twice)} more than once")
+    return names

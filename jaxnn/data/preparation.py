@@ -80,7 +80,8 @@ def _fit(x: Iterable[np.ndarray], axis: int | None) -> Standardization:
         low, high = np.minimum(low, np.min(part, axis)), np.maximum(high, np.max(part, axis))
     mean = np.asarray(total / count)
     # Without another array of the size of x, as `numpy.std` has one.
-    squares = sum(np.sum(np.square(np.asarray(p, np.float64) - mean), axis) for p in x)
+    with np.errstate(over="ignore"):  # what is as large as that is refused with its place
+        squares = sum(np.sum(np.square(np.asarray(p, np.float64) - mean), axis) for p in x)
     deviation = np.asarray(np.sqrt(squares / count))
     # Rounding leaves a constant feature a tiny deviation, so it is recognised by its range.
     constant = (high == low) | (deviation == 0)

@@ -7,6 +7,7 @@ import csv
 import gzip
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -748,7 +749,10 @@ class Table:
 
     def _find_encoding(self) -> str:
         with self._opens(self.path, "rb") as file:
-            start = file.read(4)
+            try:
+                start = file.read(4)
+            except (OSError, EOFError) as error:
+                raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
             for mark, encoding in (
                 (codecs.BOM_UTF8, "utf-8-sig"),
                 (codecs.BOM_UTF16_LE, "utf-16"),
@@ -767,7 +771,12 @@ class Table:
                         decoder.decode(chunk)
                     except UnicodeDecodeError:
                         is_utf8 = False
-                chunk = file.read(_CHUNK)
+                try:
+                    chunk = file.read(_CHUNK)
+                except (OSError, EOFError, zlib.error) as error:
+                    raise ValueError(
+                        f"{self.path}: expected a whole table, got: {error}"
+                    ) from error
             if is_utf8:
                 return "utf-8"
         warnings.warn(
