@@ -149,7 +149,11 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
     mesh = options.on.make_mesh()  # before anything else runs on a device
     require_number("train", "stop_seconds", options.stop_seconds, minimum=0)
     waiting(f"reading {config.data.short_name}")
-    splits = config.load()
+    try:
+        splits = config.load()
+    except FileNotFoundError as error:
+        way_out = "; where the data are elsewhere now, say --data.name" * (resumed is not None)
+        raise FileNotFoundError(f"{error}{way_out}") from error
     config = _resolve(config, splits)
     options = dataclasses.replace(options, config=config)
     require_agreement("options and data", lambda: _agreed(options, splits))

@@ -4,6 +4,7 @@ Piece by piece its cells are brought to numbers, which go to the disk; and from 
 known what the rows for training are like, to the features of every part.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from jaxnn.data.digests import digest
 from jaxnn.data.encoding import BY_DEFAULT, Embedded, Encoder, encode, fit_encoders
 from jaxnn.data.files import examples_like, feature_columns, kept_as_text, require_file
 from jaxnn.data.loading import (
+    AUTO,
     draw,
     require_embedded,
     require_options,
@@ -44,7 +46,7 @@ from jaxnn.data.table import FOUND, INTEGER, NeedsText, Reading, Table
 VERSION = 1  # changes when the same file would be mapped to something else
 _ROWS = 1 << 16
 """How many rows are brought to features at a time."""
-_CELLS = 1 << 25
+_CELLS = 1 << 23
 """How many cells of some columns are in memory while these are fitted."""
 
 
@@ -57,7 +59,12 @@ def load_table(path: str | os.PathLike[str], **options: Any) -> Splits:
     require_file(path)
     cache, test = cache_folder(), options.get("test")
     other = () if test is None else (str(test), Path(test).expanduser().stat().st_mtime_ns)
-    folder = cache / f"{identity_of(path, ('mapped', VERSION, *other, sorted(options.items())))}"
+
+    def folder_of(options: dict[str, Any]) -> Path:
+        facts = ("mapped", VERSION, *other, sorted(options.items()))
+        return cache / identity_of(path, facts)
+
+    folder = folder_of(options)
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".", suffix=".tmp") as unfinished:
@@ -67,7 +74,13 @@ def load_table(path: str | os.PathLike[str], **options: Any) -> Splits:
             except OSError:  # another process was faster
                 if not folder.exists():
                     raise
-    return map_splits(folder)
+    splits = map_splits(folder)
+    if options.get("standardize") == AUTO:  # a run that is resumed says what that has become
+        scaled = not splits.preparation.target_standardization.is_identity
+        found = folder_of(options | {"standardize": "features", "standardize_target": scaled})
+        with contextlib.suppress(OSError):
+            found.symlink_to(folder.name, target_is_directory=True)
+    return splits
 
 
 def map_table(

@@ -109,6 +109,11 @@ def test_the_folder_in_the_cache_is_of_the_file_and_the_options():
     assert len([*Path("cache").iterdir()]) == 1
     again = load_table("t.csv", **options)
     assert again.source == first.source
+    auto = load_table("t.csv", **options, standardize="auto")
+    said = {"standardize": "features", "standardize_target": True}
+    before = {path.name for path in Path("cache").iterdir()}
+    assert load_table("t.csv", **options, **said).source == auto.source
+    assert {path.name for path in Path("cache").iterdir()} == before
     assert load_table("t.csv", **options, seed=1).source.split != first.source.split
     changed = frame()
     changed.loc[7, "floor"] += 1
