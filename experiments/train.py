@@ -101,7 +101,7 @@ class Options:
     save_seconds: float = 30.0
     """Save a checkpoint when the last is so old, and at the end."""
     stop_seconds: float = 10.0
-    """How long Ctrl-C and SIGTERM, if not repeated, wait for an epoch."""
+    """How long Ctrl-C and SIGTERM, once given, wait for an epoch."""
     log: tuple[str, ...] = ()
     """Tell the metrics to tensorboard, wandb, mlflow, aim, or what module:function returns."""
     tensorboard: bool = False

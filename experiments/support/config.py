@@ -26,7 +26,7 @@ from jaxnn.core.task import Task, of_many_labels
 from jaxnn.core.validation import listed, require_positive_integer, unknown_name
 from jaxnn.data import Dataset
 from jaxnn.data.chunks import load_table
-from jaxnn.data.encoding import EMBED_ABOVE, Embedded
+from jaxnn.data.encoding import Embedded
 from jaxnn.data.mnist import MNIST
 from jaxnn.data.splitting import take
 from jaxnn.data.table import Reading, is_table
@@ -81,9 +81,9 @@ class DataConfig:
     stratify: bool = True
     """Whether the classes keep their proportions in a split."""
     groups: str | None = None
-    """For tables: a column; examples of one group stay together in a split."""
+    """For tables: a column, whose groups stay together in a split."""
     weights: str | None = None
-    """For files: the column or array of what each example counts, in training and in metrics."""
+    """For files: the column or array of what each example counts."""
     seed: int = 0
     """Draws the splits."""
     standardize: str = "none"
@@ -97,11 +97,11 @@ class DataConfig:
     """For tables, of empty cells: fill (the median, and a feature that says so), frequent (the most
     frequent value) or refuse."""
     embed: tuple[str, ...] = ()
-    """For tables: columns of categories of which the network learns an embedding."""
-    embed_above: int = EMBED_ABOVE
-    """For tables: so are those of more categories than this."""
+    """For tables: columns of categories to learn an embedding of."""
+    embed_above: int = 50
+    """For tables: also of columns of more categories than this."""
     embed_width: int = 0
-    """For tables: the length of their vectors; 0 for min(50, (n + 1) // 2) of n categories."""
+    """For tables: the length of their vectors; 0 for half as many."""
     missing_target: str = ""
     """For tables, of rows without a target: refuse, drop, or class."""
     kinds: tuple[str, ...] = ()
@@ -242,7 +242,7 @@ class PrivacyConfig:
     quantile: float | None = None
     """Let clip_norm follow this quantile of the norms."""
     count_noise: float | None = None
-    """The deviation of the noise on how many norms are below; a twentieth of the batch."""
+    """The deviation of the noise on counts of norms; a twentieth of the batch."""
     allow_no_noise: bool = False
     """Whether the noise may be 0, which keeps nothing private."""
 
@@ -252,8 +252,8 @@ class Config:
     """A network, its loss, the data and how it is trained."""
 
     network: tuple[str, ...] = ("dense(64)", "relu()", "dense(32)", "relu()", "dense(10)")
-    """The layers as one would call them in Python, or one "serial(stem=dense(64), …)"; outputs
-    stands for their number, columns in the first place for the embeddings of a table."""
+    """Layers as called in Python, or one "serial(stem=dense(64), …)"; outputs: their number;
+    columns, in the first place: the embeddings of a table."""
     loss: str = "softmax_cross_entropy()"
     """The loss, as one would call it in Python."""
     optimizer: str = "adam()"
@@ -282,8 +282,7 @@ class Config:
     crosscheck_tolerance: float = 1e-3
     """The largest relative error of a parameter's gradient."""
     stream: bool = False
-    """Read batches as they are needed, from arrays that stay on disk; a table is brought there a
-    piece at a time."""
+    """Read batches from disk as they are needed; a table piece by piece."""
     class_weights: str = ""
     """balanced: every class counts the same, whatever its size."""
     metrics: tuple[str, ...] = ()

@@ -339,17 +339,16 @@ class Table:
             classes: Those that are known, which are taken by their very names.
             prefer_numbers: Whether, where the task is not given, whole numbers are a regression.
         """
-        numbers = [self._as_numbers(name, task) for name in names]
-        if all(cells is not None for cells in numbers):
+        found = [self._as_numbers(name, task) for name in names]
+        numbers = [cells for cells in found if cells is not None]
+        if len(numbers) == len(names):
             everything = np.ones(len(self._frame), bool)
             if len(numbers) > 1:
                 values = np.stack(numbers, 1, dtype=np.float64)
                 return self._several_targets(names, values, task, prefer_numbers), everything
-            found = self._target_of_numbers(
-                numbers[0], task, classes, prefer_numbers=prefer_numbers
-            )
-            if found is not None:
-                return found, everything
+            one = self._target_of_numbers(numbers[0], task, classes, prefer_numbers=prefer_numbers)
+            if one is not None:
+                return one, everything
         texts = [self._texts(name) for name in names]
         without = np.zeros(len(self._frame), bool)
         for name, cells in zip(names, texts, strict=True):
