@@ -16,6 +16,7 @@ from experiments.support.command_line import Configured, parse_options, run_scri
 from experiments.support.config import require_compatible
 from jaxnn import autodiff, check_gradients, numerical
 from jaxnn.core.validation import require_positive_integer
+from jaxnn.data.dataset import rows_of
 
 USES = ("network", "loss", "precision", "gradient", "seed", "data")
 """Of a configuration."""
@@ -41,27 +42,28 @@ def main(arguments: list[str]) -> None:
     config = options.config
     require_positive_integer("check", "examples", options.examples)
     splits = config.load()
-    if options.examples > len(splits.train.x):
+    if options.examples > len(splits.train.target):
         raise ValueError(
-            f"check: expected examples to be at most the {len(splits.train.x)} training examples, "
-            f"got {options.examples}"
+            f"check: expected examples to be at most the {len(splits.train.target)} training "
+            f"examples, got {options.examples}"
         )
+    config = config.resolved(splits)
     require_compatible(config, splits)
     network, loss, task = config.layers, config.loss_function, config.task(splits)
-    x = splits.train.x[: options.examples]
+    x = rows_of(splits.train.x, slice(options.examples))
     target = np.asarray(task.prepare(splits.train.target[: options.examples]))
     with jax.enable_x64(not options.float32):
         floating = jnp.float32 if options.float32 else jnp.float64
-        x = jnp.asarray(x, floating)
-        is_label = np.issubdtype(target.dtype, np.integer)
-        target = jnp.asarray(target, target.dtype if is_label else floating)
+        x, target = jax.tree.map(
+            lambda a: jnp.asarray(a, a.dtype if a.dtype.kind == "i" else floating), (x, target)
+        )
         init_key, key = jax.random.split(jax.random.key(config.seed))
         params, state = network.init(init_key, x)
         against: dict[str, Callable] = {"autodiff": autodiff(network, loss)}
         if options.numerical:
             against["numerical"] = numerical(network, loss)
         report = check_gradients(network, loss, params, state, x, target, key, against=against)
-    print(f"{name}: {len(x)} examples, {floating.dtype}\n\n{report}\n")
+    print(f"{name}: {options.examples} examples, {floating.dtype}\n\n{report}\n")
     print("all gradients agree" if report.passed else "gradients DISAGREE")
     if not report.passed:
         sys.exit(1)

@@ -71,14 +71,14 @@ def main(arguments: list[str]) -> None:
     else:
         dataset = _split(trained, splits, options.split, options.allow_changes)
         name = f"{data.short_name} {options.split}"
-    if len(dataset.x) == 0:
+    if len(dataset.target) == 0:
         raise ValueError(f"expected split to have examples, {options.split} of {folder} has none")
     config, preparation, epoch = trained.config, trained.preparation, trained.epoch
     if options.metrics is not None:
         config = dataclasses.replace(config, metrics=options.metrics, best="last")
     metrics, prediction = evaluate_on(config, preparation, trained.train_state, dataset)
     where = printable(f"{folder} after epoch {epoch} on {name}")
-    print(f"{where}, {len(dataset.x)} examples: {describe_all(metrics)}")
+    print(f"{where}, {len(dataset.target)} examples: {describe_all(metrics)}")
     if options.output is not None:
         for path in save_mistakes(config, preparation, prediction, dataset, options.output, name):
             print(path)
@@ -89,7 +89,7 @@ def _split(trained: Trained, splits: Splits | None, name: str, allow_changes: bo
     found to be the same."""
     if splits is not None:
         return getattr(splits, name)
-    kept = trained.run.read_kept(name)
+    kept = trained.run.read_kept(name, trained.preparation)
     try:
         splits = load_data(trained, allow_changes=allow_changes)
     except FileNotFoundError as error:
@@ -105,9 +105,7 @@ def _split(trained: Trained, splits: Splits | None, name: str, allow_changes: bo
     if kept is None:
         assert splits is not None
         return getattr(splits, name)
-    known = trained.preparation
-    x, target, weights = kept["x"], kept["target"], kept.get("weights")
-    return Dataset(x, target, known.feature_names, known.class_names, weights=weights)
+    return kept
 
 
 if __name__ == "__main__":

@@ -74,27 +74,37 @@ def exported(trained: Trained, platforms: tuple[str, ...] | None = None) -> byte
     facts = {
         "features": list(preparation.feature_names),
         "names": list(preparation.class_names or preparation.target_names),
+        "embedded": {
+            e.column.name: ["", *e.column.values, *[None] * e.says_gaps]
+            for e in preparation.embedded
+        },
         "encoded": not is_plain(preparation.encoders),
         "epoch": trained.epoch,
         "network": trained.record.network,
     }
-    x = jax.ShapeDtypeStruct((1, *preparation.network_shape), jnp.float32)
+    x = preparation.sample()
     inner = load_exported(export_function(_answers(trained), x, platforms=platforms)).exported.call
     standardize, scale = preparation.standardization, preparation.target_standardization
     # What tells the values of a column such as a time apart may have no place in float32.
     is_wide = not (standardize.is_identity and scale.is_identity)
 
     def program(x: Any) -> Any:
-        x = x.reshape(x.shape[0], -1) if preparation.flatten else x
-        x = ((x - standardize.mean) / standardize.deviation).astype(jnp.float32) if is_wide else x
-        answers = inner(x)
+        arrays = preparation.apart(x)
+        if (x := arrays.get("x")) is not None:
+            x = x.reshape(x.shape[0], -1) if preparation.flatten else x
+            z = (x - standardize.mean) / standardize.deviation if is_wide else x
+            arrays["x"] = z.astype(jnp.float32)
+        answers = inner(preparation.joined(arrays))
         if is_wide and "numbers" in answers:
             answers["numbers"] = answers["numbers"] * scale.deviation + scale.mean
         return answers
 
     with jax.enable_x64(is_wide):
-        dtype = jnp.float64 if is_wide else jnp.float32
-        x = jax.ShapeDtypeStruct((1, *_shape_of(preparation)), dtype)
+        x = preparation.apart(preparation.sample())
+        if "x" in x:
+            dtype = jnp.float64 if is_wide else jnp.float32
+            x["x"] = np.zeros((1, *_shape_of(preparation)), dtype)
+        x = preparation.joined(x)
         return export_function(program, x, platforms=platforms, facts=facts)
 
 
@@ -129,11 +139,14 @@ def _require_same_predictions(trained: Trained, program: Program) -> None:
     mean, deviation = (a.reshape(shape[1:]) if a.ndim else a for a in (mean, deviation))
     x = noise * deviation + mean
     prepared = preparation.standardization.apply(flattened(x) if preparation.flatten else x)
-    expected = _answers(trained)(jnp.asarray(prepared))
+    codes = [np.arange(EXAMPLES, dtype=np.int32) % e.codes for e in preparation.embedded]
+    prepared = preparation.together(prepared, codes)
+    expected = _answers(trained)(jax.tree.map(jnp.asarray, prepared))
     if "numbers" in expected:
         scale = preparation.target_standardization
         expected["numbers"] = scale.invert(np.asarray(expected["numbers"]))
-    given = program(x.astype(np.float64 if "float64" in program.inputs else np.float32))
+    x = x.astype(np.float64 if "float64" in str(program.inputs) else np.float32)
+    given = program(preparation.together(x, codes))
     for name, numbers in expected.items():
         if not np.allclose(
             given[name], numbers, rtol=TOLERANCE, atol=TOLERANCE * np.abs(numbers).max()

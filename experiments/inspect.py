@@ -27,8 +27,9 @@ from experiments.support.runs import initial_state, open_run, restore
 from experiments.support.watching import Watched, is_activation, is_one, watched
 from jaxnn import Layer, Loss, backward_pass, contract, identity, in_inference_mode, label, walk
 from jaxnn.core.networks import below
-from jaxnn.core.validation import require_positive_integer
+from jaxnn.core.validation import batch_size, require_positive_integer
 from jaxnn.data import Splits
+from jaxnn.data.dataset import rows_of
 from jaxnn.rewrites.precision import ScaledState
 from jaxnn.statistics import (
     ggn_vector_product,
@@ -87,6 +88,7 @@ def main(arguments: list[str]) -> None:
     else:
         config, name = load_config(named), find_config(named).stem
         splits = config.load()
+        config = config.resolved(splits)
         require_compatible(config, splits)
         states = _train(config, splits, options.epochs)
     page = look(config, splits, states, options.examples, options.lanczos)
@@ -103,7 +105,7 @@ def look(
 ) -> Page:
     """All numbers of the page. ``states`` are pairs (epochs seen, train state) in their order."""
     network, loss = in_inference_mode(config.layers), config.loss_function
-    x = jnp.asarray(splits.train.x[:examples])
+    x = jax.tree.map(jnp.asarray, rows_of(splits.train.x, slice(examples)))
     target = jnp.asarray(config.task(splits).prepare(splits.train.target[:examples]))
     batch = (x, target)
 
@@ -135,7 +137,7 @@ def look(
         name: spectral_density(along(product), params, steps=lanczos, key=jax.random.key(0))
         for name, product in curvatures.items()
     }
-    images = as_images(splits.preparation, splits.train.x[:examples])
+    images = as_images(splits.preparation, x)
     return Page(over_training, *flow, norms, captions, images, spectra)
 
 
@@ -197,7 +199,7 @@ def _gradients_by_layer(network: Layer, loss: Loss) -> Callable:
 
     def measure(params, state, x, target):
         captures = run(params, state, x, target).captures
-        n = x.shape[0]
+        n = batch_size("inspect", x)
         mean = contract(scaled(captures, jnp.full(n, 1 / n)))
         squares = per_example_squared_norms.of(captures, per_parameter=True)
         found = {}
@@ -223,7 +225,7 @@ def _train(config: Config, splits: Splits, epochs: int | None) -> list[tuple[int
     trained = train(
         config.layers,
         loss,
-        config.make_optimizer(len(splits.train.x)),
+        config.make_optimizer(len(splits.train.target)),
         start,
         splits.train.x,
         target,

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     )
     folder = options.config.map(options.output)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    count = len(map_splits(folder).train.x)
+    count = len(map_splits(folder).train.target)
     print(f"{folder}: {count} training examples, {size / 1e6:.1f} MB")
 
 

@@ -16,8 +16,9 @@ from experiments.support.command_line import Configured, parse_options, run_scri
 from experiments.support.config import Config
 from jaxnn import Layer, accumulate, backprop, recompute, serial, summarize
 from jaxnn.core.combinators import Wrapper
-from jaxnn.core.validation import require_positive_integer
+from jaxnn.core.validation import batch_size, require_positive_integer
 from jaxnn.data import Splits
+from jaxnn.data.dataset import rows_of
 
 USES = ("network", "loss", "precision", "gradient", "batch_size", "seed", "data")
 """Of a configuration."""
@@ -48,6 +49,7 @@ def main(arguments: list[str]) -> None:
             require_positive_integer("memory", name, value)
     config = options.config
     splits = config.load()
+    config = config.resolved(splits)
     print(f"batches of {config.batch_size} from {config.data.name}\n")
     ways = list(rows(config, splits, options.parts, options.blocks))
     _, first_kept, first_compiled = ways[0]
@@ -63,7 +65,7 @@ def rows(
     config: Config, splits: Splits, parts: tuple[int, ...], blocks: tuple[int, ...]
 ) -> Iterator[tuple[str, int, int]]:
     """(what was done, bytes kept at the peak as foretold, bytes of the compiled program)."""
-    network, x = config.layers, splits.train.x[: config.batch_size]
+    network, x = config.layers, rows_of(splits.train.x, slice(config.batch_size))
     yield "as it is", _foretold(network, x), _compiled(config, network, splits, 1)
     for count in blocks:
         cut = in_blocks(network, count)
@@ -71,7 +73,7 @@ def rows(
         yield name, _foretold(cut, x), _compiled(config, cut, splits, 1)
     for count in parts:
         name = f"{count} micro-batches"
-        part = x[: math.ceil(len(x) / count)]
+        part = rows_of(x, slice(math.ceil(batch_size("memory", x) / count)))
         yield name, _foretold(network, part), _compiled(config, network, splits, count)
 
 
@@ -96,13 +98,13 @@ def _foretold(network: Layer, x: Any) -> int:
 
 
 def _compiled(config: Config, network: Layer, splits: Splits, parts: int) -> int:
-    x = splits.train.x[: config.batch_size]
+    x = rows_of(splits.train.x, slice(config.batch_size))
     target = config.task(splits).prepare(splits.train.target[: config.batch_size])
     gradient = backprop(network, config.loss_function)
     if parts > 1:
         gradient = accumulate(gradient, parts, network=network)
     key = jax.random.key(config.seed)
-    params, state = network.init(key, x[:1])
+    params, state = network.init(key, rows_of(x, slice(1)))
     return inspect_program(jax.jit(gradient), params, state, x, target, key).temporary_bytes
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> None:
     inputs = options.inputs or trained.inputs
     reading, path = config.data.reading(options.data), options.file.expanduser()
     x = inputs_like(preparation, path, inputs, reading)
-    x = jnp.asarray(preparation.inputs(str(options.file), x))
+    x = jax.tree.map(jnp.asarray, preparation.inputs(str(options.file), x))
     prediction = make_predict(config.layers)(train_state.params, train_state.state, x)
     head, rows = _table(config, preparation, prediction)
     if preparation.images is not None:

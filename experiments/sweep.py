@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> None:
     splits = config.load()
     config = config.resolved(splits)
     require_compatible(config, splits)
-    config.make_optimizer(len(splits.train.x))  # refuses what is wrong with its options
+    config.make_optimizer(len(splits.train.target))  # refuses what is wrong with its options
     seeds = range(config.seed, config.seed + options.seeds)
     count = options.seeds * len(settings)
     print(
@@ -145,8 +145,9 @@ def train(
     """Every seed with every setting, measured on the validation set after every epoch."""
     task, network = config.task(splits), config.fused_layers
     loss, target = config.supervised(splits.train, task)
-    examples = len(splits.train.x)
-    held_out = jnp.asarray(splits.validation.x), task.prepare(splits.validation.target)
+    examples = len(splits.train.target)
+    x_held_out = jax.tree.map(jnp.asarray, splits.validation.x)
+    held_out = x_held_out, task.prepare(splits.validation.target)
 
     def measure(params: Any, state: Any) -> dict[str, jax.Array]:
         prediction = network.predict(params, state, held_out[0])
@@ -162,7 +163,7 @@ def train(
         epochs=config.epochs,
         batch_size=config.batch_size,
         devices=devices,
-        **({"measure": measure} if len(held_out[0]) else {}),
+        **({"measure": measure} if len(held_out[1]) else {}),
     )
     numbers = {key: [setting[key] for setting in settings] for key in settings[0]}
     return jax.tree.map(np.asarray, run(seeds, numbers))
@@ -171,7 +172,7 @@ def train(
 def tested(config: Config, splits: Splits, trials: Trials) -> dict[str, np.ndarray]:
     """[seeds, settings], the metrics of every network on the test set."""
     task, target, weights = config.task(splits), splits.test.target, splits.test.weights
-    x = jnp.asarray(splits.test.x)
+    x = jax.tree.map(jnp.asarray, splits.test.x)
 
     def of_one(trained: tuple[Any, Any]) -> dict[str, jax.Array]:
         prediction = config.layers.predict(*trained, x)

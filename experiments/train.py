@@ -55,6 +55,7 @@ from experiments.support.stopping import Stopping
 from jaxnn import summarize
 from jaxnn.core.validation import printable, require_number
 from jaxnn.data import Splits
+from jaxnn.data.dataset import rows_of
 from jaxnn.learning.feedback import alignment_angles
 from jaxnn.learning.privacy import epsilon_spent, require_accounting
 from jaxnn.rewrites.precision import skipped_steps
@@ -100,7 +101,7 @@ class Options:
     save_seconds: float = 30.0
     """Save a checkpoint when the last is so old, and at the end."""
     stop_seconds: float = 10.0
-    """How long Ctrl-C and SIGTERM, if not repeated, wait for an epoch."""
+    """How long Ctrl-C and SIGTERM, once given, wait for an epoch."""
     log: tuple[str, ...] = ()
     """Tell the metrics to tensorboard, wandb, mlflow, aim, or what module:function returns."""
     tensorboard: bool = False
@@ -148,7 +149,11 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
     mesh = options.on.make_mesh()  # before anything else runs on a device
     require_number("train", "stop_seconds", options.stop_seconds, minimum=0)
     waiting(f"reading {config.data.short_name}")
-    splits = config.load()
+    try:
+        splits = config.load()
+    except FileNotFoundError as error:
+        way_out = "; where the data are elsewhere now, say --data.name" * (resumed is not None)
+        raise FileNotFoundError(f"{error}{way_out}") from error
     config = _resolve(config, splits)
     options = dataclasses.replace(options, config=config)
     require_agreement("options and data", lambda: _agreed(options, splits))
@@ -177,11 +182,11 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
         require_accounting()
     run = resumed or locked.enter_context(new_run(name, options.output))
     print(
-        printable(f"{name}: {config.data.short_name}, ") + f"{len(splits.train.x)} training, "
-        f"{len(splits.validation.x)} validation and {len(splits.test.x)} test examples\n"
+        printable(f"{name}: {config.data.short_name}, ") + f"{len(splits.train.target)} training, "
+        f"{len(splits.validation.target)} validation and {len(splits.test.target)} test examples\n"
     )
     held_at_once = -(-config.batch_size // config.micro_batches)
-    print(f"{summarize(config.layers, splits.train.x[:held_at_once])}\n")
+    print(f"{summarize(config.layers, rows_of(splits.train.x, slice(held_at_once)))}\n")
 
     if options.fine_tune:
         # Before the configuration says so: a run that is killed in between goes on as it was.
@@ -225,15 +230,16 @@ def _cross_validate(name: str, options: Options, folds: int, locked: ExitStack) 
         )
     devices = all_devices("train", options.on.devices)  # before anything else runs on one
     every = load_folds(options.config, folds)
-    fewest = min(every, key=lambda splits: len(splits.train.x))
+    fewest = min(every, key=lambda splits: len(splits.train.target))
     config = _resolve(options.config, fewest)
     require_compatible(config, fewest)
     require_best(config, fewest)
     run = locked.enter_context(new_run(name, options.output))
+    first = rows_of(fewest.train.x, slice(1))
     print(
         printable(f"{name}: {config.data.short_name}, ") + f"{folds} folds, the first of "
-        f"{len(every[0].train.x)} training, {len(every[0].validation.x)} validation and "
-        f"{len(every[0].test.x)} test examples\n\n{summarize(config.layers, fewest.train.x[:1])}\n"
+        f"{len(every[0].train.target)} training, {len(every[0].validation.target)} validation and "
+        f"{len(every[0].test.target)} test examples\n\n{summarize(config.layers, first)}\n"
     )
     cross_validate(config, every, run, devices)
 
@@ -261,7 +267,7 @@ def _optimizer(config: Config, splits: Splits, tuned_after: int) -> GradientTran
             f"fine-tuned, got {config.epochs}: say --epochs"
         )
     spanned = dataclasses.replace(config, epochs=config.epochs - tuned_after)
-    return spanned.make_optimizer(len(splits.train.x))
+    return spanned.make_optimizer(len(splits.train.target))
 
 
 def _resolve(config: Config, splits: Splits) -> Config:
@@ -306,7 +312,7 @@ def _start(
     """Training as the configuration has it, after the epochs in ``past``."""
     task = config.task(splits)
     validation = None
-    if len(splits.validation.x):
+    if len(splits.validation.target):
         validation = splits.validation.x, config.supervised(splits.validation, task)[1], task
     loss, target = config.supervised(splits.train, task)
     # Autodiff has nothing from fusing, which is about backward passes.
@@ -336,14 +342,15 @@ def _observer(options: Options, splits: Splits) -> Callable[[TrainState], dict[s
     """(train_state) -> what the metrics of an epoch have beside losses and scores."""
     config, observers = options.config, {}
     if (privacy := config.privacy_of_gradients) is not None:
-        count, size = len(splits.train.x), config.batch_size
+        count, size = len(splits.train.target), config.batch_size
         observers["epsilon"] = lambda s: epsilon_spent(
             privacy, examples=count, batch_size=size, steps=int(s.step)
         )
     if config.policy and config.policy.scales:
         observers["skipped_steps"] = lambda s: skipped_steps(s.optimizer_state)
     if options.angles:
-        x, target = splits.train.x[:PROBED], config.task(splits).prepare(splits.train.target)
+        x = rows_of(splits.train.x, slice(PROBED))
+        target = config.task(splits).prepare(splits.train.target)
         angles = jax.jit(alignment_angles(config.layers, config.loss_function))
 
         def degrees(train_state: TrainState) -> dict[str, float]:

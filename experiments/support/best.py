@@ -20,7 +20,7 @@ def require_best(config: Config, splits: Splits) -> None:
             f"for each of several: say {config.best.removesuffix('_each')}"
         )
     named_metrics(config.metrics, kind)
-    if config.best not in ("last", "loss") and not len(splits.validation.x):
+    if config.best not in ("last", "loss") and not len(splits.validation.target):
         raise ValueError(
             f"train: expected validation data where best is {config.best}: say "
             "--data.validation-fraction 0.1, for example"
@@ -39,7 +39,7 @@ class Best:
         self._pending: tuple[int, TrainState] | None = None
         self._epoch, self._value = 0, math.inf
         self._kept = None
-        if config.best != "last" and len(splits.validation.x):
+        if config.best != "last" and len(splits.validation.target):
             falls = metric_called(config.best, kind_of(config.task(splits))).falls
             self._sign = 1 if falls else -1
             self._kept = Checkpoints(run.best, keep=4)

@@ -36,7 +36,7 @@ LONGEST_MESSAGE = 4000
 """How many characters of an error are printed."""
 
 FOLLOWING = Config(
-    network=("dense(64)", "relu()", "dense(32)", "relu()", "dense(outputs)"),
+    network=("columns", "dense(64)", "relu()", "dense(32)", "relu()", "dense(outputs)"),
     loss=AUTO,
     optimizer="adamw()",
     learning_rate=3e-3,

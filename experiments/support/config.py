@@ -23,10 +23,13 @@ from experiments.support.expressions import Call, build, parse
 from experiments.support.help import CONFIGS
 from jaxnn import Layer, Loss
 from jaxnn.core.task import Task, of_many_labels
-from jaxnn.core.validation import require_positive_integer, unknown_name
+from jaxnn.core.validation import listed, require_positive_integer, unknown_name
 from jaxnn.data import Dataset
+from jaxnn.data.chunks import load_table
+from jaxnn.data.encoding import Embedded
 from jaxnn.data.mnist import MNIST
-from jaxnn.data.table import Reading
+from jaxnn.data.splitting import take
+from jaxnn.data.table import Reading, is_table
 from jaxnn.learning.privacy import Privacy, adaptive
 from jaxnn.losses.elementwise import Binary, OfError
 from jaxnn.rewrites.precision import POLICIES, Policy, skip_overflow, with_precision
@@ -44,6 +47,10 @@ SETTINGS = ("learning_rate", "weight_decay", "clip_norm")
 AUTO = "auto"
 _BATCH_SIZES = ((32, 10_000), (128, 100_000), (1024, math.inf))
 """(batch size, up to how many training examples), where none is given,"""
+COLUMNS = "columns"
+"""In the place of a layer, the embeddings of a table."""
+_SMALL = "normal(0.1)"
+"""How embeddings begin: the vector of what no training example has stays there, near 0."""
 _STEPS = 4000
 """and how many steps are about enough for a table."""
 RUN = "run"
@@ -74,9 +81,9 @@ class DataConfig:
     stratify: bool = True
     """Whether the classes keep their proportions in a split."""
     groups: str | None = None
-    """For tables: a column; examples of one group stay together in a split."""
+    """For tables: a column, whose groups stay together in a split."""
     weights: str | None = None
-    """For files: the column or array of what each example counts, in training and in metrics."""
+    """For files: the column or array of what each example counts."""
     seed: int = 0
     """Draws the splits."""
     standardize: str = "none"
@@ -89,6 +96,12 @@ class DataConfig:
     missing: str = "fill"
     """For tables, of empty cells: fill (the median, and a feature that says so), frequent (the most
     frequent value) or refuse."""
+    embed: tuple[str, ...] = ()
+    """For tables: columns of categories to learn an embedding of."""
+    embed_above: int = 50
+    """For tables: also of columns of more categories than this."""
+    embed_width: int = 0
+    """For tables: the length of their vectors; 0 for half as many."""
     missing_target: str = ""
     """For tables, of rows without a target: refuse, drop, or class."""
     kinds: tuple[str, ...] = ()
@@ -124,6 +137,20 @@ class DataConfig:
             **options,
         )
 
+    def load_in_pieces(self, *, prefer_numbers: bool = False) -> jaxnn.data.Splits:
+        """The splits of a table, mapped from a folder in the cache, which is written once."""
+        options: dict[str, Any] = dataclasses.asdict(self)
+        reading = Reading(**{name: options.pop(name) for name in Reading._fields})
+        for name in ("folder", "images", "size", "colors"):
+            if given := options.pop(name):
+                raise ValueError(f"load: {name} has no meaning for {self.name!r}, got {given!r}")
+        options.pop("flatten")
+        options["embedded"] = Embedded(
+            *(options.pop(name) for name in ("embed", "embed_above", "embed_width"))
+        )
+        path = options.pop("name")
+        return load_table(path, reading=reading, prefer_numbers=prefer_numbers, **options)
+
     def map(self, folder: Path, *, prefer_numbers: bool = False) -> Path:
         """Write the splits as a folder of .npy files; images, which may be more than the memory
         holds, a few at a time."""
@@ -131,8 +158,10 @@ class DataConfig:
             return jaxnn.data.write_mapped(self.load(prefer_numbers=prefer_numbers), folder)
         options: dict[str, Any] = dataclasses.asdict(self)
         reading = Reading(**{name: options.pop(name) for name in Reading._fields})
-        for name in ("folder", "inputs", "flatten", "missing"):
+        for name in ("folder", "inputs", "flatten", "missing", "embed_above", "embed_width"):
             options.pop(name)
+        if options.pop("embed"):
+            raise ValueError("map_data: expected embed only for a table, got images")
         return jaxnn.data.map_images(
             options.pop("name"), folder, reading=reading, prefer_numbers=prefer_numbers, **options
         )
@@ -151,6 +180,11 @@ class DataConfig:
     def is_mapped(self) -> bool:
         """Whether they are a folder, whose preparation is in it."""
         return jaxnn.data.is_mapped(self.name)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether they are the columns of a table."""
+        return not self.is_named and is_table(Path(self.name)) and self.images is None
 
     @property
     def are_images(self) -> bool:
@@ -208,7 +242,7 @@ class PrivacyConfig:
     quantile: float | None = None
     """Let clip_norm follow this quantile of the norms."""
     count_noise: float | None = None
-    """The deviation of the noise on how many norms are below; a twentieth of the batch."""
+    """The deviation of the noise on counts of norms; a twentieth of the batch."""
     allow_no_noise: bool = False
     """Whether the noise may be 0, which keeps nothing private."""
 
@@ -218,8 +252,8 @@ class Config:
     """A network, its loss, the data and how it is trained."""
 
     network: tuple[str, ...] = ("dense(64)", "relu()", "dense(32)", "relu()", "dense(10)")
-    """The layers as one would call them in Python, or one "serial(stem=dense(64), …)"; outputs
-    stands for their number."""
+    """Layers as called in Python, or one "serial(stem=dense(64), …)"; outputs: their number;
+    columns, in the first place: the embeddings of a table."""
     loss: str = "softmax_cross_entropy()"
     """The loss, as one would call it in Python."""
     optimizer: str = "adam()"
@@ -248,7 +282,7 @@ class Config:
     crosscheck_tolerance: float = 1e-3
     """The largest relative error of a parameter's gradient."""
     stream: bool = False
-    """Read batches as they are needed, from arrays that stay on disk."""
+    """Read batches from disk as they are needed; a table piece by piece."""
     class_weights: str = ""
     """balanced: every class counts the same, whatever its size."""
     metrics: tuple[str, ...] = ()
@@ -398,6 +432,8 @@ class Config:
     def load(self, fold: tuple[int, int] | None = None) -> jaxnn.data.Splits:
         """The splits of the data, or of one fold; whole numbers are a regression for a loss of
         errors."""
+        if self.stream and fold is None and self.data.is_table:
+            return self.data.load_in_pieces(prefer_numbers=self._is_of_error)
         return self.data.load(prefer_numbers=self._is_of_error, fold=fold)
 
     def map(self, folder: Path) -> Path:
@@ -411,7 +447,7 @@ class Config:
     def resolved(self, splits: jaxnn.data.Splits) -> "Config":
         """The same with numbers in place of what follows from the data: a loss "auto", "outputs" in
         the network, a batch size or number of epochs of 0; a batch is at most all of the data."""
-        known, examples = splits.preparation, len(splits.train.x)
+        known, examples = splits.preparation, len(splits.train.target)
         loss = self.loss
         if loss == AUTO:
             by_task = "sigmoid_binary_cross_entropy()" if known.task else "half_squared_error()"
@@ -422,7 +458,11 @@ class Config:
         if outputs is None:
             outputs = splits.train.target.shape[-1]
         network = _for_images(known) if self.network == (AUTO,) else self.network
-        network = tuple(re.sub(r"\boutputs\b", str(outputs), text) for text in network)
+        network = tuple(
+            re.sub(r"\boutputs\b", str(outputs), text)
+            for layer in network
+            for text in (_for_columns(known) if layer == COLUMNS else (layer,))
+        )
         batch_size = self.batch_size or next(
             size for size, most in _BATCH_SIZES if examples <= most
         )
@@ -449,12 +489,21 @@ class Config:
         )
 
 
+def _for_columns(known: jaxnn.data.Preparation) -> tuple[str, ...]:
+    """The vectors of the columns that are embedded beside the numbers; nothing without any."""
+    tables = [repr(jaxnn.embedding(e.codes, e.width, weight_init=_SMALL)) for e in known.embedded]
+    if not tables:
+        return ()
+    numbers = ["identity()"] * bool(known.network_shape[0])
+    return (f"parallel({', '.join(numbers + tables)})", "concatenate()")
+
+
 def _for_images(known: jaxnn.data.Preparation) -> tuple[str, ...]:
     """Convolutions and pooling until the shorter side has 4 to 7 pixels, then dense layers; for
     anything but images, dense layers alone."""
     shape = known.network_shape
     if len(shape) != 3:
-        return ("dense(64)", "relu()", "dense(32)", "relu()", "dense(outputs)")
+        return (COLUMNS, "dense(64)", "relu()", "dense(32)", "relu()", "dense(outputs)")
     pools = min(max(int(math.log2(min(shape[:2]) / 4)), 0), 6)
     first = 32 if pools < 4 else 16
     layers = [f"conv({first}, (3, 3))", "relu()"] * (pools < 2)
@@ -624,7 +673,8 @@ def sample_of(config: Config, examples: int = 4) -> tuple[Any, Any]:
         labels = np.zeros(examples, np.int32)
     else:
         part = config.load().train
-        x, labels, classes = part.x[:examples], part.target[:examples], len(part.class_names)
+        part = take(part, slice(examples))
+        x, labels, classes = part.x, part.target, len(part.class_names)
     target = config.loss_function.task(classes).prepare(labels)
     return jax.eval_shape(lambda *arrays: arrays, x, target)
 
@@ -637,13 +687,24 @@ def require_compatible(config: Config, splits: jaxnn.data.Splits) -> None:
             outputs that the loss needs.
     """
     network, loss, task = config.layers, config.loss_function, config.task(splits)
-    x, target = splits.train.x[:1], task.prepare(splits.train.target[:1])
+    first = take(splits.train, slice(1))
+    x, target = first.x, task.prepare(first.target)
 
     def run(key, x):
         params, state = network.init(key, x)
         return network.predict(params, state, x), network.forward(params, state, x, key)[0]
 
-    prediction, in_training = jax.eval_shape(run, jax.random.key(0), x)
+    try:
+        prediction, in_training = jax.eval_shape(run, jax.random.key(0), x)
+    except (ValueError, TypeError) as error:
+        if not (embedded := splits.preparation.embedded):
+            raise
+        raise ValueError(
+            f"{error}; the network is given the codes of "
+            f"{listed([e.column.name for e in embedded])} beside the numbers: begin it with their "
+            'embeddings, --network columns "dense(64)" …, or take the columns as one-hot, '
+            "--data.embed-above 1000000"
+        ) from error
     expected = splits.train.target.shape[-1] if task.outputs is None else task.outputs
     way_out = '; a last layer "dense(outputs)" has as many as are needed'
     shape = getattr(prediction, "shape", None)

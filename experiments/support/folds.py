@@ -69,9 +69,10 @@ def _with_features(splits: Splits, names: list[str]) -> Splits:
     columns = [place[name] for name in splits.train.feature_names]
 
     def widened(part: Any) -> Any:
-        x = np.zeros((len(part.x), len(names)), part.x.dtype)
-        x[:, columns] = part.x
-        return part._replace(x=x, feature_names=tuple(names))
+        numbers, *codes = part.x if isinstance(part.x, tuple) else (part.x,)
+        x = np.zeros((len(part.target), len(names)), numbers.dtype)
+        x[:, columns] = numbers
+        return part._replace(x=(x, *codes) if codes else x, feature_names=tuple(names))
 
     return splits._replace(**{name: widened(getattr(splits, name)) for name in splits._fields[:3]})
 
@@ -92,7 +93,9 @@ def cross_validate(config: Config, every: Sequence[Splits], run: Run, devices: A
             {
                 "data": splits.source.data,
                 "split": splits.source.split,
-                "examples": {name: len(getattr(splits, name).x) for name in splits._fields[:3]},
+                "examples": {
+                    name: len(getattr(splits, name).target) for name in splits._fields[:3]
+                },
                 "epoch": int(epoch),
                 "losses": losses.tolist(),
             }
@@ -119,7 +122,7 @@ def _train(config: Config, every: Sequence[Splits], devices: Any) -> Folds:
     pairs = [config.supervised(s.train, task) for s, task in zip(every, tasks, strict=True)]
     data = [(s.train.x, target) for s, (_, target) in zip(every, pairs, strict=True)]
     options = {}
-    if config.best != "last" and len(every[0].validation.x):
+    if config.best != "last" and len(every[0].validation.target):
         parts = [splits.validation for splits in every]
         held_out = stack_folds(
             [
@@ -138,7 +141,7 @@ def _train(config: Config, every: Sequence[Splits], devices: Any) -> Folds:
             return (1 if falls else -1) * value.astype(jnp.float32)
 
         options = {"score": score, "held_out": (held_out, deviations)}
-    longest = max(len(splits.train.x) for splits in every)
+    longest = max(len(splits.train.target) for splits in every)
     found = train_folds(
         config.fused_layers,
         pairs[0][0],
@@ -171,7 +174,7 @@ def _score(config: Config, every: Sequence[Splits], found: Folds) -> dict[str, l
         values, _ = scores_of(
             config.loss_function,
             task,
-            prediction[: len(part.x)],
+            prediction[: len(part.target)],
             task.prepare(part.target),
             config.all_metrics,
             part.weights,
@@ -184,4 +187,4 @@ def _score(config: Config, every: Sequence[Splits], found: Folds) -> dict[str, l
 
 
 def _weights_of(part: Any) -> np.ndarray:
-    return np.ones(len(part.x), np.float32) if part.weights is None else part.weights
+    return np.ones(len(part.target), np.float32) if part.weights is None else part.weights

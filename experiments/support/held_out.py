@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -26,7 +27,8 @@ def evaluate_on(
     """
     task = task_on(config.loss_function, preparation)
     predict = make_predict(config.layers)
-    prediction = predict(train_state.params, train_state.state, jnp.asarray(dataset.x))
+    x = jax.tree.map(jnp.asarray, dataset.x)
+    prediction = predict(train_state.params, train_state.state, x)
     target = jnp.asarray(task.prepare(dataset.target))
     loss, names = config.loss_function, config.all_metrics
     metrics, reasons = scores_of(loss, task, prediction, target, names, dataset.weights)
@@ -69,7 +71,7 @@ def save_mistakes(
 
 def as_images(preparation: Preparation, x: np.ndarray) -> np.ndarray | None:
     """x as images [n, height, width, channels] in its original units, if it holds images."""
-    if preparation.feature_names:
+    if preparation.feature_names or preparation.encoders:
         return None
     x = preparation.standardization.invert(x).reshape(-1, *preparation.shape)
     if x.ndim == 4:

@@ -46,7 +46,7 @@ GROUPS = {
     ),
     "data: tables": (
         *("data.missing", "data.missing_target", "data.kinds", "data.separator", "data.decimal"),
-        *("data.encoding", "data.header"),
+        *("data.encoding", "data.header", "data.embed", "data.embed_above", "data.embed_width"),
     ),
     "data: images": ("data.images", "data.size", "data.colors"),
 }

@@ -41,7 +41,7 @@ from experiments.support.files import as_json, leftovers
 from experiments.support.processes import is_first, text_of_first, versions
 from experiments.support.tracking import Events
 from jaxnn.core.files import sync, write_file, writing
-from jaxnn.data import Preparation, Splits
+from jaxnn.data import Dataset, Preparation, Splits
 from jaxnn.data.facts import BAD_FACTS, parse_facts
 from jaxnn.data.npz import read_npz
 from jaxnn.data.preparation import ARRAYS, from_facts
@@ -55,10 +55,8 @@ FOLDS = "folds.json"
 """What a cross-validation leaves behind: numbers, but no network."""
 KEPT = ("validation", "test")
 """The splits of somebody's own file that a run keeps,"""
-OF_EXAMPLES = ("x", "target", "weights")
-"""The arrays of a split that it keeps,"""
 MOST_KEPT = 1 << 28
-"""where they have at most so many bytes."""
+"""where the arrays have at most so many bytes."""
 FORMAT = 2
 """Of run.json; the runs of jaxnn 0.1 have none."""
 
@@ -181,8 +179,8 @@ class Run:
         own = {
             f"{name}.{field}": array
             for name, part in kept.items()
-            for field in OF_EXAMPLES
-            if (array := getattr(part, field)) is not None
+            for field, array in _arrays_of(part, splits.preparation).items()
+            if array is not None
         }
         if not config.data.is_named and sum(a.nbytes for a in own.values()) <= MOST_KEPT:
             arrays |= own
@@ -190,7 +188,7 @@ class Run:
             "format": FORMAT,
             "network": repr(config.layers),
             "data": splits.source._asdict(),
-            "examples": {name: len(part.x) for name, part in parts.items()},
+            "examples": {name: len(part.target) for name, part in parts.items()},
             "preparation": facts,
             "versions": versions(),
         }
@@ -233,11 +231,16 @@ class Run:
         preparation = from_facts(str(self._record), facts, arrays)
         return Record(preparation, source, examples, network)
 
-    def read_kept(self, split: str) -> dict[str, np.ndarray] | None:
-        """The `OF_EXAMPLES` of a split, if the run has kept it."""
-        found = read_npz(self._arrays, (), [f"{split}.{field}" for field in OF_EXAMPLES])
+    def read_kept(self, split: str, preparation: Preparation) -> Dataset | None:
+        """The examples of a split, if the run has kept it."""
+        needed = ("target", *preparation.x_names)
+        found = read_npz(self._arrays, (), [f"{split}.{name}" for name in ("weights", *needed)])
         named = {name.partition(".")[2]: array for name, array in found.items()}
-        return named if {"x", "target"} <= {*named} else None
+        if not {*needed} <= {*named}:
+            return None
+        names = preparation.feature_names, preparation.class_names
+        x, weights = preparation.joined(named), named.get("weights")
+        return Dataset(x, named["target"], *names, weights=weights)
 
     def restore(self, like: TrainState) -> tuple[int, TrainState]:
         """The epoch and train state of the newest checkpoint; see `Checkpoints.restore`.
@@ -493,7 +496,7 @@ def require_same_data(
 ) -> None:
     """Raise ValueError, or warn, unless the splits are those that the run was trained on."""
     if splits.source.data != record.source.data:
-        given = {name: len(getattr(splits, name).x) for name in record.examples}
+        given = {name: len(getattr(splits, name).target) for name in record.examples}
         complain(
             f"{run.folder}: the data are not those that the run was trained on: their digest is "
             f"another, there are {_counts(given)} examples and were {_counts(record.examples)}",
@@ -523,7 +526,7 @@ def complain(message: str, allow_changes: bool | None) -> None:
 
 def record_of(config: Config, splits: Splits) -> Record:
     """The record of a run on these data."""
-    examples = {name: len(getattr(splits, name).x) for name in ("train", *KEPT)}
+    examples = {name: len(getattr(splits, name).target) for name in ("train", *KEPT)}
     return Record(splits.preparation, splits.source, examples, repr(config.layers))
 
 
@@ -535,8 +538,12 @@ def initial_state(config: Config, splits: Splits) -> TrainState:
 def _state_like(config: Config, record: Record) -> TrainState:
     optimizer = config.make_optimizer(record.examples["train"])
     key = jax.random.key(config.seed)
-    x = np.zeros((1, *record.preparation.network_shape), np.float32)
-    return create_state(config.layers, optimizer, key, x)
+    return create_state(config.layers, optimizer, key, record.preparation.sample())
+
+
+def _arrays_of(part: Dataset, preparation: Preparation) -> dict[str, np.ndarray | None]:
+    """What is kept of a split."""
+    return {**preparation.apart(part.x), "target": part.target, "weights": part.weights}
 
 
 def _counts(examples: dict[str, int]) -> str:

@@ -55,11 +55,16 @@ def cache_folder() -> Path:
     return Path(require_library("pooch", "the cache folder of data sets").os_cache("jaxnn"))
 
 
-def _entry(path: Path, facts: tuple) -> Path:
+def identity_of(path: Path, facts: tuple) -> str:
+    """The name of an entry: by the file's path, size and time of modification, and facts."""
     status = path.stat()
     identity = repr((str(path.resolve()), status.st_size, status.st_mtime_ns, facts))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    return cache_folder() / f"{path.name}-{digest}.npz"
+    return f"{path.name}-{digest}"
+
+
+def _entry(path: Path, facts: tuple) -> Path:
+    return cache_folder() / f"{identity_of(path, facts)}.npz"
 
 
 def _write(entry: Path, arrays: Arrays) -> None:

@@ -10,7 +10,10 @@ import numpy as np
 
 KINDS = ("number", "boolean", "category", "date", "drop")
 MOST_CATEGORIES = 100
-"""A column of words with more different ones is text, unless it is said to be a category."""
+"""A column of words with more different ones is text, unless it is said to be a category, or there
+are on average"""
+ROWS_EACH = 20
+"""rows of each."""
 MISSING = frozenset(
     ("", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>", "?", "nat", "#null!", "-")
 )
@@ -177,9 +180,7 @@ def _typed(name: str, cells: Any) -> tuple[Column, np.ndarray]:
     if kind == "M":
         import pandas as pd
 
-        utc = pd.to_datetime(cells, utc=True)
-        seconds = (utc - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
-        return Column(name, "date"), np.asarray(seconds, np.float64)
+        return Column(name, "date"), _seconds(pd.to_datetime(cells, utc=True))
     if kind == "m":
         import pandas as pd
 
@@ -218,22 +219,31 @@ def _scatter(numbers: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.append(numbers, np.nan)[places]
 
 
+def _seconds(times: Any) -> np.ndarray:
+    """Since 1970, of times in UTC."""
+    import pandas as pd
+
+    # Nanoseconds reach from 1677 to 2262 alone.
+    start, second = pd.Timestamp(0, tz="UTC").as_unit("s"), pd.Timedelta(seconds=1).as_unit("s")
+    return np.asarray((times - start) / second, np.float64)
+
+
 def _dates(name: str, given: Any, form: str, *, required: bool) -> tuple[str, np.ndarray | None]:
     import pandas as pd
 
     def parsed(form: str) -> Any:
         how = form or "ISO8601"
-        return pd.to_datetime(given, format=how, errors="coerce", utc=True)
-
-    def seconds(times: Any) -> np.ndarray:
-        return np.asarray((times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1), np.float64)
+        try:
+            return pd.to_datetime(given, format=how, errors="coerce", utc=True)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"column {name!r}: expected dates, got: {error}") from None
 
     if not len(given):
         return form, np.zeros(0) if required else None
     if form or given.str.fullmatch(_ISO.pattern).all():
         times = parsed(form)
         _refuse_first(given, np.asarray(times.isna()), f"a date {form or 'such as 2024-12-31'}", "")
-        return form, seconds(times)
+        return form, _seconds(times)
     # The first cell tells which forms are worth a try of the whole column.
     first, found = given.iloc[:1], {}
     for base in DATE_FORMATS:
@@ -246,7 +256,7 @@ def _dates(name: str, given: Any, form: str, *, required: bool) -> tuple[str, np
                 times = parsed(base + time)
                 if times.notna().all():
                     found[base + time] = times
-    if len(found) > 1 and len({tuple(seconds(times)) for times in found.values()}) > 1:
+    if len(found) > 1 and len({tuple(_seconds(times)) for times in found.values()}) > 1:
         raise ValueError(
             f"column {name!r}: expected dates that can be read in one way, got "
             f"{given.iloc[0]!r}, which {' and '.join(found)} both fit: say which, "
@@ -254,7 +264,7 @@ def _dates(name: str, given: Any, form: str, *, required: bool) -> tuple[str, np
         )
     if found:
         form, times = next(iter(found.items()))
-        return form, seconds(times)
+        return form, _seconds(times)
     if required:
         _refuse_first(given, np.ones(len(given), bool), "a date such as 2024-12-31", "date")
     return "", None
@@ -272,7 +282,8 @@ def _category(
     longest = max((len(value) for value in values), default=0)
     # Few words for many rows are categories; otherwise nearly every row has its own.
     count = int(np.count_nonzero(places >= 0))
-    most = MOST_CATEGORIES if count >= 2 * MOST_CATEGORIES else max(count // 2, 10)
+    few = MOST_CATEGORIES if count >= 2 * MOST_CATEGORIES else max(count // 2, 10)
+    most = max(few, count // ROWS_EACH)
     if longest > _LONGEST_CATEGORY or (len(values) > most and not is_said):
         found = (
             f"words of up to {longest} characters"

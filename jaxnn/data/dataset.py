@@ -12,8 +12,9 @@ from jaxnn.data.columns import Column
 class Dataset(NamedTuple):
     """Examples with their targets, as numpy arrays."""
 
-    x: np.ndarray
-    """[examples, ...]: float32 in splits, with the digits that their file gives them before."""
+    x: Any
+    """[examples, ...]: float32 in splits, with the digits that their file gives them before. Where
+    columns are embedded, in splits a tuple: see `jaxnn.data.preparation.Preparation.together`."""
     target: np.ndarray
     """int32 labels [examples], or for regression [examples, outputs], which have the dtype of x."""
     feature_names: tuple[str, ...]
@@ -32,6 +33,11 @@ class Dataset(NamedTuple):
     """`jaxnn.data.images.Pixels` where x are pixels of image files, 0 to 255."""
     weights: np.ndarray | None = None
     """[examples], float32: what each counts in training and in metrics, at least 0."""
+
+
+def rows_of(x: Any, index: Any) -> Any:
+    """The examples at ``index`` of an array or of the arrays of a tuple."""
+    return tuple(a[index] for a in x) if isinstance(x, tuple) else x[index]
 
 
 def make_dataset(

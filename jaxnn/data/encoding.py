@@ -12,9 +12,33 @@ from jaxnn.data.columns import Column
 MISSING = ("fill", "frequent", "refuse")
 """How gaps are treated: filled by the median (the most frequent truth value; no category) beside a
 feature that says so; filled by the most frequent value; refused."""
+EMBED_ABOVE = 50
+"""A column with more categories becomes an embedding, one with fewer is one-hot."""
+_WIDEST = 50
 _BLOCK = 1 << 12
 _DAY = 86400.0
 _CYCLES = {"year": 365.2425 * _DAY, "week": 7 * _DAY}
+
+
+class Embedded(NamedTuple):
+    """Which columns of categories become codes, whose vectors a network learns (an embedding)."""
+
+    columns: tuple[str, ...] = ()
+    """These,"""
+    above: int = EMBED_ABOVE
+    """and those of which the file has more categories."""
+    width: int = 0
+    """The length of a vector; 0 for min(50, (n + 1) // 2) of n categories."""
+
+    def width_of(self, column: Column) -> int:
+        """The length of a column's vectors; 0 where it is none of these."""
+        is_named, count = column.name in self.columns, len(column.values)
+        if column.kind != "category" or not (is_named or count > self.above):
+            return 0
+        return self.width or max(min(_WIDEST, (count + 1) // 2), 1)
+
+
+BY_DEFAULT = Embedded()
 
 
 class Encoder(NamedTuple):
@@ -22,6 +46,8 @@ class Encoder(NamedTuple):
 
     number, boolean   itself
     category          one feature for each value of the training examples, 1 where it is that
+    … embedded        no feature, but an integer code: 0 for what no training example has, then one
+                      for each category of the file, then one for gaps
     date              days since 1970; sine and cosine of the place in the year, in the week and, if
                       there are times, in the day
     """
@@ -34,10 +60,19 @@ class Encoder(NamedTuple):
     values: tuple[str, ...] = ()
     """The categories with a feature."""
     has_times: bool = False
+    width: int = 0
+    """Of the vectors that are learned for its codes, where it is embedded; 0 where it is not."""
+
+    @property
+    def codes(self) -> int:
+        """How many there are, where it is embedded; by the file, so that folds have the same."""
+        return len(self.column.values) + 2
 
     @property
     def names(self) -> list[str]:
         """Of its features."""
+        if self.width:
+            return []
         name, gaps = self.column.name, [f"{self.column.name} missing"] * self.says_gaps
         if self.column.kind == "category":
             return [*(f"{name}={value}" for value in self.values), *gaps]
@@ -72,8 +107,7 @@ class Encoder(NamedTuple):
         if self.says_gaps:
             features[:, -1] = gaps
         if self.column.kind == "category":
-            known = {value: place for place, value in enumerate(self.column.values)}
-            places = np.array([known[value] for value in self.values], float)
+            places = self._places
             features[:, : len(places)] = filled[:, np.newaxis] == places
             return int(np.count_nonzero(~(features[:, : len(places)].any(1) | gaps)))
         if self.column.kind == "date":
@@ -86,9 +120,30 @@ class Encoder(NamedTuple):
             features[:, 0] = filled
         return 0
 
+    def look_up(self, cells: np.ndarray) -> tuple[np.ndarray, int]:
+        """The codes of the cells, int32, and how many of the cells have that of no value."""
+        gaps = np.isnan(cells)
+        filled = np.where(gaps, self.fill, cells)
+        code_of = np.zeros(len(self.column.values) + 1, np.int32)  # the last of what is not there
+        code_of[self._places] = self._places + 1
+        codes = code_of[np.where(np.isfinite(filled), filled, -1).astype(int)]
+        if self.says_gaps:
+            codes[gaps] = self.codes - 1
+        return codes, int(np.count_nonzero((codes == 0) & ~gaps))
+
+    @property
+    def _places(self) -> np.ndarray:
+        """Of ``values`` among those of the column."""
+        known = {value: place for place, value in enumerate(self.column.values)}
+        return np.array([known[value] for value in self.values], int)
+
     def describe(self) -> tuple[str, str, str, str]:
         """Name, kind, what becomes of it, and of its gaps, for people."""
         column, count = self.column, len(self.names)
+        if self.width:
+            gaps = "one of their own" if self.says_gaps else self._filling()
+            becomes = f"embedding of {len(self.values)} and of others ({self.width})"
+            return column.name, column.kind, becomes, gaps
         becomes = {
             "category": f"{len(self.values)} of one-hot",
             "date": "days, and waves of " + ", ".join(self._cycles),
@@ -107,15 +162,22 @@ class Encoder(NamedTuple):
         return f"{self.fill:.6g}"
 
 
-def fit_encoders(x: np.ndarray, columns: tuple[Column, ...], missing: str) -> tuple[Encoder, ...]:
+def fit_encoders(
+    x: np.ndarray, columns: tuple[Column, ...], missing: str, embedded: Embedded = BY_DEFAULT
+) -> tuple[Encoder, ...]:
     """One for each column, by these training examples."""
-    return tuple(_fit(x[:, place], column, missing) for place, column in enumerate(columns))
+    return tuple(
+        _fit(x[:, place], column, missing, embedded) for place, column in enumerate(columns)
+    )
 
 
-def encode(where: str, x: np.ndarray, encoders: tuple[Encoder, ...]) -> np.ndarray:
-    """The features of examples whose columns are as the encoders'; float64 [examples, features]."""
+def encode(
+    where: str, x: np.ndarray, encoders: tuple[Encoder, ...]
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Of examples whose columns are as the encoders': the features, float64 [examples, features],
+    and the codes of each column that is embedded, int32 [examples]."""
     if is_plain(encoders) and np.isfinite(x).all():
-        return x
+        return x, ()
     has_gaps = np.asarray(np.isnan(x).any(0))
     gaps = [
         encoder.column.name
@@ -131,21 +193,27 @@ def encode(where: str, x: np.ndarray, encoders: tuple[Encoder, ...]) -> np.ndarr
     for place in np.flatnonzero(has_gaps):
         encoders[place].require_given(where, x[:, place])
     ends = np.cumsum([0, *(len(encoder.names) for encoder in encoders)])
-    features, unknown = np.empty((len(x), ends[-1])), [0] * len(encoders)
+    features, unknown, codes = np.empty((len(x), ends[-1])), [0] * len(encoders), []
     # Some rows at a time, which stay in the cache while they are written.
     for start in range(0, len(x), _BLOCK):
         rows = slice(start, start + _BLOCK)
         for place, encoder in enumerate(encoders):
-            own = features[rows, ends[place] : ends[place + 1]]
-            unknown[place] += encoder.write(x[rows, place], own)
+            if not encoder.width:
+                own = features[rows, ends[place] : ends[place + 1]]
+                unknown[place] += encoder.write(x[rows, place], own)
+    for place, encoder in enumerate(encoders):
+        if encoder.width:
+            own, unknown[place] = encoder.look_up(x[:, place])
+            codes.append(own)
     for encoder, count in zip(encoders, unknown, strict=True):
         if count:
+            become = "get the vector of others" if encoder.width else "count as none of the known"
             warnings.warn(
                 f"{where}: {count} cells of column {encoder.column.name!r} are of categories that "
-                "no training example has: they count as none of the known ones",
+                f"no training example has: they {become}",
                 stacklevel=2,
             )
-    return features
+    return features, tuple(codes)
 
 
 def is_plain(encoders: tuple[Encoder, ...]) -> bool:
@@ -156,7 +224,7 @@ def is_plain(encoders: tuple[Encoder, ...]) -> bool:
     )
 
 
-def _fit(cells: np.ndarray, column: Column, missing: str) -> Encoder:
+def _fit(cells: np.ndarray, column: Column, missing: str, embedded: Embedded) -> Encoder:
     gaps = np.isnan(cells)
     given = cells[~gaps]  # a copy, all in one place
     if column.kind == "category":
@@ -169,7 +237,8 @@ def _fit(cells: np.ndarray, column: Column, missing: str) -> Encoder:
         fill = np.nan
     says_gaps = bool(gaps.any()) and missing == "fill"
     has_times = column.kind == "date" and bool(np.any(given % _DAY))  # in whatever order
-    return Encoder(column, fill, says_gaps, values, has_times)
+    width = embedded.width_of(column)
+    return Encoder(column, fill, says_gaps, values, has_times, width)
 
 
 def _typical(given: np.ndarray, kind: str, missing: str) -> float:
@@ -194,6 +263,7 @@ def to_facts(encoders: tuple[Encoder, ...]) -> list[dict[str, Any]]:
             else (encoder.fill)
         )
         own = {"fill": fill, "says_gaps": encoder.says_gaps, "has_times": encoder.has_times}
+        own["width"] = encoder.width
         facts.append({**column, **own, "features_of": list(encoder.values)})
     return facts
 
@@ -208,6 +278,7 @@ def from_facts(facts: list[dict[str, Any]]) -> tuple[Encoder, ...]:
             bool(f["says_gaps"]),
             tuple(map(str, f["features_of"])),
             bool(f["has_times"]),
+            int(f.get("width", 0)),
         )
         for f in facts
     )

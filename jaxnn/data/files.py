@@ -1,6 +1,7 @@
 """A user's own examples, from an .npz archive or a table."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def read_file(
     weights: str | None = None,
 ) -> Dataset:
     """The data set in ``path``; the arguments are those of `jaxnn.data.load`."""
-    _require_file(path)
+    require_file(path)
     if task is not None and task not in TASKS:
         raise ValueError(f"{path}: {unknown_name('task', task, TASKS)}")
     targets = _names(target)
@@ -87,6 +88,8 @@ def _from_npz(
     optional = ("feature_names", "class_names")
     features, classes = (_strings(path, key, arrays.get(key)) for key in optional)
     labels = arrays[target_name]
+    if labels.dtype.kind == "U":
+        labels, classes = _of_words(path, labels, classes)
     by_dtype = labels.dtype.kind == "f" or (prefer_numbers and labels.dtype.kind in "iu")
     if task in ("regression", "labels") or (task is None and not classes and by_dtype):
         found = make_dataset(str(path), arrays[x_name], labels, features)
@@ -104,6 +107,20 @@ def _from_npz(
                 f"{error}; an array class_names beside them names all classes from 0 on"
             ) from None
     return make_dataset(str(path), arrays[x_name], labels, features, classes)
+
+
+def _of_words(
+    path: Path, words: np.ndarray, names: tuple[str, ...]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels of classes that are given by their names, and all names: those given or, in order,
+    those that there are."""
+    if not names:
+        given = {*map(str, np.unique(words))}
+        names = tuple(sorted(given, key=int if all(map(INTEGER.fullmatch, given)) else None))
+    place = {name: label for label, name in enumerate(names)}
+    if unknown := [name for name in map(str, np.unique(words)) if name not in place]:
+        raise ValueError(f"{path}: expected labels among {listed(names)}, got {listed(unknown)}")
+    return np.array([place[str(word)] for word in words.ravel()]).reshape(words.shape), names
 
 
 def _weights_of(
@@ -127,9 +144,46 @@ def _decode(
     prefer_numbers: bool,
     weights: str | None,
 ) -> dict[str, np.ndarray]:
-    others = (*(targets or ()), *(name for name in (groups, weights) if name))
-    said = [t.rpartition("=")[0] for t in reading.kinds if t.endswith("=category")]
-    read = Table(path, reading, (*others, *said), (*others, *(inputs or ())))
+    as_text, aside = kept_as_text(reading, targets, groups, weights)
+    read = Table(path, reading, as_text, (*aside, *(inputs or ())), aside)
+    names = feature_columns(read, targets, inputs, groups, weights)
+    assert targets is not None
+    target, kept = read.target(targets, task, prefer_numbers=prefer_numbers)
+    columns, x = read.columns(names)
+    if not columns:
+        raise ValueError(f"{path}: expected columns beside the target that are not dropped")
+    facts = {
+        "columns": [column._asdict() for column in columns],
+        "class_names": target.class_names,
+        "target_names": targets if target.task != "classification" else (),
+        "task": "labels" if target.task == "labels" else "",
+    }
+    arrays = {"x": x if kept.all() else x[kept], "target": target.values}
+    if groups:
+        arrays["groups"] = read.codes(groups)[kept]
+    if weights:
+        arrays["weights"] = read.weights(weights, kept)
+    return arrays | {"facts": np.array(json.dumps(facts))}
+
+
+def kept_as_text(
+    reading: Reading, targets: Sequence[str] | None, groups: str | None, weights: str | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns that are read as they are written, and those that are beside the features."""
+    said = (t.rpartition("=")[0] for t in reading.kinds if t.endswith("=category"))
+    as_text = (*said, *([groups] if groups else []))
+    return as_text, (*(targets or ()), *([weights] if weights else []))
+
+
+def feature_columns(
+    read: Table,
+    targets: tuple[str, ...] | None,
+    inputs: Sequence[str] | None,
+    groups: str | None,
+    weights: str | None,
+) -> list[str]:
+    """The names of the columns of x; raises ValueError where one of the others is not there."""
+    path, others = read.path, (*(targets or ()), *(name for name in (groups, weights) if name))
     if not targets:
         shown = ", ".join(read.names[:30]) + ", …" * (len(read.names) > 30)
         raise ValueError(
@@ -147,22 +201,7 @@ def _decode(
         raise ValueError(f"{path}: expected columns beside {listed(others)}, got none")
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: expected distinct feature columns, got {names}")
-    target, kept = read.target(targets, task, prefer_numbers=prefer_numbers)
-    columns, x = read.columns(names)
-    if not columns:
-        raise ValueError(f"{path}: expected columns beside the target that are not dropped")
-    facts = {
-        "columns": [column._asdict() for column in columns],
-        "class_names": target.class_names,
-        "target_names": targets if target.task != "classification" else (),
-        "task": "labels" if target.task == "labels" else "",
-    }
-    arrays = {"x": x if kept.all() else x[kept], "target": target.values}
-    if groups:
-        arrays["groups"] = read.codes(groups)[kept]
-    if weights:
-        arrays["weights"] = read.weights(weights, kept)
-    return arrays | {"facts": np.array(json.dumps(facts))}
+    return names
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Dataset:
@@ -186,7 +225,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Dataset:
 
 def read_inputs(path: Path, feature_names: Columns, inputs: Columns) -> np.ndarray:
     """x alone; the arguments are those of `jaxnn.data.read_features`."""
-    _require_file(path)
+    require_file(path)
     feature_names = _names(feature_names) or ()
     if is_table(path):
         columns = (feature_names or None) if inputs is None else _names(inputs)
@@ -207,7 +246,7 @@ def inputs_like(known: Known, path: Path, inputs: Columns, reading: Reading = FO
     if known.images is not None:
         found = images.find_images(path, _column_of_images(path, inputs), reading)
         return images.decode_like(known.images, _shape(known), found.paths)
-    _require_file(path)
+    require_file(path)
     if is_table(path):
         wanted = _names(inputs) or _columns_of(known)
         read = Table(path, reading._replace(kinds=()), _categories(known), wanted)
@@ -269,7 +308,7 @@ def examples_like(
     if known.images is not None:
         column = _column_of_images(path, inputs)
         return images.examples_like(known, _shape(known), path, column, targets, reading, weights)
-    _require_file(path)
+    require_file(path)
     task = "classification" if classes else known.task or "regression"
     if is_table(path):
         targets = targets or known.target_names
@@ -292,6 +331,8 @@ def examples_like(
         counted = _weights_of(path, arrays, weights, len(x))
         given = _labels(arrays[name]) if classes else arrays[name]
         names = _strings(path, "class_names", arrays.get("class_names"))
+        if given.dtype.kind == "U":
+            given, names = _of_words(path, given, names)
         if classes and not names and all(map(INTEGER.fullmatch, classes)):
             # Labels without names are names of themselves.
             values, given = np.unique(given, return_inverse=True)
@@ -341,7 +382,8 @@ def is_file_name(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """Raise FileNotFoundError or ValueError unless this is a file that can be read."""
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: expected a file, got {found}")
@@ -364,4 +406,7 @@ def _array_name(path: Path, inputs: Columns) -> str:
 
 
 def _strings(path: Path, key: str, value: np.ndarray | None) -> tuple[str, ...]:
-    return () if value is None else read_strings(str(path), key, value)
+    names = () if value is None else read_strings(str(path), key, value)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{path}: expected distinct {key}, got {listed(twice)} more than once")
+    return names

@@ -9,9 +9,10 @@ import numpy as np
 
 from jaxnn.core.validation import require_boolean, require_integer, require_number, unknown_name
 from jaxnn.data.bundled import BUNDLED, read_bundled
+from jaxnn.data.columns import Column
 from jaxnn.data.dataset import Dataset, require_two_classes
 from jaxnn.data.digests import digest
-from jaxnn.data.encoding import MISSING
+from jaxnn.data.encoding import EMBED_ABOVE, MISSING, Embedded
 from jaxnn.data.files import SUFFIXES, examples_like, is_file_name, read_file, read_inputs
 from jaxnn.data.generated import GENERATED
 from jaxnn.data.images import find_examples, is_image_folder, read_images
@@ -19,7 +20,7 @@ from jaxnn.data.mapped import map_splits
 from jaxnn.data.mnist import MNIST, read_mnist
 from jaxnn.data.preparation import fit, flattened, require_standardization
 from jaxnn.data.splitting import Source, Splits, split_fold, split_off, take
-from jaxnn.data.table import FOUND, Reading
+from jaxnn.data.table import FOUND, Reading, is_table
 
 AUTO = "auto"
 NAMES = (*BUNDLED, *GENERATED, *MNIST)
@@ -51,6 +52,9 @@ def load(
     standardize_target: bool = False,
     flatten: bool = True,
     missing: str = "fill",
+    embed: Sequence[str] = (),
+    embed_above: int = EMBED_ABOVE,
+    embed_width: int = 0,
     reading: Reading = FOUND,
     images: str | None = None,
     size: tuple[int, int] | None = None,
@@ -122,6 +126,10 @@ def load(
         flatten: Whether images and other x of more than two axes become [examples, features].
         missing: What becomes of gaps in a table: "fill" (by the median beside a feature that says
             so), "frequent" (by the most frequent value) or "refuse".
+        embed: Of a table, columns that are categories (numbers too) and become codes, of which a
+            network learns an embedding; x is a tuple then, see `Preparation.together`.
+        embed_above: So do those of which the file has more categories than this.
+        embed_width: The length of the vectors; 0 for min(50, (n + 1) // 2) of n categories.
         reading: How a table is written, where that is not to be found out.
         images: Of a table, the column with the paths of images, which then are x.
         size: Height and width to which images are resized; they have one size without.
@@ -148,7 +156,7 @@ def load(
     if standardize != AUTO:
         require_standardization("load", standardize)
     if is_mapped(name):
-        _refuse(name, folder=folder, target=target, inputs=inputs, task=task)
+        _refuse(name, folder=folder, target=target, inputs=inputs, task=task, embed=embed or None)
         _refuse(name, test=test, groups=groups, weights=weights, fold=fold)
         _refuse(
             name,
@@ -158,6 +166,12 @@ def load(
         )
         splits = map_splits(Path(name))
         return _flatten_splits(splits) if flatten else splits
+    require_integer("load", "embed_above", embed_above, 0)
+    require_integer("load", "embed_width", embed_width, 0)
+    embedded = Embedded(tuple(embed), embed_above, embed_width)
+    if embed and (images is not None or name in NAMES or not is_table(Path(name))):
+        _refuse(name, embed=embedded.columns)
+    reading = reading.saying_categories(embedded.columns)
     if missing not in MISSING:
         raise ValueError(f"load: {unknown_name('missing', missing, MISSING)}")
     if images is not None or are_images(name):
@@ -182,16 +196,26 @@ def load(
     if fold is not None:
         own_test = None
     indices = draw(examples, own_test, test_fraction, validation_fraction, fold, seed, stratify)
-    whole = (*_told(examples), *(() if own_test is None else _told(own_test)))
+    whole = (*told(examples), *(() if own_test is None else told(own_test)))
     source = Source(digest(*whole), digest(*indices))
     parts = [take(examples, index) for index in indices]
+    examples_columns = examples.columns
     del examples, whole  # the parts are copies, and standardising makes others
     parts += [] if own_test is None else [own_test]
     require_some_weight(f"load: {name}", parts)
-    preparation = fit(parts[0], standardize, standardize_target, flatten, missing)
+    require_embedded(name, examples_columns, embedded.columns)
+    preparation = fit(parts[0], standardize, standardize_target, flatten, missing, embedded)
     parts.reverse()  # none of them is kept when it is prepared
     train, validation, held_out = (preparation.apply(str(name), parts.pop()) for _ in range(3))
     return Splits(train, validation, held_out, preparation, source)
+
+
+def require_embedded(name: Any, columns: Sequence[Column], embed: Sequence[str]) -> None:
+    """Raise ValueError where a column that is to be embedded is none of the features."""
+    names = [column.name for column in columns]
+    for column in embed:
+        if column not in names:
+            raise ValueError(f"{name}: embed: {unknown_name('feature column', column, names)}")
 
 
 def standardizing(examples: Dataset, how: str, of_target: bool) -> tuple[str, bool]:
@@ -215,7 +239,7 @@ def require_some_weight(where: str, parts: Sequence[Dataset]) -> None:
             )
 
 
-def _told(examples: Dataset) -> list:
+def told(examples: Dataset) -> list:
     """What their digest is of: all but how files became pixels, which the pixels say."""
     facts = examples._asdict()
     if examples.weights is None:
@@ -342,6 +366,8 @@ def require_options(test_fraction: float, validation_fraction: float, seed: int)
 
 
 def _flatten_splits(splits: Splits) -> Splits:
+    if splits.preparation.encoders:  # a table's are flat
+        return splits
     train, validation, test = (part._replace(x=flattened(part.x)) for part in splits[:3])
     preparation = splits.preparation.flattening()
     return splits._replace(train=train, validation=validation, test=test, preparation=preparation)

@@ -2,21 +2,24 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxnn.core.validation import listed
+from jaxnn.core.validation import batch_size, listed
 from jaxnn.data.dataset import Dataset, as_weights, make_dataset, validate_labels
 from jaxnn.data.digests import digest
 from jaxnn.data.facts import parse_facts
 from jaxnn.data.npy import map_array, read_strings
 from jaxnn.data.npz import read_npz
 from jaxnn.data.preparation import ARRAYS, Preparation, from_facts
-from jaxnn.data.splitting import Source, Splits
+from jaxnn.data.splitting import Source, Splits, take
 
 PARTS = ("train", "validation", "test")
 CLASS_NAMES = "class_names.npy"
 PREPARATION = ("preparation.json", "preparation.npz")
+SOURCE = "source.json"
+"""Digests of the whole data and of the split, where they were found out as it was written."""
 _SAMPLED = 256
 """How many training examples, evenly apart, the digest of a folder is of."""
 
@@ -35,7 +38,8 @@ def write_mapped(splits: Splits, folder: str | Path) -> Path:
     folder = make_empty(folder)
     for name in PARTS:
         part = getattr(splits, name)
-        np.save(folder / f"{name}_x.npy", part.x, allow_pickle=False)
+        for array, x in splits.preparation.apart(part.x).items():
+            np.save(folder / f"{name}_{array}.npy", x, allow_pickle=False)
         write_targets(folder, name, part, weighs=splits.train.weights is not None)
     write_preparation(folder, splits.preparation)
     return folder
@@ -95,12 +99,13 @@ def map_splits(folder: str | Path) -> Splits:
     names = ()
     if names_file.exists():
         names = read_strings(str(folder), CLASS_NAMES, map_array(names_file))
-    x, target = map_array(folder / "train_x.npy"), map_array(folder / "train_target.npy")
-    _require_inputs(folder / "train_x.npy", x)
-    if len(x) != len(target) or len(x) == 0:
+    known = preparation_of(folder)
+    x, target = _map_x(folder, "train", known), map_array(folder / "train_target.npy")
+    count = batch_size("map_splits", x)
+    if count != len(target) or count == 0:
         raise ValueError(
             f"{folder / 'train_target.npy'}: expected one target for each of the examples, of "
-            f"which there are {len(x)}, got shape {target.shape}"
+            f"which there are {count}, got shape {target.shape}"
         )
     if names:
         validate_labels(target, len(names), str(folder / "train_target.npy"))
@@ -111,46 +116,67 @@ def map_splits(folder: str | Path) -> Splits:
             f"{'labels [examples]' if names else '[examples, outputs]'}, got {target.dtype} of "
             f"shape {target.shape}"
         )
-    preparation = _preparation(folder, x.shape[1:], names)
+    preparation = Preparation(x.shape[1:], class_names=names) if known is None else known
+    shapes = [array.shape[1:] for array in preparation.apart(x).values()]
+    given = [array.shape[1:] for array in preparation.apart(preparation.sample()).values()]
+    if given != shapes or preparation.class_names != names:
+        raise ValueError(
+            f"{folder / PREPARATION[0]}: expected a preparation of examples of shape "
+            f"{listed(shapes)} of the classes {listed(names) or 'none'}, got one of "
+            f"{listed(given)} and {listed(preparation.class_names) or 'none'}"
+        )
     weighs = (folder / "train_weights.npy").exists()
-    weights = _weights(folder, "train", len(x)) if weighs else None
+    weights = _weights(folder, "train", count) if weighs else None
     train = Dataset(x, target, preparation.feature_names, names, weights=weights)
-    test = _in_memory(folder, "test", train)
-    validation = train._replace(x=np.zeros((0, *x.shape[1:]), x.dtype), target=target[:0])
-    validation = validation._replace(weights=None if weights is None else weights[:0])
-    if (folder / "validation_x.npy").exists() and len(map_array(folder / "validation_x.npy")):
-        validation = _in_memory(folder, "validation", train)
-    sampled = x[np.linspace(0, len(x) - 1, _SAMPLED).astype(int)]
-    whole = [array for part in (validation, test) for array in part[:2]]
+    test = _in_memory(folder, "test", train, preparation)
+    validation = take(train, slice(0))
+    first = folder / f"validation_{preparation.x_names[0]}.npy"
+    if first.exists() and len(map_array(first)):
+        validation = _in_memory(folder, "validation", train, preparation)
+    sampled = take(train, np.linspace(0, count - 1, _SAMPLED).astype(int)).x
+    whole = [*preparation.apart(sampled).values(), target]
+    for part in (validation, test):
+        whole += [*preparation.apart(part.x).values(), part.target]
     whole += [part.weights for part in (train, validation, test) if part.weights is not None]
-    source = Source(digest(names, x.shape, sampled, target, *whole), digest("mapped", len(x)))
+    split = digest("mapped", count)
+    if (folder / SOURCE).exists():
+        said = parse_facts(folder / SOURCE, (folder / SOURCE).read_bytes())
+        whole, split = [*whole, said.get("data")], digest(said.get("split"), count)
+    source = Source(digest(names, (count, *shapes[0]), *whole), split)
     return Splits(train, validation, test, preparation, source)
 
 
-def _preparation(folder: Path, shape: tuple[int, ...], names: tuple[str, ...]) -> Preparation:
-    found, facts = preparation_of(folder), folder / PREPARATION[0]
-    if found is None:
-        return Preparation(shape, class_names=names)
-    given = found.network_shape
-    if given != shape or found.class_names != names:
-        raise ValueError(
-            f"{facts}: expected a preparation of examples of shape {shape} of the classes "
-            f"{listed(names) or 'none'}, got one of {given} and "
-            f"{listed(found.class_names) or 'none'}"
-        )
-    return found
+def _map_x(folder: Path, part: str, known: Preparation | None) -> Any:
+    """What the network takes, mapped: numbers, and codes whose range is checked."""
+    if known is None:
+        known = Preparation(())
+    arrays = {name: map_array(folder / f"{part}_{name}.npy") for name in known.x_names}
+    codes = dict(zip(known.x_names[::-1], known.embedded[::-1], strict=False))
+    for name, x in arrays.items():
+        path = folder / f"{part}_{name}.npy"
+        if name not in codes:
+            _require_inputs(path, x)
+            continue
+        if x.dtype != np.int32:
+            raise TypeError(f"{path}: expected codes of int32, got {x.dtype}")
+        validate_labels(x, codes[name].codes, str(path))
+    return known.joined(arrays)
 
 
-def _in_memory(folder: Path, name: str, train: Dataset) -> Dataset:
-    path = folder / f"{name}_x.npy"
-    x, target = np.array(map_array(path)), np.array(map_array(folder / f"{name}_target.npy"))
-    _require_inputs(path, x)
-    expected = train.x.shape[1:]
+def _in_memory(folder: Path, name: str, train: Dataset, preparation: Preparation) -> Dataset:
+    mapped = preparation.apart(_map_x(folder, name, preparation if preparation.encoders else None))
+    arrays = {key: np.array(array) for key, array in mapped.items()}
+    target = np.array(map_array(folder / f"{name}_target.npy"))
+    first = preparation.x_names[0]
+    path, x = folder / f"{name}_{first}.npy", arrays[first]
+    expected = preparation.apart(train.x)[first].shape[1:]
     if x.shape[1:] != expected:
         raise ValueError(f"{path}: expected examples of shape {expected}, got {x.shape[1:]}")
+    if not preparation.network_shape[0]:
+        x = x[:, np.newaxis]  # of codes alone
     found = make_dataset(str(path), x, target, train.feature_names, train.class_names)
-    weighs = train.weights is not None
-    return found._replace(weights=_weights(folder, name, len(x)) if weighs else None)
+    weights = None if train.weights is None else _weights(folder, name, len(x))
+    return found._replace(x=preparation.joined(arrays), weights=weights)
 
 
 def _weights(folder: Path, name: str, count: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What turns the examples of a file into what a network is trained on, and its answers back."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from jaxnn.core.validation import unknown_name
 from jaxnn.data import encoding
 from jaxnn.data.columns import Column
 from jaxnn.data.dataset import Dataset, as_features
-from jaxnn.data.encoding import Encoder, encode, fit_encoders, to_facts
+from jaxnn.data.encoding import BY_DEFAULT, Embedded, Encoder, encode, fit_encoders, to_facts
 from jaxnn.data.facts import BAD_FACTS
 from jaxnn.data.images import Pixels
 
@@ -55,6 +55,10 @@ class Standardization(NamedTuple):
         return self.mean.ndim == 0 and bool(self.mean == 0) and bool(self.deviation == 1)
 
     def _require_examples(self, x: np.ndarray) -> None:
+        if isinstance(x, tuple):
+            raise TypeError(
+                "standardization: expected numbers, got a tuple, whose codes stand for categories"
+            )
         if self.mean.ndim and x.shape[1:] != self.mean.shape:
             raise ValueError(
                 f"standardization: expected examples of shape {self.mean.shape}, as those it was "
@@ -67,27 +71,38 @@ PIXELS = Standardization(np.zeros(()), np.full((), 255.0))
 """From the pixels of image files to 0 to 1."""
 
 
-def _fit(x: np.ndarray, axis: int | None) -> Standardization:
-    mean = np.asarray(np.mean(x, axis, dtype=np.float64))
-    deviation = _deviation(x, axis, mean)
+def _fit(x: Iterable[np.ndarray], axis: int | None) -> Standardization:
+    """By x in blocks, which are gone through twice."""
+    count, total, low, high = 0, 0.0, np.inf, -np.inf
+    for part in x:
+        count += part.size if axis is None else len(part)
+        total = total + np.sum(part, axis, dtype=np.float64)
+        low, high = np.minimum(low, np.min(part, axis)), np.maximum(high, np.max(part, axis))
+    mean = np.asarray(total / count)
+    # Without another array of the size of x, as `numpy.std` has one.
+    with np.errstate(over="ignore"):  # what is as large as that is refused with its place
+        squares = sum(np.sum(np.square(np.asarray(p, np.float64) - mean), axis) for p in x)
+    deviation = np.asarray(np.sqrt(squares / count))
     # Rounding leaves a constant feature a tiny deviation, so it is recognised by its range.
-    low = np.min(x, axis)
-    constant = (np.max(x, axis) == low) | (deviation == 0)
+    constant = (high == low) | (deviation == 0)
     # So has its mean: of 1e30 everywhere it would leave 1e14.
     return Standardization(
         np.where(constant, low, mean).astype(np.float64), np.where(constant, 1.0, deviation)
     )
 
 
-def _deviation(x: np.ndarray, axis: int | None, mean: np.ndarray) -> np.ndarray:
-    """As `numpy.std`, without another array of the size of x."""
-    rows = max(_CHUNK // max(int(np.prod(x.shape[1:])), 1), 1)
-    parts = (np.asarray(x[i : i + rows], np.float64) for i in range(0, len(x), rows))
-    squares = sum(np.sum(np.square(part - mean), axis) for part in parts)
-    return np.asarray(np.sqrt(squares / (x.size if axis is None else len(x))))
+class Blocks:
+    """An array in blocks of rows, as often as one likes."""
+
+    def __init__(self, x: np.ndarray):
+        self._x = x
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        rows = max(_CHUNK // max(int(np.prod(self._x.shape[1:])), 1), 1)
+        return (self._x[start : start + rows] for start in range(0, len(self._x), rows))
 
 
-STANDARDIZATIONS: dict[str, Callable[[np.ndarray], Standardization]] = {
+STANDARDIZATIONS: dict[str, Callable[[Iterable[np.ndarray]], Standardization]] = {
     "none": lambda x: IDENTITY,
     "features": lambda x: _fit(x, 0),
     "all": lambda x: _fit(x, None),
@@ -127,23 +142,57 @@ class Preparation(NamedTuple):
 
     @property
     def network_shape(self) -> tuple[int, ...]:
-        """Of one example as the network is given it."""
+        """Of the numbers of one example as the network is given it."""
         if self.encoders:
             return (len(self.feature_names),)
         return (int(np.prod(self.shape)),) if self.flatten else self.shape
 
-    def inputs(self, where: str, x: np.ndarray) -> np.ndarray:
-        """x of a file as the network takes it, float32.
+    @property
+    def embedded(self) -> tuple[Encoder, ...]:
+        """Of the columns whose codes the network is given beside the numbers."""
+        return tuple(encoder for encoder in self.encoders if encoder.width)
+
+    def together(self, numbers: Any, codes: Sequence[Any]) -> Any:
+        """What the network takes: the numbers or, where columns are embedded, a tuple of them (if
+        there are any) and of the codes of each such column."""
+        if not codes:
+            return numbers
+        return (numbers, *codes) if self.network_shape[0] else tuple(codes)
+
+    @property
+    def x_names(self) -> tuple[str, ...]:
+        """Of the arrays that x is kept as in files: of numbers alone, "x"."""
+        codes = [f"x_codes_{place}" for place in range(len(self.embedded))]
+        return (*["x"] * (not codes or bool(self.network_shape[0])), *codes)
+
+    def apart(self, x: Any) -> dict[str, Any]:
+        """These arrays of what the network takes,"""
+        return dict(zip(self.x_names, x if self.embedded else (x,), strict=True))
+
+    def joined(self, arrays: Mapping[str, Any]) -> Any:
+        """and what it takes of them."""
+        parts = tuple(arrays[name] for name in self.x_names)
+        return parts if self.embedded else parts[0]
+
+    def sample(self, examples: int = 1) -> Any:
+        """Zeros of the shapes and dtypes that the network takes."""
+        codes = [np.zeros(examples, np.int32) for _ in self.embedded]
+        return self.together(np.zeros((examples, *self.network_shape), np.float32), codes)
+
+    def inputs(self, where: str, x: np.ndarray) -> Any:
+        """x of a file as the network takes it: see `together`; numbers are float32, codes int32.
 
         Raises:
             ValueError: Examples have another shape than those it was fitted on.
         """
         if x.shape[1:] != self.shape:
             raise ValueError(f"{where}: expected examples of shape {self.shape}, got {x.shape[1:]}")
+        codes = ()
         if self.encoders:
-            x = encode(where, x, self.encoders)
-            x = as_features(where, x, self.feature_names) if len(x) else x
-        return self.standardization.apply(flattened(x) if self.flatten else x)
+            x, codes = encode(where, x, self.encoders)
+            x = as_features(where, x, self.feature_names) if x.size else x
+        numbers = self.standardization.apply(flattened(x) if self.flatten else x)
+        return self.together(numbers, codes)
 
     def apply(self, where: str, examples: Dataset) -> Dataset:
         """Examples of a file as the network takes them."""
@@ -178,7 +227,13 @@ class Preparation(NamedTuple):
         )
         head, *rest = lines
         return "\n".join(
-            [head, "─" * sum(widths, 6), *rest, f"{len(self.feature_names)} features, {scaled}"]
+            [
+                head,
+                "─" * sum(widths, 6),
+                *rest,
+                f"{len(self.feature_names)} features, {scaled}"
+                + f", and {len(self.embedded)} embedded" * bool(self.embedded),
+            ]
         )
 
     def flattening(self) -> "Preparation":
@@ -208,7 +263,12 @@ class Preparation(NamedTuple):
 
 
 def fit(
-    examples: Dataset, features: str, target: bool, flatten: bool, missing: str = "fill"
+    examples: Dataset,
+    features: str,
+    target: bool,
+    flatten: bool,
+    missing: str = "fill",
+    embedded: Embedded = BY_DEFAULT,
 ) -> Preparation:
     """The preparation by the mean and deviation of these examples, as their file has them.
 
@@ -219,24 +279,42 @@ def fit(
         target: Whether to standardise the (regression) target too, each output by its own.
         flatten: Whether examples of more than one axis become vectors.
         missing: What becomes of gaps in a table, one of `jaxnn.data.encoding.MISSING`.
+        embedded: Which columns of categories become codes.
     """
-    encoders = fit_encoders(examples.x, examples.columns, missing)
-    names, x = examples.feature_names, examples.x
+    encoders = fit_encoders(examples.x, examples.columns, missing, embedded)
+    x, shape = examples.x, examples.x.shape[1:]
     if encoders:
-        names = tuple(name for encoder in encoders for name in encoder.names)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `inputs` says it
-            x = encode("fit", x, encoders)
-    x = flattened(x) if flatten else x
+            x, _ = encode("fit", x, encoders)
+    x = Blocks(flattened(x) if flatten else x)
+    return fit_encoded(examples, x, encoders, features, target, flatten, shape)
+
+
+def fit_encoded(
+    examples: Dataset,
+    x: Iterable[np.ndarray],
+    encoders: tuple[Encoder, ...],
+    features: str,
+    target: bool,
+    flatten: bool = True,
+    shape: tuple[int, ...] | None = None,
+) -> Preparation:
+    """The same of features that are encoded already, in blocks; of a table unless a shape is
+    given."""
+    names = examples.feature_names
+    if encoders:
+        names = tuple(name for encoder in encoders for name in encoder.names)
+        features = features if names else "none"
     return Preparation(
-        examples.x.shape[1:],
+        (len(encoders),) if shape is None else shape,
         names,
         examples.class_names,
         examples.target_names,
         examples.task,
         encoders,
         PIXELS if examples.images and features == "none" else STANDARDIZATIONS[features](x),
-        STANDARDIZATIONS["features" if target else "none"](examples.target),
+        STANDARDIZATIONS["features" if target else "none"](Blocks(examples.target)),
         flatten,
         examples.images,
     )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnn.core.validation import brief
-from jaxnn.data.dataset import Dataset
+from jaxnn.data.dataset import Dataset, rows_of
 from jaxnn.data.optional import require_library
 from jaxnn.data.preparation import Preparation, Standardization
 
@@ -81,6 +81,9 @@ def split_off(
     labels = examples.target[chosen] if examples.class_names and stratify else None
     if labels is not None:
         _require_stratifiable(where, labels, examples.class_names, min(count, rest), fraction)
+    if labels is None:  # as scikit-learn does it, whose import takes longer than many a table
+        drawn = np.random.RandomState(seed).permutation(len(chosen))
+        return chosen[drawn[count:]], chosen[drawn[:count]]
     selection = require_library("sklearn.model_selection", "splitting a data set")
     kept, drawn = selection.train_test_split(
         np.arange(len(chosen)), test_size=count, random_state=seed, stratify=labels
@@ -147,7 +150,7 @@ def take(examples: Dataset, index: np.ndarray | slice) -> Dataset:
     groups, weights = (
         None if of is None else of[index] for of in (examples.groups, examples.weights)
     )
-    x, target = examples.x[index], examples.target[index]
+    x, target = rows_of(examples.x, index), examples.target[index]
     return examples._replace(x=x, target=target, groups=groups, weights=weights)
 
 

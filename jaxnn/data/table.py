@@ -1,10 +1,13 @@
 """Reading tables: columns of numbers, truth values, categories and dates, and targets."""
 
 import codecs
+import contextlib
+import copy
 import csv
 import gzip
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,6 +108,18 @@ class Reading(NamedTuple):
             said[column] = kind
         return said.get(name, "")
 
+    def saying_categories(self, names: Sequence[str]) -> "Reading":
+        """The same where these columns are categories; raises ValueError where one is said to be
+        something else."""
+        for name in names:
+            if (kind := self.kind_of(name)) not in ("", "category"):
+                raise ValueError(
+                    f"table: expected column {name!r}, which is to be embedded, to be a category, "
+                    f"got kinds {name}={kind}"
+                )
+        others = (f"{name}=category" for name in names if not self.kind_of(name))
+        return self._replace(kinds=(*self.kinds, *others))
+
 
 FOUND = Reading()
 """Everything is found out."""
@@ -130,6 +145,10 @@ def suffix_of(path: Path) -> str:
     return path.with_suffix("").suffix.lower() if suffix == ".gz" else suffix
 
 
+class NeedsText(Exception):
+    """A column of a piece is needed as it is written: the table is to be read again so."""
+
+
 class Table:
     """A table in memory, as pandas reads it.
 
@@ -137,6 +156,8 @@ class Table:
         path: The file.
         reading: How.
         as_text: Columns whose cells are kept as they are written.
+        aside: Columns, of targets or weights, that are numbers or, where these do not say all, are
+            read once more as they are written.
         wanted: Columns that are to be found, by which a header of numbers is recognised.
 
     Raises:
@@ -149,20 +170,97 @@ class Table:
         reading: Reading,
         as_text: Sequence[str] = (),
         wanted: Sequence[str] = (),
+        aside: Sequence[str] = (),
     ):
+        self._open(path, reading)
+        if self.is_text:
+            self._open_text(as_text, {*wanted, *as_text, *aside}, aside)
+            self._frame = self._read_text()
+        else:
+            self._frame = self._read_binary()
+        self._require_said()
+
+    def _open(self, path: Path, reading: Reading) -> None:
         self._pandas = require_library("pandas", f"reading the table {path}")
         self.path, self.reading = path, reading
         reading.require_valid()
         self._matrix: tuple[list[str], np.ndarray] | None = None
+        self._aside: set[str] = set()
+        self._before = 0  # rows, where this is a piece
+        self._is_piece = False
         self.is_text = suffix_of(path) in TEXTS
-        if self.is_text:
-            self._frame = self._read_text(as_text, {*wanted, *as_text})
-        else:
-            self._frame = self._read_binary()
-        for name in (text.rpartition("=")[0] for text in reading.kinds):
+
+    def _require_said(self) -> None:
+        for name in (text.rpartition("=")[0] for text in self.reading.kinds):
             self.require_column(name)
         if len(self._frame) == 0:
+            raise ValueError(f"{self.path}: expected rows below the header, got none")
+
+    @classmethod
+    def pieces(
+        cls,
+        path: Path,
+        reading: Reading,
+        as_text: Sequence[str],
+        wanted: Sequence[str],
+        aside: Sequence[str],
+        rows: int,
+    ) -> Iterator["Table"]:
+        """A table of text or of Parquet as tables of so many rows, one after the other.
+
+        The arguments are those of `Table`. A piece raises `NeedsText` where a column aside is
+        needed as it is written.
+        """
+        whole = cls.__new__(cls)
+        whole._open(path, reading)
+        if whole.is_text:
+            whole._open_text(as_text, {*wanted, *as_text, *aside}, aside)
+            frames = whole._text_pieces(rows)
+        else:
+            frames = whole._binary_pieces(rows)
+        found = False
+        for frame in frames:
+            piece = copy.copy(whole)
+            piece._frame, piece._is_piece = frame.reset_index(drop=True), True
+            if not found:
+                piece._require_said()
+                found = True
+            yield piece
+            whole._before += len(frame)
+        if not found:
             raise ValueError(f"{path}: expected rows below the header, got none")
+
+    def _text_pieces(self, rows: int) -> Iterator[Any]:
+        checked = False
+        with self._reading() as file:
+            reader = self._pandas.read_csv(file, chunksize=rows, **self._options)
+            while (frame := next(reader, None)) is not None:
+                if not checked and self._lacks_cells(frame):
+                    self._require_rows()
+                    checked = True
+                yield frame.drop(columns=self._index)
+
+    def _binary_pieces(self, rows: int) -> Iterator[Any]:
+        if BINARIES[suffix_of(self.path)] != "read_parquet":
+            raise ValueError(
+                f"{self.path}: expected a table of text or .parquet, which can be read in pieces, "
+                f"got {suffix_of(self.path)}: write it as one, or leave --stream out"
+            )
+        parquet = require_library("pyarrow.parquet", f"reading the table {self.path}")
+        try:
+            with parquet.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(rows):
+                    yield self._named(batch.to_pandas())
+        except (OSError, ArithmeticError, self._pandas.errors.OutOfBoundsDatetime) as error:
+            raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
+
+    def categories(self, name: str) -> tuple[tuple[str, ...], np.ndarray]:
+        """The different texts of a column, and the place of each cell among them, NaN for a gap."""
+        try:
+            column, cells = read_column(name, self._cells(name), ".", None, "category")
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+        return column.values, cells
 
     @property
     def names(self) -> list[str]:
@@ -241,6 +339,16 @@ class Table:
             classes: Those that are known, which are taken by their very names.
             prefer_numbers: Whether, where the task is not given, whole numbers are a regression.
         """
+        found = [self._as_numbers(name, task) for name in names]
+        numbers = [cells for cells in found if cells is not None]
+        if len(numbers) == len(names):
+            everything = np.ones(len(self._frame), bool)
+            if len(numbers) > 1:
+                values = np.stack(numbers, 1, dtype=np.float64)
+                return self._several_targets(names, values, task, prefer_numbers), everything
+            one = self._target_of_numbers(numbers[0], task, classes, prefer_numbers=prefer_numbers)
+            if one is not None:
+                return one, everything
         texts = [self._texts(name) for name in names]
         without = np.zeros(len(self._frame), bool)
         for name, cells in zip(names, texts, strict=True):
@@ -277,7 +385,11 @@ class Table:
                 .fillna(cells[kept])
             )
             numbers.append(self._all_numbers(name, words, decimal))
-        values = np.stack(numbers, 1)
+        return self._several_targets(names, np.stack(numbers, 1), task, prefer_numbers), kept
+
+    def _several_targets(
+        self, names: Sequence[str], values: np.ndarray, task: str | None, prefer_numbers: bool
+    ) -> Target:
         are_labels = bool(np.isin(values, (0, 1)).all()) and not prefer_numbers
         if task == "labels" and not np.isin(values, (0, 1)).all():
             raise ValueError(
@@ -289,7 +401,7 @@ class Table:
                 f"{self.path}: expected one target for a classification, got {', '.join(names)}; "
                 "for truth values, of which each example has any number, say --data.task labels"
             )
-        return Target(values, (), task or ("labels" if are_labels else "regression")), kept
+        return Target(values, (), task or ("labels" if are_labels else "regression"))
 
     def texts(self, name: str, kept: np.ndarray | None = None) -> list[str]:
         """The cells of a column, "" where one is empty; of the rows that are kept."""
@@ -380,6 +492,40 @@ class Table:
         labels = np.array([place[value] for value in values], np.int32)[codes]
         return Target(labels, tuple(ordered), task)
 
+    def _as_numbers(self, name: str, task: str | None) -> np.ndarray | None:
+        """The cells of a column aside that says all it has to say as numbers: finite ones of at
+        most 15 digits, without gaps, that are whole as they are written, or some of which are not
+        (for a regression, any)."""
+        if not self.is_text or name not in self._aside or self.reading.decimal == ",":
+            return None
+        cells = self._frame[name]
+        if cells.dtype.kind not in "if":
+            return None
+        numbers = cells.to_numpy()
+        if not np.isfinite(numbers).all() or np.abs(numbers).max() >= _LARGEST_EXACT:
+            return None
+        is_whole = numbers.dtype.kind == "f" and bool((numbers == np.floor(numbers)).all())
+        if is_whole and task != "regression":
+            return None
+        return numbers
+
+    @staticmethod
+    def _target_of_numbers(
+        numbers: np.ndarray, task: str | None, classes: Sequence[str], *, prefer_numbers: bool
+    ) -> Target | None:
+        """What `_one_target` finds in their texts; None where that takes the texts."""
+        if numbers.dtype.kind == "f":
+            is_other = task not in (None, "regression")
+            return None if is_other else Target(numbers.astype(np.float64), (), "regression")
+        if task == "regression" or (task is None and prefer_numbers):
+            return Target(numbers.astype(np.float64), (), "regression")
+        if task not in (None, "classification") or classes:
+            return None
+        values, labels = np.unique(numbers, return_inverse=True)
+        if task is None and len(values) > _MOST_CLASSES and len(numbers) < 10 * len(values):
+            return Target(numbers.astype(np.float64), (), "regression")
+        return Target(labels.astype(np.int32), tuple(map(str, values.tolist())), "classification")
+
     def _all_numbers(self, name: str, cells: Any, decimal: str) -> np.ndarray:
         numbers = as_numbers(cells, decimal)
         bad = ~np.isfinite(numbers)
@@ -410,6 +556,14 @@ class Table:
 
     def _texts(self, name: str) -> Any:
         """The cells as a table in text has them."""
+        if self.is_text and name in self._aside and not is_text(self._frame[name]):
+            if self._is_piece:
+                raise NeedsText(name)
+            self._aside.discard(name)
+            with self._opens(self.path, "rb") as file:
+                options = {**self._options, "usecols": [name], "dtype": {name: "str"}}
+                options |= {"index_col": None}
+                self._frame[name] = self._pandas.read_csv(file, **options)[name]
         cells = self._frame[name]
         if cells.dtype.kind == "f":
             whole = cells.dropna()
@@ -437,6 +591,10 @@ class Table:
             frame = getattr(self._pandas, read)(self.path)
         except Exception as error:  # each of these libraries has errors of its own
             raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
+        return self._named(frame)
+
+    def _named(self, frame: Any) -> Any:
+        """The frame, once its columns are found to be as a table has them."""
         names = [str(name) for name in frame.columns]
         self._require_distinct(names)
         for place, name in enumerate(names):
@@ -451,7 +609,8 @@ class Table:
         frame.columns = self._pandas.Index(names, dtype=object)
         return frame.reset_index(drop=True)
 
-    def _read_text(self, as_text: Sequence[str], wanted: set[str]) -> Any:
+    def _open_text(self, as_text: Sequence[str], wanted: set[str], aside: Sequence[str]) -> None:
+        self._aside = {*aside} - {*as_text}
         self._opens = gzip.open if self.path.suffix.lower() == ".gz" else open
         self._encoding = self.reading.encoding or self._find_encoding()
         self._separator = self._find_separator()
@@ -468,26 +627,42 @@ class Table:
         self._header_rows = int(has_header)
         self._require_distinct(names)
         self._names = names
-        quietly = {"dtype": {name: "str" for name in as_text if name in names}}
+        self._index = [names[place] for place in index]
+        self._order = [name for name in names if name not in self._index]
+        self._options = {
+            "sep": self._separator,
+            "encoding": self._encoding,
+            "header": 0 if has_header else None,
+            "names": names,
+            "index_col": False,
+            "keep_default_na": False,
+            "na_values": [""],
+            "skipinitialspace": True,
+            "low_memory": False,
+            "dtype": {name: "str" for name in as_text if name in names},
+        }
+
+    def _read_text(self) -> Any:
+        with self._reading() as file:
+            frame = self._read_numbers(file, self._options)
+            if frame is None:
+                file.seek(0)
+                frame = self._pandas.read_csv(file, **self._options)
+        if self._lacks_cells(frame):
+            self._require_rows()
+        return frame.drop(columns=self._index) if self._index else frame
+
+    def _lacks_cells(self, frame: Any) -> bool:
+        """Where cells are missing at the end of a row, pandas has none of the last column."""
+        return len(self._names) > 1 and bool(frame[self._names[-1]].isna().any())
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Any]:
+        """The open file, and what pandas raises as an error with the line."""
         try:
             with warnings.catch_warnings(), self._opens(self.path, "rb") as file:
                 warnings.simplefilter("error", self._pandas.errors.ParserWarning)
-                options = {
-                    "sep": self._separator,
-                    "encoding": self._encoding,
-                    "header": 0 if has_header else None,
-                    "names": names,
-                    "index_col": False,
-                    "keep_default_na": False,
-                    "na_values": [""],
-                    "skipinitialspace": True,
-                    "low_memory": False,
-                    **quietly,
-                }
-                frame = self._read_numbers(file, options)
-                if frame is None:
-                    file.seek(0)
-                    frame = self._pandas.read_csv(file, **options)
+                yield file
         except (
             self._pandas.errors.ParserError,
             self._pandas.errors.ParserWarning,
@@ -499,26 +674,20 @@ class Table:
             raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
         except self._pandas.errors.EmptyDataError:
             raise ValueError(f"{self.path}: expected rows below the header, got none") from None
-        # Where cells are missing at the end of a row, pandas has none of the last column.
-        if len(names) > 1 and frame[names[-1]].isna().any():
-            self._require_rows()
-        for place in index:
-            frame = frame.drop(columns=names[place])
-        self._order = [name for place, name in enumerate(names) if place not in index]
-        return frame
 
     def _read_numbers(self, file: Any, options: dict[str, Any]) -> Any:
         """The table in pieces, of which no more than one is there as text at a time; None where a
         column but those that are kept as they are written is no numbers that float64 holds."""
-        texts, pieces, matrices = list(options.get("dtype", ())), [], []
-        start = self._pandas.read_csv(file, nrows=_PROBED, **options).drop(columns=texts)
+        aside = [n for n in self._names if n in options["dtype"] or n in self._aside]
+        pieces, matrices = [], []
+        start = self._pandas.read_csv(file, nrows=_PROBED, **options).drop(columns=aside)
         if not {dtype.kind for dtype in start.dtypes} <= {"i", "f"}:
             return None
         file.seek(0)
         with self._pandas.read_csv(file, chunksize=_ROWS, **options) as reader:
             for piece in reader:
-                pieces.append(piece[texts])
-                numbers = piece.drop(columns=texts)
+                pieces.append(piece[aside])
+                numbers = piece.drop(columns=aside)
                 whole = numbers.select_dtypes("int64")
                 if not {dtype.kind for dtype in numbers.dtypes} <= {"i", "f"} or (
                     whole.size and whole.abs().to_numpy().max() > _LARGEST_EXACT
@@ -535,8 +704,9 @@ class Table:
             end -= len(own)
         self._matrix = list(numbers.columns), table
         frame = self._pandas.DataFrame(self._matrix[1], columns=numbers.columns, copy=False)
-        if texts:
-            frame[texts] = self._pandas.concat(pieces, ignore_index=True)
+        if aside:
+            # A column that is text in one piece and numbers in another is read again as text.
+            frame[aside] = self._pandas.concat(pieces, ignore_index=True)
         return frame
 
     def _require_rows(self) -> None:
@@ -578,7 +748,10 @@ class Table:
 
     def _find_encoding(self) -> str:
         with self._opens(self.path, "rb") as file:
-            start = file.read(4)
+            try:
+                start = file.read(4)
+            except (OSError, EOFError) as error:
+                raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
             for mark, encoding in (
                 (codecs.BOM_UTF8, "utf-8-sig"),
                 (codecs.BOM_UTF16_LE, "utf-16"),
@@ -597,7 +770,12 @@ class Table:
                         decoder.decode(chunk)
                     except UnicodeDecodeError:
                         is_utf8 = False
-                chunk = file.read(_CHUNK)
+                try:
+                    chunk = file.read(_CHUNK)
+                except (OSError, EOFError, zlib.error) as error:
+                    raise ValueError(
+                        f"{self.path}: expected a whole table, got: {error}"
+                    ) from error
             if is_utf8:
                 return "utf-8"
         warnings.warn(
@@ -641,12 +819,12 @@ class Table:
     def _where(self, row: int, name: str) -> str:
         """File, line and column of a cell."""
         if not self.is_text:
-            return f"{self.path}, row {row + 1}, column {name!r}"
+            return f"{self.path}, row {row + 1 + self._before}, column {name!r}"
         return f"{self.path}, line {self._row(row)[0]}, column {name!r}"
 
     def _row(self, row: int) -> tuple[int, list[str]]:
         for place, found in enumerate(self._rows()):
-            if place == row + self._header_rows:
+            if place == row + self._header_rows + self._before:
                 return found
         return 0, []
 

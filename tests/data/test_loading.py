@@ -139,8 +139,13 @@ def test_an_archive_that_cannot_be_used_is_refused(tmp_path, arrays, others, mes
 def test_an_archive_without_numbers_is_refused(tmp_path, arrays, dtype):
     with pytest.raises(TypeError, match=r"mine\.npz.*expected x to hold real numbers"):
         load(save(tmp_path, arrays, x=arrays["x"].astype(dtype)))
+
+
+def test_complex_labels_are_refused_and_texts_of_numbers_are_in_their_order(tmp_path, arrays):
     with pytest.raises(TypeError, match=r"mine\.npz.*expected target to hold integer labels"):
-        load(save(tmp_path, arrays, target=arrays["target"].astype(dtype)))
+        load(save(tmp_path, arrays, target=arrays["target"].astype(complex)))
+    texts = np.where(np.arange(len(arrays["target"])) % 2, "10", "9")
+    assert load(save(tmp_path, arrays, target=texts)).train.class_names == ("9", "10")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from jaxnn.data import load, read_features, table
 from jaxnn.data.columns import Column
 from jaxnn.data.files import examples_like, inputs_like, read_file
-from jaxnn.data.preparation import STANDARDIZATIONS
+from jaxnn.data.preparation import STANDARDIZATIONS, Blocks
 from jaxnn.data.table import Reading
 
 
@@ -486,7 +486,7 @@ def test_whole_numbers_that_float64_cannot_hold_are_warned_of(tmp_path):
 
 def test_a_constant_feature_of_any_size_becomes_zero():
     x = np.full((7, 2), [1e30, 0.1])
-    np.testing.assert_array_equal(STANDARDIZATIONS["features"](x).apply(x), 0)
+    np.testing.assert_array_equal(STANDARDIZATIONS["features"](Blocks(x)).apply(x), 0)
 
 
 def test_gaps_that_no_training_example_had_are_warned_of(tmp_path):

@@ -1,0 +1,319 @@
+"""`map_table`: a table larger than the memory, as a folder of .npy files that training reads from.
+
+Piece by piece its cells are brought to numbers, which go to the disk; and from there, once it is
+known what the rows for training are like, to the features of every part.
+"""
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnn.data.cache import cache_folder, identity_of
+from jaxnn.data.columns import Column
+from jaxnn.data.dataset import Dataset, as_weights, require_two_classes
+from jaxnn.data.digests import digest
+from jaxnn.data.encoding import BY_DEFAULT, Embedded, Encoder, encode, fit_encoders
+from jaxnn.data.files import examples_like, feature_columns, kept_as_text, require_file
+from jaxnn.data.loading import (
+    AUTO,
+    draw,
+    require_embedded,
+    require_options,
+    require_some_weight,
+    standardizing,
+    told,
+)
+from jaxnn.data.mapped import (
+    PARTS,
+    SOURCE,
+    make_empty,
+    map_splits,
+    write_preparation,
+    write_targets,
+)
+from jaxnn.data.preparation import Preparation, fit_encoded
+from jaxnn.data.splitting import Splits, take
+from jaxnn.data.table import FOUND, INTEGER, NeedsText, Reading, Table
+
+VERSION = 1  # changes when the same file would be mapped to something else
+_ROWS = 1 << 16
+"""How many rows are brought to features at a time."""
+_CELLS = 1 << 23
+"""How many cells of some columns are in memory while these are fitted."""
+
+
+def load_table(path: str | os.PathLike[str], **options: Any) -> Splits:
+    """The splits of a table, mapped from a folder in the cache that `map_table` writes once.
+
+    It belongs to the file's path, size and time of modification, and to the options.
+    """
+    path = Path(path).expanduser()
+    require_file(path)
+    cache, test = cache_folder(), options.get("test")
+    other = () if test is None else (str(test), Path(test).expanduser().stat().st_mtime_ns)
+
+    def folder_of(options: dict[str, Any]) -> Path:
+        facts = ("mapped", VERSION, *other, sorted(options.items()))
+        return cache / identity_of(path, facts)
+
+    folder = folder_of(options)
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".", suffix=".tmp") as unfinished:
+            made = map_table(path, Path(unfinished) / "mapped", **options)
+            try:
+                made.rename(folder)
+            except OSError:  # another process was faster
+                if not folder.exists():
+                    raise
+    splits = map_splits(folder)
+    if options.get("standardize") == AUTO:  # a run that is resumed says what that has become
+        scaled = not splits.preparation.target_standardization.is_identity
+        found = folder_of(options | {"standardize": "features", "standardize_target": scaled})
+        with contextlib.suppress(OSError):
+            found.symlink_to(folder.name, target_is_directory=True)
+    return splits
+
+
+def map_table(
+    path: str | os.PathLike[str],
+    folder: str | Path,
+    *,
+    target: str | Sequence[str] | None = None,
+    inputs: str | Sequence[str] | None = None,
+    task: str | None = None,
+    prefer_numbers: bool = False,
+    test: str | os.PathLike[str] | None = None,
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.0,
+    stratify: bool = True,
+    groups: str | None = None,
+    weights: str | None = None,
+    seed: int = 0,
+    standardize: str = "none",
+    standardize_target: bool = False,
+    missing: str = "fill",
+    embedded: Embedded = BY_DEFAULT,
+    reading: Reading = FOUND,
+) -> Path:
+    """Write a table, split and prepared as `jaxnn.data.load` does it, a piece at a time.
+
+    What the columns are, and whether whole numbers are classes, is found out on the first piece
+    (65,536 rows); what does not fit it below is refused with its line. `jaxnn.data.map_splits`
+    reads the folder. In memory are a few pieces, the targets, and some columns at a time; on the
+    disk, beside the folder, the cells as float64 until it is done. A file in ``test`` is read into
+    memory, as validation and test examples are when the folder is mapped.
+
+    Args:
+        path: The table.
+        folder: A new or empty folder; the other arguments are those of `jaxnn.data.load`.
+
+    Raises:
+        ValueError, FileNotFoundError: As `jaxnn.data.load` does.
+        FileExistsError: ``folder`` is not empty.
+        OSError: It cannot be written.
+    """
+    path, columns = Path(path).expanduser(), (target,) if isinstance(target, str) else target
+    require_options(test_fraction, validation_fraction, seed)
+    folder = make_empty(folder)
+    reading = reading.saying_categories(embedded.columns)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".", suffix=".tmp") as work:
+        given = tuple(columns) if columns else None
+        wanted = (inputs,) if isinstance(inputs, str) else inputs
+        options = (given, wanted, task, reading, groups, prefer_numbers, weights)
+        try:
+            examples = _decode(path, Path(work), False, *options)
+        except NeedsText:  # targets of numbers, which do not say all that their texts do
+            examples = _decode(path, Path(work), True, *options)
+        standardize, standardize_target = standardizing(examples, standardize, standardize_target)
+        require_two_classes(f"load: {path}", examples)
+        own_test = None
+        if test is not None:
+            other = Path(test).expanduser()
+            own_test = examples_like(examples, other, target, inputs, reading, weights)
+        indices = draw(examples, own_test, test_fraction, validation_fraction, None, seed, stratify)
+        facts = {"data": digest(*told(examples), *([] if own_test is None else told(own_test)))}
+        facts["split"] = digest(*indices)
+        numbered = examples._replace(x=np.arange(len(examples.target)))
+        parts = [take(numbered, index) for index in indices]
+        require_some_weight(f"load: {path}", [*parts, *([] if own_test is None else [own_test])])
+        require_embedded(path, examples.columns, embedded.columns)
+        encoders = _fit_encoders(examples, indices[0], missing, embedded)
+        blocks = _Encoded(examples.x, indices[0], encoders)
+        preparation = fit_encoded(parts[0], blocks, encoders, standardize, standardize_target)
+        for name, part in zip(PARTS, parts, strict=False):
+            _write(folder, name, examples.x, part, preparation, weighs=weights is not None)
+        if own_test is not None:
+            prepared = preparation.apply(str(test), own_test)
+            for array, x in preparation.apart(prepared.x).items():
+                np.save(folder / f"test_{array}.npy", x, allow_pickle=False)
+            write_targets(folder, "test", prepared, weighs=weights is not None)
+        write_preparation(folder, preparation)
+        (folder / SOURCE).write_text(json.dumps(facts), encoding="utf-8")
+    return folder
+
+
+def _decode(
+    path: Path,
+    work: Path,
+    as_text: bool,
+    targets: tuple[str, ...] | None,
+    inputs: Sequence[str] | None,
+    task: str | None,
+    reading: Reading,
+    groups: str | None,
+    prefer_numbers: bool,
+    weights: str | None,
+) -> Dataset:
+    """The examples, whose cells are in a file that is mapped."""
+    texts, aside = kept_as_text(reading, targets, groups, weights)
+    if as_text:
+        texts, aside = (*texts, *(targets or ())), aside[len(targets or ()) :]
+    found: dict[str, list[np.ndarray]] = {"target": [], "groups": [], "weights": []}
+    classes, of_groups = _Codes(), _Codes()
+    columns: list[Column] = []
+    categories: dict[str, _Codes] = {}
+    with (work / "cells").open("wb") as file:
+        for piece in Table.pieces(path, reading, texts, (*aside, *(inputs or ())), aside, _ROWS):
+            if not columns:
+                names = feature_columns(piece, targets, inputs, groups, weights)
+                columns = piece.columns(names)[0]
+                if not columns:
+                    raise ValueError(f"{path}: expected columns that are not dropped, got none")
+                categories = {c.name: _Codes() for c in columns if c.kind == "category"}
+            target, kept = piece.target(targets or (), task, prefer_numbers=prefer_numbers)
+            task = target.task
+            x = np.empty((len(kept), len(columns)))
+            plain = [place for place, c in enumerate(columns) if c.name not in categories]
+            known = [columns[place] for place in plain]
+            x[:, plain] = piece.columns([c.name for c in known], known)[1] if known else 0
+            for place, column in enumerate(columns):
+                if column.name in categories:
+                    values, cells = piece.categories(column.name)
+                    x[:, place] = categories[column.name].renumber(values, cells)
+            file.write(np.ascontiguousarray(x[kept]).data)
+            own = target.values
+            if target.class_names:
+                own = classes.renumber(target.class_names, own).astype(np.int32)
+            found["target"].append(own)
+            if groups:
+                values = piece.texts(groups, kept)
+                of_each = np.arange(len(values))
+                found["groups"].append(of_groups.renumber(values, of_each).astype(np.int64))
+            if weights:
+                known = [Column(weights, "number")]
+                found["weights"].append(piece.columns([weights], known)[1][kept, 0])
+    joined = {name: np.concatenate(arrays) for name, arrays in found.items() if arrays}
+    labels, class_names, count = joined["target"], (), len(joined["target"])
+    if classes.values:
+        whole = all(map(INTEGER.fullmatch, classes.values))
+        class_names, places = classes.in_order(whole=whole)
+        labels = places[labels].astype(np.int32)
+    counted = None
+    if weights:
+        try:
+            counted = as_weights(joined["weights"], count)
+        except ValueError as error:
+            raise ValueError(f"{path}, column {weights!r}: {error}") from None
+    x = np.memmap(work / "cells", np.float64, "r+", shape=(count, len(columns)))
+    for place, column in enumerate(columns):
+        if column.name in categories:
+            values, places = categories[column.name].in_order()
+            columns[place] = column._replace(values=values)
+            new = np.append(places.astype(float), np.nan)
+            for rows in _slices(count):
+                cells = x[rows, place]
+                x[rows, place] = new[np.where(np.isnan(cells), -1, cells).astype(int)]
+    return Dataset(
+        x,
+        labels if class_names else labels.reshape(count, -1),
+        tuple(column.name for column in columns),
+        class_names,
+        () if class_names else targets or (),
+        "labels" if task == "labels" else "",
+        tuple(columns),
+        groups=joined.get("groups"),
+        weights=counted,
+    )
+
+
+class _Codes:
+    """Names in the order in which they are met."""
+
+    def __init__(self):
+        self.values: dict[str, int] = {}
+
+    def renumber(self, names: Sequence[str], codes: np.ndarray) -> np.ndarray:
+        """Codes of these names as codes of all that have been met; NaN stays."""
+        places = [self.values.setdefault(name, len(self.values)) for name in names]
+        table = np.append(np.array(places, float), np.nan)
+        return table[np.where(np.isnan(codes), -1, codes).astype(int)]
+
+    def in_order(self, *, whole: bool = False) -> tuple[tuple[str, ...], np.ndarray]:
+        """The names in the order of the text or of the whole numbers that they are; and the
+        place of each code among them."""
+        ordered = sorted(self.values, key=int if whole else None)
+        place = {name: number for number, name in enumerate(ordered)}
+        return tuple(ordered), np.array([place[name] for name in self.values], int)
+
+
+def _slices(count: int) -> Iterator[slice]:
+    return (slice(start, start + _ROWS) for start in range(0, count, _ROWS))
+
+
+def _fit_encoders(
+    examples: Dataset, index: np.ndarray, missing: str, embedded: Embedded
+) -> tuple[Encoder, ...]:
+    """Some columns at a time, as many as are read together without much memory."""
+    columns, together = examples.columns, max(_CELLS // len(index), 1)
+    encoders = []
+    for start in range(0, len(columns), together):
+        some = slice(start, start + together)
+        encoders += fit_encoders(examples.x[:, some][index], columns[some], missing, embedded)
+    return tuple(encoders)
+
+
+class _Encoded:
+    """The features of the examples at an index, a block at a time, as often as one likes."""
+
+    def __init__(self, x: np.ndarray, index: np.ndarray, encoders: tuple[Encoder, ...]):
+        self._x, self._index, self._encoders = x, index, encoders
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are told where the features are written
+            for rows in _slices(len(self._index)):
+                yield encode("fit", self._x[self._index[rows]], self._encoders)[0]
+
+
+def _write(
+    folder: Path, name: str, x: np.ndarray, part: Dataset, preparation: Preparation, *, weighs: bool
+) -> None:
+    """The features of a part, whose x are numbers of rows."""
+    out: dict[str, Any] = {}
+    count = len(part.target)
+    for array, one in preparation.apart(preparation.sample()).items():
+        file, shape = folder / f"{name}_{array}.npy", (count, *one.shape[1:])
+        if count:
+            out[array] = np.lib.format.open_memmap(file, "w+", one.dtype, shape)
+        else:
+            np.save(file, np.zeros(shape, one.dtype), allow_pickle=False)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for rows in _slices(count):
+            prepared = preparation.inputs(name, x[part.x[rows]])
+            for array, values in preparation.apart(prepared).items():
+                out[array][rows] = values
+    for message in {re.sub(r": [0-9]+ cells", ": cells", str(each.message)) for each in said}:
+        warnings.warn(message, stacklevel=3)
+    if not part.class_names:
+        part = part._replace(target=preparation.target_standardization.apply(part.target))
+    write_targets(folder, name, part, weighs=weighs)

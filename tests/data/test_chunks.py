@@ -1,0 +1,127 @@
+"""Tables that are read a piece at a time."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxnn.data import chunks, load, map_splits
+from jaxnn.data.chunks import load_table, map_table
+from jaxnn.data.encoding import Embedded
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(chunks, "_ROWS", 64)
+    monkeypatch.setattr(chunks, "_CELLS", 300)
+
+
+def frame(count=300):
+    random = np.random.default_rng(0)
+    found = pd.DataFrame(
+        {
+            "size": random.normal(100, 30, count).round(2),
+            "floor": random.integers(0, 9, count),
+            "kind": np.where(np.arange(count) < 100, "old", random.choice(["a", "z"], count)),
+            "city": [f"c{i}" for i in random.permutation(np.arange(count) % 30)],
+            "built": pd.date_range("1990-01-01", periods=count, freq="37D").strftime("%Y-%m-%d"),
+            "garden": random.choice(["yes", "no"], count),
+            "w": random.integers(1, 4, count),
+            "who": np.arange(count) // 2,
+        }
+    )
+    found["price"] = (found["size"] * 3.1 + (found.kind == "old") * 9).round(3)
+    found["dear"] = np.where(found.price > found.price.median(), "yes", "no")
+    found["rooms"] = np.arange(count) % 4
+    found.loc[::17, "size"] = np.nan
+    found.loc[5::40, "kind"] = ""
+    return found
+
+
+INPUTS = ["size", "floor", "kind", "city", "built", "garden"]
+TASKS = {
+    "numbers": {"target": "price", "standardize_target": True},
+    "words": {"target": "dear"},
+    "whole numbers": {"target": "rooms"},
+    "whole numbers as such": {"target": "rooms", "task": "regression"},
+    "two": {"target": ["price", "size"], "inputs": ["floor", "kind"], "test_fraction": 0.3},
+    "weights": {"target": "dear", "weights": "w"},
+    "groups": {"target": "price", "groups": "who"},
+}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".csv.gz"])
+@pytest.mark.parametrize("task", TASKS)
+def test_pieces_give_what_the_whole_gives(task, suffix):
+    path, found = Path(f"t{suffix}"), frame()
+    if task == "two":
+        found = found.dropna()
+    found.to_parquet(path) if suffix == ".parquet" else found.to_csv(path, index=False)
+    options = {"inputs": INPUTS, "standardize": "features", "validation_fraction": 0.1}
+    options |= TASKS[task]
+    whole = load(path, **options, embed_above=20)
+    pieces = map_splits(map_table(path, "mapped", **options, embedded=Embedded(above=20)))
+    assert pieces.preparation.facts()[0] == whole.preparation.facts()[0]
+    for part, own in zip(whole[:3], pieces[:3], strict=True):
+        assert (own.class_names, own.feature_names) == (part.class_names, part.feature_names)
+        np.testing.assert_allclose(own.target, part.target, rtol=1e-6, atol=1e-6)
+        arrays = part.x if isinstance(part.x, tuple) else (part.x,)
+        others = own.x if isinstance(own.x, tuple) else (own.x,)
+        for a, b in zip(arrays, others, strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+        if part.weights is not None:
+            np.testing.assert_array_equal(own.weights, part.weights)
+
+
+def test_what_does_not_fit_the_first_piece_is_refused_with_its_line():
+    found = frame().astype({"floor": object})
+    found.loc[200, "floor"] = "roof"
+    found.to_csv("t.csv", index=False)
+    with pytest.raises(ValueError, match=r"t.csv, line 202, column 'floor': .* got 'roof'"):
+        map_table("t.csv", "mapped", target="price", inputs=INPUTS)
+    found.loc[200, "floor"], found.loc[250, "price"] = 3, np.nan
+    found.to_csv("t.csv", index=False)
+    with pytest.raises(ValueError, match=r"t.csv, line 252, column 'price': expected a target"):
+        map_table("t.csv", "other", target="price", inputs=INPUTS)
+    map_table(
+        "t.csv",
+        "kept",
+        target="price",
+        inputs=INPUTS,
+        reading=chunks.FOUND._replace(missing_target="drop"),
+    )
+    assert len(map_splits("kept").train.target) == 239
+    lines = Path("t.csv").read_text().splitlines()
+    Path("short.csv").write_text("\n".join([*lines[:150], lines[150] + ",7", *lines[151:]]))
+    with pytest.raises(ValueError, match=r"short.csv, line 151: expected 11 cells"):
+        map_table("short.csv", "third", target="price", inputs=INPUTS)
+    assert sorted(p.name for p in Path().iterdir() if p.name.startswith(".")) == []
+
+
+def test_the_folder_in_the_cache_is_of_the_file_and_the_options():
+    frame().to_csv("t.csv", index=False)
+    options = {"target": "price", "inputs": INPUTS}
+    first = load_table("t.csv", **options)
+    assert len([*Path("cache").iterdir()]) == 1
+    again = load_table("t.csv", **options)
+    assert again.source == first.source
+    auto = load_table("t.csv", **options, standardize="auto")
+    said = {"standardize": "features", "standardize_target": True}
+    before = {path.name for path in Path("cache").iterdir()}
+    assert load_table("t.csv", **options, **said).source == auto.source
+    assert {path.name for path in Path("cache").iterdir()} == before
+    assert load_table("t.csv", **options, seed=1).source.split != first.source.split
+    changed = frame()
+    changed.loc[7, "floor"] += 1
+    changed.to_csv("t.csv", index=False)
+    assert load_table("t.csv", **options).source.data != first.source.data
+
+
+def test_only_what_can_be_read_in_pieces_is():
+    frame().to_feather("t.feather")
+    with pytest.raises(ValueError, match=r"can be read in pieces, got \.feather"):
+        map_table("t.feather", "mapped", target="price", inputs=INPUTS)
