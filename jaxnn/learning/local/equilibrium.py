@@ -37,8 +37,8 @@ class equilibrium_propagation(Rule):
         ∂l(s⁰)/∂θ = lim_{β→0} −(1/2β) (∂Φ(s^β)/∂θ − ∂Φ(s^−β)/∂θ),    Φ = Σᵢ sᵢ · fᵢ(sᵢ₋₁)
 
     where ∂Φ/∂θ is what the stages' backward passes give for dz = sᵢ. The error is O(β²) (Laborieux
-    et al., 2021); with ``two_sided=False``, (1/β) from s^0 to s^β, it is O(β). The prediction is s⁰ₘ,
-    not the forward pass. Both phases start from s⁰, and that from zeros.
+    et al., 2021); with ``two_sided=False``, (1/β) from s⁰ to s^β, it is O(β). The prediction is
+    s⁰ₘ, not the forward pass. Both nudged phases start from s⁰, and that from zeros.
 
     Args:
         network: See `Rule`. Activations should be bounded.
@@ -87,8 +87,7 @@ class equilibrium_propagation(Rule):
         return weighted_mean(of_present(weights, values), weights)
 
     def predict(self, params: Any, state: Any, x: Any) -> Any:
-        at_rest = self.network
-        return self._rest(stages_of(self.name, at_rest, params, state, None), x)[-1]
+        return self._rest(stages_of(self.name, self.network, params, state, None), x)[-1]
 
     def _rest(self, stages: list[Stage], x: Any) -> list[Array]:
         """s⁰."""

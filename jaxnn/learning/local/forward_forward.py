@@ -15,7 +15,7 @@ from jaxnn.core.validation import (
     require_positive,
     require_positive_integer,
 )
-from jaxnn.kernels.products import sum_dtype
+from jaxnn.kernels.products import add_all, sum_dtype
 from jaxnn.learning.local.rule import Rule
 from jaxnn.learning.local.stages import gradients_of, run_through, stages_of
 
@@ -34,7 +34,8 @@ class forward_forward(Rule):
     summed, with that class as the label. Between stages the length of h, which would tell the next
     one what this one has found, is taken away by a layer of the network:
 
-        forward_forward(serial(dense(500), relu(), rms_norm(use_scale=False), dense(500), relu()), 10)
+        between = rms_norm(use_scale=False)
+        forward_forward(serial(dense(500), relu(), between, dense(500), relu()), 10)
 
     Its params are drawn for `labelled` inputs. Targets are labels, and training needs a key.
 
@@ -53,7 +54,7 @@ class forward_forward(Rule):
     classes: Annotated[int, require_positive_integer]
     threshold: Annotated[float, require_positive] = 1.0
     temperature: Annotated[float, require_positive] = 0.1
-    label_scale: Annotated[float, require_positive] = 1.0
+    label_scale: Annotated[float, require_positive] = 3.0
 
     def labelled(self, x: Array, labels: Array) -> Array:
         """[batch, classes + features]: the input of the network."""
@@ -88,7 +89,7 @@ class forward_forward(Rule):
             given = self.labelled(x, jnp.full(x.shape[0], number))
             stages = stages_of(self.name, self.network, params, state, None)
             goodness = [_goodness(h) for h in run_through(stages, given)[0]]
-            return sum(goodness[1:], start=jnp.zeros(x.shape[0])) if goodness[1:] else goodness[0]
+            return add_all(*(goodness[1:] or goodness))
 
         return jax.lax.map(of_class, jnp.arange(self.classes)).T
 
@@ -104,8 +105,8 @@ class forward_forward(Rule):
         h, kept = run_through(stages, both)
         signs = jnp.repeat(jnp.array([1.0, -1.0]), x.shape[0])
         goodness = [_goodness(own) for own in h]
-        losses = sum(jax.nn.softplus(-signs * self._margin(g)) for g in goodness)
-        values = losses.reshape(2, -1).sum(0).astype(x.dtype)
+        losses = [jax.nn.softplus(-signs * self._margin(g)) for g in goodness]
+        values = add_all(*losses).reshape(2, -1).sum(0).astype(x.dtype)
         require_weights(weights, values)
         value = weighted_mean(of_present(weights, values), weights)
         return value, (stages, h, kept, signs, goodness)

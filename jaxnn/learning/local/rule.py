@@ -53,8 +53,9 @@ class OfLoss(Rule):
 def objective_angles(rule: Rule) -> Callable[..., dict[str, Array]]:
     """(params, state, x, target, key=None, weights=None) -> {"2 dense": angle in degrees, …}.
 
-    For each layer with parameters the angle between the rule's update and the gradient that autodiff
-    finds of the rule's objective, all layers learning together: below 90° a small step descends.
+    For each layer with parameters the angle between the rule's update and the gradient that
+    autodiff finds of the rule's objective, all layers learning together: below 90° a small step
+    descends.
     """
 
     def angles(params, *arguments, **named):

@@ -15,8 +15,8 @@ from jaxnn.statistics.trees import scaled
 
 
 class Stage(NamedTuple):
-    """h = ρ(z), z = f(x): f ends with a layer that has parameters, ρ are the pointwise layers behind
-    it; so z and h have one shape.
+    """h = ρ(z), z = f(x): f ends with a layer that has parameters, ρ are the pointwise layers
+    behind it; so z and h have one shape.
 
     What lies between, such as a pooling, is at the front of the next f.
     """
@@ -93,8 +93,8 @@ def stages_of(
             ends[-1][1] = index + 1
     if not ends or ends[-1][1] != len(layers):
         raise ValueError(
-            f"{where}: expected the last layers to be one with parameters and, behind it, pointwise "
-            f"ones, got {brief(network)}"
+            f"{where}: expected the last layers to be one with parameters and, behind it, "
+            f"pointwise ones, got {brief(network)}"
         )
     found, start = [], 0
     for number, (middle, end) in enumerate(ends):

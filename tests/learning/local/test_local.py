@@ -89,7 +89,7 @@ def test_activities_that_settle_differ_from_backprop_by_the_second_order_of_the_
 
 
 def test_predictive_coding_descends_its_energy(x64):
-    """Settled, the weights' update is the gradient of the smallest energy (the envelope theorem)."""
+    """Settled, the update is the gradient of the smallest energy (the envelope theorem)."""
     network, params, state, x = convolutional()
     rule = predictive_coding(network, LOSS, steps=2000, rate=0.2)
 
@@ -213,7 +213,7 @@ def test_forward_forward_finds_the_class_whose_label_makes_the_later_stages_good
     rule = forward_forward(network, 3)
     found = jax.jit(rule.predict)(params, state, x)
     assert found.shape == (BATCH, 3)
-    given = jnp.concatenate([jnp.eye(3)[jnp.full(BATCH, 1)], x], 1)
+    given = jnp.concatenate([3 * jnp.eye(3)[jnp.full(BATCH, 1)], x], 1)
     expected = jnp.mean(network.predict(params, state, given) ** 2, 1)
     np.testing.assert_allclose(found[:, 1], expected)
 
