@@ -105,7 +105,7 @@ def _of_goodness(blocks: tuple[nn.Layer, ...]) -> nn.serial:
 
 
 LOCAL_RULES: dict[str, Callable[..., local.Rule]] = {
-    "predictive coding": lambda *blocks: local.predictive_coding(_flat(blocks), LOSS, steps=10),
+    "predictive coding": lambda *blocks: local.predictive_coding(_flat(blocks), LOSS),
     "equilibrium propagation": lambda *blocks: local.equilibrium_propagation(
         _flat(blocks), LOSS, free_steps=20, nudged_steps=6
     ),

@@ -239,7 +239,8 @@ def kfac_labels(
             "other" as well; * stands for anything.
 
     Raises:
-        ValueError: a path matches nothing.
+        ValueError: a path matches nothing, or some parameters of a layer and not the others, which
+            are preconditioned together.
     """
     others = checked("kfac_labels", "others", others, tuple[str, ...])
     factors_of = kfac_factors(network, loss, samples=None)
@@ -260,10 +261,29 @@ def kfac_labels(
             known = {*paths, *(path.rpartition(".")[0] for path in paths)} - {""}
             raise ValueError(f"kfac_labels: {unknown_name('path', pattern, known)}")
     chosen = [any(_matches(path, pattern) for pattern in others) for path in paths]
+    _require_whole_layers(layers, flags, chosen, others)
     return tree.unflatten(
         "kfac" if True in flag and not out else "other"
         for flag, out in zip(flags, chosen, strict=True)
     )
+
+
+def _require_whole_layers(
+    layers: "_Layers", covered: list, chosen: list[bool], others: Sequence[str]
+) -> None:
+    together: dict[int, dict[str, bool]] = {}
+    owners = jax.tree.leaves(layers.owners)
+    for path, numbers, flag, out in zip(layers.paths, owners, covered, chosen, strict=True):
+        for number in numbers if True in flag else ():
+            together.setdefault(number, {})[path] = out
+    for flags in together.values():
+        if len({*flags.values()}) > 1:
+            whole = sorted({path.rpartition(".")[0] or path for path in flags})
+            raise ValueError(
+                "kfac_labels: expected others to name all parameters of a layer or none, since "
+                f"they are preconditioned together, got {list(others)}, which divide "
+                f"{', '.join(flags)}: name {' and '.join(map(repr, whole))}"
+            )
 
 
 def _matches(path: str, pattern: str) -> bool:

@@ -65,7 +65,7 @@ def test_methods_are_compared_per_epoch_and_per_second(tmp_path, monkeypatch):
     monkeypatch.setattr(second_order, "METHODS", methods)
     second_order.main(["--problems", "wine", "--output", str(tmp_path)])
     found = written(tmp_path, "second_order")["wine"]
-    assert list(found) == ["SGD", "Adam", "K-FAC"]
+    assert list(found) == ["SGD", "Adam", "K-FAC", "K-FAC and Adam"]
     for run in found.values():
         assert len(run["losses"]) == len(run["seconds"]) == 3
         assert np.isfinite(run["losses"]).all()

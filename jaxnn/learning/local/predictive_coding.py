@@ -48,7 +48,7 @@ class predictive_coding(OfLoss):
     network: serial
     loss: Loss
     steps: Annotated[int, require_positive_integer] = 20
-    rate: Annotated[float, require_positive] = 0.2
+    rate: Annotated[float, require_positive] = 0.1
     fixed_prediction: bool = False
 
     def __call__(self, params, state, x, target, key=None, weights=None):
