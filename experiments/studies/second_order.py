@@ -68,7 +68,7 @@ def _kfac(rate: float, damping: float, *problem: Any) -> optax.GradientTransform
 
 def _with_adam(rate: float, network: nn.Layer, *data: Any) -> optax.GradientTransformation:
     problem = (network, *data)
-    parts = {"kfac": _kfac(0.03, 0.01, *problem), "other": optax.adam(rate)}
+    parts: dict[Any, Any] = {"kfac": _kfac(0.03, 0.01, *problem), "other": optax.adam(rate)}
     labels = kfac_labels(*problem, others=[network.part_names[-1]])
     return optax.partition(parts, labels)
 

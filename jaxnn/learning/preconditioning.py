@@ -90,7 +90,10 @@ def kfac(
     too, as the extra argument ``whole_params``, which `make_step` gives. A layer is preconditioned
     as a whole or not at all; `kfac_labels` are labels for `partition`. Inside `optax.MultiSteps`
     factors are those of the last of its batches; with ``micro_batches`` all examples of a large
-    batch count. For `optax.inject_hyperparams`, options that are whole numbers are ``static_args``.
+    batch count. A `MultiSteps` that is itself part of a chain is to be given to it as
+    ``optax.GradientTransformationExtraArgs(steps.init, steps.update)``, which says that it hands on
+    what it is told. For `optax.inject_hyperparams`, options that are whole numbers are
+    ``static_args``.
 
     Args:
         network: The network; of one with batch norm only the inference mode has factors.
@@ -170,7 +173,9 @@ def kfac(
         if not (isinstance(arguments, tuple | list) and 3 <= len(arguments) <= 5):
             raise ValueError(
                 "kfac: expected update to be given arguments=(state, x, target, key, weights), "
-                f"those of a gradient function after the parameters, got {brief(arguments)}"
+                f"those of a gradient function after the parameters, got {brief(arguments)}; "
+                "inside optax.chain, optax.MultiSteps hands nothing on unless it is given as "
+                "optax.GradientTransformationExtraArgs(steps.init, steps.update)"
             )
         held = layers.held("update", updates)
         if not all(jax.tree.leaves(held)):

@@ -140,6 +140,17 @@ def test_multi_steps_are_told_in_training_what_k_fac_needs():
     assert_agree(second.params, whole.params, 1e-5)
 
 
+def test_multi_steps_inside_of_a_chain_are_told_how_to_hand_on_what_k_fac_needs(x64):
+    params, gradients, extra = problem()
+    steps = optax.MultiSteps(make(), 2)
+    chained = optax.chain(steps, optax.scale(0.5))
+    with pytest.raises(ValueError, match=r"optax\.GradientTransformationExtraArgs\(steps\.init"):
+        jax.eval_shape(lambda: chained.update(gradients, chained.init(params), params, **extra))
+    mended = optax.GradientTransformationExtraArgs(steps.init, steps.update)
+    found, _ = after(optax.chain(mended, optax.scale(0.5)), steps=2)
+    assert_agree(found, jax.tree.map(lambda u: u / 2, whole()[0]), 1e-6)
+
+
 STATIC = ("factors_every", "inverse_every", "samples", "micro_batches")
 
 
@@ -385,6 +396,14 @@ def test_gradients_of_another_network_are_refused(x64):
 def test_a_path_that_matches_nothing_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"kfac_labels: unknown path 'haed': did you mean"):
         kfac_labels(NETWORK, LOSS, jnp.zeros((1, 4)), LABELS[:1], others=["haed"])
+
+
+@pytest.mark.parametrize(
+    ("others", "layer"), [(["head.weight"], "'head'"), (["norm", "first.b*"], "'first'")], ids=repr
+)
+def test_a_path_that_divides_a_layer_is_refused_at_once_with_the_layer_to_name(others, layer):
+    with pytest.raises(ValueError, match=f"all parameters of a layer or none.*name {layer}"):
+        kfac_labels(NETWORK, LOSS, jnp.zeros((1, 4)), LABELS[:1], others=others)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Numbers of PyTorch libraries, of small networks in float64: written to peers.json beside this file.
+"""Numbers of PyTorch libraries, of small networks in float64, written to peers.json beside this.
 
     python -m venv peers
     peers/bin/pip install torch curvlinops-for-pytorch laplace-torch kronfluence
