@@ -14,6 +14,7 @@ from jaxnn import interop, statistics
 from jaxnn.learning.damping import levenberg_marquardt
 from jaxnn.learning.preconditioning import kfac, kfac_labels
 from jaxnn.training import create_state, make_epoch, make_step
+from jaxnn.training.checkpoints import Checkpoints
 
 NETWORK = nn.serial(first=nn.dense(3), norm=nn.layer_norm(), act=nn.tanh(), head=nn.dense(2))
 LOSS = nn.softmax_cross_entropy()
@@ -105,6 +106,29 @@ def test_a_partitioned_optimiser_trains_in_a_scanned_epoch():
         train_state, values = epoch(train_state, x, target)
         losses.append(float(values.mean()))
     assert losses[-1] < losses[0] - 0.05
+
+
+def test_a_training_with_a_damping_that_adapts_goes_on_from_a_checkpoint_with_the_same_numbers(
+    tmp_path,
+):
+    x, target = normal(0, (12, 4), jnp.float32), jnp.arange(12) % 2
+    rule = levenberg_marquardt(0.1, every=2)
+    optimizer = optax.chain(
+        kfac(NETWORK, LOSS, x[:1], target[:1], damping=rule, samples=None), optax.sgd(0.1)
+    )
+    epoch = make_epoch(make_step(nn.backprop(NETWORK, LOSS), optimizer), 4, donate=False)
+    start = create_state(NETWORK, optimizer, jax.random.key(0), x[:1])
+    once, _ = epoch(start, x, target)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, once)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        number, restored = checkpoints.restore(like=start)
+    damping = restored.optimizer_state[0].damping.damping
+    assert number == 1
+    assert damping != rule.initial
+    assert_agree(epoch(restored, x, target)[1], epoch(once, x, target)[1], 0)
+    both = (epoch(train_state, x, target)[0] for train_state in (restored, once))
+    assert_agree(*((own.params, own.optimizer_state) for own in both), 0)
 
 
 def test_multi_steps_precondition_the_mean_gradient_with_the_last_factors(x64):
