@@ -182,6 +182,7 @@ from .learning.feedback import (
     direct_feedback_alignment as direct_feedback_alignment,
     feedback_alignment as feedback_alignment,
     kolen_pollack as kolen_pollack,
+    quantized as quantized,
     sign_concordant as sign_concordant,
     straight_through as straight_through,
 )

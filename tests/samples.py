@@ -179,6 +179,7 @@ NETWORKS = {
         nn.repeat(nn.weight_norm(nn.spectral_norm(nn.dense(6))), 2),
         ROWS,
     ),
+    "quantized": (nn.plain(nn.quantized(nn.dense(3), 3)), ROWS),
     "projection": (nn.projection(5), ROWS),
     "feedback_alignment": (
         nn.feedback_alignment(nn.serial(nn.dense(4), nn.tanh(), nn.dense(3))),

@@ -1,11 +1,16 @@
 """Wrong labels found by self-influence, and the training images behind a prediction.
 
 python -m experiments.influence --output pictures
+python -m experiments.influence --leave-out 20 --output pictures
 
 Labels of a share of the training examples are replaced by others, a network learns them all, and
 the examples are ranked by how much each lowers its own loss, ∂lᵀ C⁻¹ ∂l. How many of the wrong ones
 stand among the first says whether the ranking is worth a person's time. Then, for test images, the
 training images are shown whose loss is bound most to theirs, for better and for worse.
+
+With ``--leave-out`` scores are held against what they foretell: some training examples are left
+out, one at a time, the network is trained again without each from the same initial weights and in
+the same order, and how the test losses change is compared in rank with the scores (Spearman).
 """
 
 import time
@@ -27,7 +32,7 @@ from experiments.support.command_line import parse_options, run_script
 from experiments.support.comparisons import report, require_problems
 from experiments.support.config import DataConfig
 from jaxnn import statistics
-from jaxnn.core.validation import require_number, require_positive_integer
+from jaxnn.core.validation import require_count, require_number, require_positive_integer
 from jaxnn.data import Splits
 from jaxnn.training import make_predict
 
@@ -64,6 +69,10 @@ class Options:
     """How many test images are asked about."""
     epochs: int | None = None
     """In place of the problem's own."""
+    leave_out: int = 0
+    """How many training examples are left out, one at a time."""
+    seeds: int = 5
+    """Of how many trainings the changes are averaged, where examples are left out."""
     seed: int = 0
     """Draws weights, and which labels are replaced by what."""
     overwrite: bool = False
@@ -76,6 +85,8 @@ def main(arguments: list[str]) -> None:
     require_problems("influence", (options.problem,), PROBLEMS, options.epochs)
     require_positive_integer("influence", "examples", options.examples)
     require_positive_integer("influence", "queries", options.queries)
+    require_count("influence", "leave_out", options.leave_out)
+    require_positive_integer("influence", "seeds", options.seeds)
     require_number("influence", "flipped", options.flipped, minimum=0, maximum=0.5)
     require_number("influence", "damping", options.damping, minimum=0, open_minimum=True)
     problem = PROBLEMS[options.problem]
@@ -145,6 +156,7 @@ def trace(problem: Problem, splits: Splits, options: Options) -> dict[str, Any]:
         "examples": len(x),
         "found": found,
         "behind": _behind(network, params, state, splits, training, options, operators["EK-FAC"]),
+        "left_out": leave_out(problem, splits, training, options) if options.leave_out else None,
     }
 
 
@@ -178,6 +190,117 @@ def _behind(
         }
         for query, order in zip(asked, np.argsort(scores, 1), strict=True)
     ]
+
+
+ASKED = 50
+"""Of how many test images the losses are compared where examples are left out."""
+
+
+def leave_out(
+    problem: Problem, splits: Splits, training: tuple, options: Options
+) -> dict[str, Any]:
+    """How the ranks of scores agree with those of the changes when examples are left out.
+
+    Left out are those that lower their own loss most, by EK-FAC: of others the change would be that
+    of rounding. Asked about are the test images of the largest losses. Scores and changes are means
+    over the seeds.
+    """
+    start = time.perf_counter()
+    x, target = training
+    network, epochs = problem.network(), options.epochs or problem.epochs
+    run = trainer(network, x, target, epochs)
+    everyone = np.ones(len(x), np.float32)
+    keys = [jax.random.key(options.seed + i) for i in range(options.seeds)]
+    found = [run(key, everyone) for key in keys]
+
+    def operator_of(params: Any, state: Any) -> Any:
+        blocks = list(statistics.blocks(x, target, BLOCK))
+        compute = statistics.kronecker(network, LOSS, empirical=True)
+        kfac = statistics.over_batches(compute)(params, state, blocks)
+        kfac = jax.jit(statistics.Kronecker.eigh)(kfac)
+        correct = statistics.over_batches(statistics.ekfac(network, LOSS, empirical=True))
+        return correct(params, state, blocks, operator=kfac).inverse(options.damping)
+
+    operators = [operator_of(*one) for one in found]
+    own = statistics.self_influence(network, LOSS)
+    suspects = np.mean(
+        [own(*one, training, operator=o) for one, o in zip(found, operators, strict=True)], 0
+    )
+    left_out = np.argsort(-suspects)[: options.leave_out]
+
+    x_test, labels = (jnp.asarray(a) for a in (splits.test.x, splits.test.target))
+    losses = jax.jit(lambda p, s: LOSS.value(network.predict(p, s, x_test), labels))
+    before = np.stack([losses(*one) for one in found])
+    asked = np.argsort(-before.mean(0))[:ASKED]
+    score = statistics.influence_scores(network, LOSS)
+    queries, chosen = (x_test[asked], labels[asked]), (x[left_out], target[left_out])
+    scores = {
+        name: np.mean(
+            [
+                score(*one, queries, chosen, operator=o if name == "EK-FAC" else None)
+                for one, o in zip(found, operators, strict=True)
+            ],
+            0,
+        )
+        for name in ("EK-FAC", "none")
+    }
+    changes = []
+    for index in left_out:
+        present = everyone.copy()
+        present[index] = 0
+        after = [losses(*run(key, present)) for key in keys]
+        changes.append(np.stack(after)[:, asked] - before[:, asked])
+    change = np.stack(changes).mean(1).T  # [asked, left out]
+    ranks: dict[str, Any] = {"examples": left_out.tolist()}
+    for name, values in scores.items():
+        each = [_rank_correlation(-a, b) for a, b in zip(values, change, strict=True)]
+        whole = _rank_correlation(-values.mean(0), change.mean(0))
+        print(
+            f"{name}: rank correlation with leaving out {options.leave_out} examples, "
+            f"{options.seeds} seeds: {np.mean(each):.3f} in the mean of {ASKED} test images, "
+            f"{whole:.3f} of their mean loss, in {time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
+        ranks[name] = {"each": each, "of the mean loss": whole}
+    return ranks
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's, of numbers that have no ties."""
+    return float(np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1])
+
+
+def trainer(network: nn.Layer, x: Any, target: Any, epochs: int, batch_size: int = 64) -> Callable:
+    """(key, weights) -> (params, state): a training whose initial weights and order of examples are
+    those of the key, so that an example of weight 0 is all that differs."""
+    x, target = jnp.asarray(x), jnp.asarray(target, jnp.int32)
+    gradient = nn.backprop(network, LOSS)
+    size = min(batch_size, len(x))
+    steps = epochs * (len(x) // size)
+    optimizer = optax.adamw(optax.cosine_decay_schedule(2e-3, steps), weight_decay=1e-2)
+
+    @jax.jit
+    def run(key: jax.Array, weights: Any):
+        first, second = jax.random.split(key)
+        params, state = network.init(first, x[:1])
+
+        def epoch(carried: Any, key: jax.Array):
+            order = jax.random.permutation(key, len(x))
+            batches = order[: len(x) // size * size].reshape(-1, size)
+
+            def step(carried: Any, indices: Any):
+                params, own = carried
+                given = x[indices], target[indices], None, weights[indices]
+                _, gradients = gradient(params, state, *given)
+                updates, own = optimizer.update(gradients, own, params)
+                return (optax.apply_updates(params, updates), own), None
+
+            return jax.lax.scan(step, carried, batches)
+
+        keys = jax.random.split(second, epochs)
+        return jax.lax.scan(epoch, (params, optimizer.init(params)), keys)[0][0], state
+
+    return run
 
 
 COLUMNS = 4

@@ -1,5 +1,8 @@
 """K-FAC beside Adam and SGD with momentum: training loss per epoch and per second.
 
+"K-FAC and Adam" is one partitioned optimiser: K-FAC for all layers that it covers but the last, and
+Adam for that one.
+
 python -m experiments.second_order --output pictures
 
 Each method starts from the same weights and takes the same batches. Of its learning rates (and
@@ -10,6 +13,7 @@ the times; what K-FAC needs beside the gradient, its factors and their inverses,
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +29,7 @@ from experiments.support import style
 from experiments.support.command_line import parse_options, run_script
 from experiments.support.comparisons import report, require_problems
 from experiments.support.config import DataConfig
-from jaxnn.learning.preconditioning import kfac
+from jaxnn.learning.preconditioning import kfac, kfac_labels
 from jaxnn.training import create_state, make_epoch, make_predict, make_step
 
 
@@ -62,6 +66,13 @@ def _kfac(rate: float, damping: float, *problem: Any) -> optax.GradientTransform
     return optax.chain(preconditioner, optax.sgd(rate, momentum=0.9))
 
 
+def _with_adam(rate: float, network: nn.Layer, *data: Any) -> optax.GradientTransformation:
+    problem = (network, *data)
+    parts: dict[Any, Any] = {"kfac": _kfac(0.03, 0.01, *problem), "other": optax.adam(rate)}
+    labels = kfac_labels(*problem, others=[network.part_names[-1]])
+    return optax.partition(parts, labels)
+
+
 METHODS: dict[str, dict[str, Callable]] = {
     "SGD": {
         f"rate {rate:g}": lambda *problem, rate=rate: optax.sgd(rate, momentum=0.9)
@@ -76,6 +87,10 @@ METHODS: dict[str, dict[str, Callable]] = {
             r, d, *problem
         )
         for rate, damping in ((0.03, 0.01), (0.1, 0.01), (0.1, 0.1))
+    },
+    "K-FAC and Adam": {
+        f"rate 0.03, damping 0.01, of Adam {rate:g}": partial(_with_adam, rate)
+        for rate in (5e-4, 2e-3, 5e-3)
     },
 }
 

@@ -90,7 +90,10 @@ def kfac(
     too, as the extra argument ``whole_params``, which `make_step` gives. A layer is preconditioned
     as a whole or not at all; `kfac_labels` are labels for `partition`. Inside `optax.MultiSteps`
     factors are those of the last of its batches; with ``micro_batches`` all examples of a large
-    batch count. For `optax.inject_hyperparams`, options that are whole numbers are ``static_args``.
+    batch count. A `MultiSteps` that is itself part of a chain is to be given to it as
+    ``optax.GradientTransformationExtraArgs(steps.init, steps.update)``, which says that it hands on
+    what it is told. For `optax.inject_hyperparams`, options that are whole numbers are
+    ``static_args``.
 
     Args:
         network: The network; of one with batch norm only the inference mode has factors.
@@ -170,7 +173,9 @@ def kfac(
         if not (isinstance(arguments, tuple | list) and 3 <= len(arguments) <= 5):
             raise ValueError(
                 "kfac: expected update to be given arguments=(state, x, target, key, weights), "
-                f"those of a gradient function after the parameters, got {brief(arguments)}"
+                f"those of a gradient function after the parameters, got {brief(arguments)}; "
+                "inside optax.chain, optax.MultiSteps hands nothing on unless it is given as "
+                "optax.GradientTransformationExtraArgs(steps.init, steps.update)"
             )
         held = layers.held("update", updates)
         if not all(jax.tree.leaves(held)):
@@ -239,7 +244,8 @@ def kfac_labels(
             "other" as well; * stands for anything.
 
     Raises:
-        ValueError: a path matches nothing.
+        ValueError: a path matches nothing, or some parameters of a layer and not the others, which
+            are preconditioned together.
     """
     others = checked("kfac_labels", "others", others, tuple[str, ...])
     factors_of = kfac_factors(network, loss, samples=None)
@@ -260,10 +266,29 @@ def kfac_labels(
             known = {*paths, *(path.rpartition(".")[0] for path in paths)} - {""}
             raise ValueError(f"kfac_labels: {unknown_name('path', pattern, known)}")
     chosen = [any(_matches(path, pattern) for pattern in others) for path in paths]
+    _require_whole_layers(layers, flags, chosen, others)
     return tree.unflatten(
         "kfac" if True in flag and not out else "other"
         for flag, out in zip(flags, chosen, strict=True)
     )
+
+
+def _require_whole_layers(
+    layers: "_Layers", covered: list, chosen: list[bool], others: Sequence[str]
+) -> None:
+    together: dict[int, dict[str, bool]] = {}
+    owners = jax.tree.leaves(layers.owners)
+    for path, numbers, flag, out in zip(layers.paths, owners, covered, chosen, strict=True):
+        for number in numbers if True in flag else ():
+            together.setdefault(number, {})[path] = out
+    for flags in together.values():
+        if len({*flags.values()}) > 1:
+            whole = sorted({path.rpartition(".")[0] or path for path in flags})
+            raise ValueError(
+                "kfac_labels: expected others to name all parameters of a layer or none, since "
+                f"they are preconditioned together, got {list(others)}, which divide "
+                f"{', '.join(flags)}: name {' and '.join(map(repr, whole))}"
+            )
 
 
 def _matches(path: str, pattern: str) -> bool:

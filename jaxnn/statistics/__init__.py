@@ -22,6 +22,7 @@ from jaxnn.statistics.examples import (
 )
 from jaxnn.statistics.gauss_newton import diagonal_ggn, fisher_information, ggn_vector_product
 from jaxnn.statistics.hessian import hessian_diagonal, hessian_trace, hessian_vector_product
+from jaxnn.statistics.in_run import in_run_values
 from jaxnn.statistics.influence import GgnInverse, influence
 from jaxnn.statistics.kernel import empirical_ntk, ntk_diagonal, pseudo_ntk
 from jaxnn.statistics.kfac import kfac_factors

@@ -76,7 +76,7 @@ class Quantity:
         for name in options:
             if name not in known:
                 raise TypeError(f"{self.__name__}: {unknown_name('option', name, known)}")
-        return Quantity(self._function, self._captures_of, self._options | options)
+        return type(self)(self._function, self._captures_of, self._options | options)
 
     def __call__(self, network: Layer, loss: Loss, **options: Any) -> Callable:
         """(params, state, x, target, key=None, weights=None) -> result."""

@@ -8,6 +8,7 @@ from jaxnn.training.drawing import (
     Draw,
     Poisson,
     Shuffled,
+    drawn,
     epoch_order,
     in_batches,
     make_epoch,

@@ -37,6 +37,8 @@ def test_feedback_rules_are_compared_by_accuracy_and_angle(tmp_path, monkeypatch
     monkeypatch.setattr(feedback, "PROBLEMS", {"wine": feedback.Problem(WINE, blocks, 32, 3, 0.01)})
     names = ("backprop", "feedback alignment", "direct feedback alignment")
     monkeypatch.setattr(feedback, "RULES", {n: feedback.RULES[n] for n in names})
+    by_stage = {"forward-forward": feedback.LOCAL_RULES["forward-forward"]}
+    monkeypatch.setattr(feedback, "LOCAL_RULES", by_stage)
     feedback.main(["--problems", "wine", "--output", str(tmp_path)])
     found = written(tmp_path, "feedback")["wine"]
     assert all(len(rule["accuracy"]) == 3 for rule in found.values())
@@ -45,6 +47,8 @@ def test_feedback_rules_are_compared_by_accuracy_and_angle(tmp_path, monkeypatch
         *hidden, last = found[rule]["angles"].values()
         assert max(last) < 0.1
         assert min(min(a) for a in hidden) > 1
+    assert list(found)[-1] == "forward-forward"
+    assert max(max(a) for a in list(found["forward-forward"]["angles"].values())[-1:]) < 0.1
     with pytest.raises(FileExistsError):
         feedback.main(["--problems", "wine", "--epochs", "1", "--output", str(tmp_path)])
 
@@ -61,7 +65,7 @@ def test_methods_are_compared_per_epoch_and_per_second(tmp_path, monkeypatch):
     monkeypatch.setattr(second_order, "METHODS", methods)
     second_order.main(["--problems", "wine", "--output", str(tmp_path)])
     found = written(tmp_path, "second_order")["wine"]
-    assert list(found) == ["SGD", "Adam", "K-FAC"]
+    assert list(found) == ["SGD", "Adam", "K-FAC", "K-FAC and Adam"]
     for run in found.values():
         assert len(run["losses"]) == len(run["seconds"]) == 3
         assert np.isfinite(run["losses"]).all()

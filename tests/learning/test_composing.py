@@ -14,6 +14,7 @@ from jaxnn import interop, statistics
 from jaxnn.learning.damping import levenberg_marquardt
 from jaxnn.learning.preconditioning import kfac, kfac_labels
 from jaxnn.training import create_state, make_epoch, make_step
+from jaxnn.training.checkpoints import Checkpoints
 
 NETWORK = nn.serial(first=nn.dense(3), norm=nn.layer_norm(), act=nn.tanh(), head=nn.dense(2))
 LOSS = nn.softmax_cross_entropy()
@@ -107,6 +108,29 @@ def test_a_partitioned_optimiser_trains_in_a_scanned_epoch():
     assert losses[-1] < losses[0] - 0.05
 
 
+def test_a_training_with_a_damping_that_adapts_goes_on_from_a_checkpoint_with_the_same_numbers(
+    tmp_path,
+):
+    x, target = normal(0, (12, 4), jnp.float32), jnp.arange(12) % 2
+    rule = levenberg_marquardt(0.1, every=2)
+    optimizer = optax.chain(
+        kfac(NETWORK, LOSS, x[:1], target[:1], damping=rule, samples=None), optax.sgd(0.1)
+    )
+    epoch = make_epoch(make_step(nn.backprop(NETWORK, LOSS), optimizer), 4, donate=False)
+    start = create_state(NETWORK, optimizer, jax.random.key(0), x[:1])
+    once, _ = epoch(start, x, target)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, once)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        number, restored = checkpoints.restore(like=start)
+    damping = restored.optimizer_state[0].damping.damping
+    assert number == 1
+    assert damping != rule.initial
+    assert_agree(epoch(restored, x, target)[1], epoch(once, x, target)[1], 0)
+    both = (epoch(train_state, x, target)[0] for train_state in (restored, once))
+    assert_agree(*((own.params, own.optimizer_state) for own in both), 0)
+
+
 def test_multi_steps_precondition_the_mean_gradient_with_the_last_factors(x64):
     params, gradients, extra = problem()
     optimizer = optax.MultiSteps(make(), 2)
@@ -138,6 +162,17 @@ def test_multi_steps_are_told_in_training_what_k_fac_needs():
     whole, _ = alone(create_state(NETWORK, inner, jax.random.key(0), x[:1]), x, LABELS)
     assert_agree(first.params, start.params, 0)
     assert_agree(second.params, whole.params, 1e-5)
+
+
+def test_multi_steps_inside_of_a_chain_are_told_how_to_hand_on_what_k_fac_needs(x64):
+    params, gradients, extra = problem()
+    steps = optax.MultiSteps(make(), 2)
+    chained = optax.chain(steps, optax.scale(0.5))
+    with pytest.raises(ValueError, match=r"optax\.GradientTransformationExtraArgs\(steps\.init"):
+        jax.eval_shape(lambda: chained.update(gradients, chained.init(params), params, **extra))
+    mended = optax.GradientTransformationExtraArgs(steps.init, steps.update)
+    found, _ = after(optax.chain(mended, optax.scale(0.5)), steps=2)
+    assert_agree(found, jax.tree.map(lambda u: u / 2, whole()[0]), 1e-6)
 
 
 STATIC = ("factors_every", "inverse_every", "samples", "micro_batches")
@@ -385,6 +420,14 @@ def test_gradients_of_another_network_are_refused(x64):
 def test_a_path_that_matches_nothing_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"kfac_labels: unknown path 'haed': did you mean"):
         kfac_labels(NETWORK, LOSS, jnp.zeros((1, 4)), LABELS[:1], others=["haed"])
+
+
+@pytest.mark.parametrize(
+    ("others", "layer"), [(["head.weight"], "'head'"), (["norm", "first.b*"], "'first'")], ids=repr
+)
+def test_a_path_that_divides_a_layer_is_refused_at_once_with_the_layer_to_name(others, layer):
+    with pytest.raises(ValueError, match=f"all parameters of a layer or none.*name {layer}"):
+        kfac_labels(NETWORK, LOSS, jnp.zeros((1, 4)), LABELS[:1], others=others)
 
 
 @pytest.mark.parametrize(

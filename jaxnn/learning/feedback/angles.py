@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.core.captures import map_captures
 from jaxnn.core.contract import Layer, Loss
-from jaxnn.core.gradients import autodiff, backprop
-from jaxnn.core.networks import label, walk
+from jaxnn.core.gradients import autodiff, backprop, backward_pass
+from jaxnn.core.networks import label, plain, walk
 from jaxnn.kernels.products import sum_dtype
 
 
@@ -26,6 +27,28 @@ def alignment_angles(network: Layer, loss: Loss) -> Callable[..., dict[str, Arra
         return angles_between(network, *(g(*arguments, **named)[1] for g in (update, truth)))
 
     return angles
+
+
+def delta_angles(network: Layer, loss: Loss) -> Callable[..., dict[str, Array]]:
+    """(params, state, x, target, key=None, weights=None) -> {"2 dense": angle in degrees, …}.
+
+    As `alignment_angles`, of the deltas at the outputs of the parameters, of the whole batch as one
+    vector, in place of the gradients that they make: between what a rule sends to a layer and what
+    the true gradient, `jaxnn.plain`, would.
+    """
+    passes = [backward_pass(of, loss) for of in (network, plain(network))]
+
+    def angles(*arguments, **named):
+        deltas = [map_captures(_deltas, run(*arguments, **named).captures) for run in passes]
+        return angles_between(network, *deltas)
+
+    return angles
+
+
+def _deltas(capture: Any) -> list[Array]:
+    found = []
+    capture.map_deltas(lambda deltas: found.append(deltas) or deltas)
+    return found
 
 
 def angles_between(network: Layer, update: Any, gradient: Any) -> dict[str, Array]:

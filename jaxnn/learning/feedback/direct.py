@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.combinators import Many, inside, serial
+from jaxnn.core.combinators import Many, inside, serial, split
 from jaxnn.core.contract import Layer
-from jaxnn.core.validation import require_key
+from jaxnn.core.validation import brief, require_key
 from jaxnn.learning.feedback.rules import FeedbackState
 
 
@@ -24,12 +24,16 @@ class direct_feedback_alignment(Many, init=False):
     weight and an activation, ``serial(dense(512), relu())``, is direct feedback alignment as
     published.
 
+    A block may return a tuple: each floating member has a Bᵢ of its own, others have no delta.
+    Where lengths [batch], integers, or a mask [batch, time], booleans, are among them, the deltas
+    of members [batch, time, …] are 0 where nothing is: no gradient would come from there.
+
     dx is that of the first block. The memory of Bᵢ is outputs times outputs: a convolution's block
     should end with its pooling.
 
     Raises:
-        ValueError: there is a single block, which would be plain `serial`; a block does not return
-            one array.
+        ValueError: there is a single block, which would be plain `serial`; a block returns nothing
+            that is floating.
     """
 
     true_gradient: bool
@@ -66,40 +70,92 @@ class direct_feedback_alignment(Many, init=False):
 
     def init(self, key: Array | None, x: Any):
         params, states = self._chain.init(key, x)
-        shapes = []
+        outputs = []
         for block, p, s in zip(self.layers, params, states, strict=True):
             x = jax.eval_shape(block.predict, p, s, x)
-            if not hasattr(x, "shape"):
+            outputs.append(_floating(x))
+            if not jax.tree.leaves(outputs[-1]):
                 raise ValueError(
-                    "direct_feedback_alignment: expected every block to return one array, "
-                    f"{block.name} returns {type(x).__name__}"
+                    "direct_feedback_alignment: expected every block to return something floating, "
+                    f"{block.name} returns {brief(x)}"
                 )
-            shapes.append(x.shape[1:])
         key = jax.random.fold_in(require_key("direct_feedback_alignment", key), 1)
-        outputs = math.prod(shapes[-1])
-        feedback = tuple(
-            jax.random.normal(k, (outputs, *shape), x.dtype) / math.sqrt(outputs)
-            for k, shape in zip(jax.random.split(key, len(shapes) - 1), shapes[:-1], strict=True)
-        )
+        size = sum(math.prod(a.shape[1:]) for a in jax.tree.leaves(outputs[-1]))
+        keys = jax.random.split(key, len(outputs) - 1)
+        feedback = tuple(_drawn(*each, size) for each in zip(keys, outputs[:-1], strict=True))
         return params, FeedbackState(states, feedback)
 
     def predict(self, params: Any, state: Any, x: Any):
         return self._chain.predict(params, state.inner, x)
 
     def forward(self, params: Any, state: Any, x: Any, key: Array | None):
-        y, inner, residuals = self._chain.forward(params, state.inner, x, key)
-        return y, state._replace(inner=inner), (residuals, state.memory)
-
-    def backward(self, params: Any, residuals: Any, dy: Array):
-        residuals, feedback = residuals
         if self.true_gradient:
-            return self._chain.backward(params, residuals, dy)
-        error = dy.reshape(dy.shape[0], math.prod(dy.shape[1:]))
-        deltas = [*(jnp.tensordot(error, b, 1) for b in feedback), dy]
-        results = []
+            y, inner, residuals = self._chain.forward(params, state.inner, x, key)
+            return y, state._replace(inner=inner), residuals
+        states, kept = [], []
+        keys = split(key, len(self.layers))
         for index, block in enumerate(self.layers):
             with inside(self, index):
-                own = params[index], residuals.kept[index], deltas[index]
-                results.append(block.backward(*own))
+                own = params[index], state.inner[index], x, keys[index]
+                x, new_state, residuals = block.forward(*own)
+            states.append(new_state)
+            kept.append((residuals, _real(x)))
+        return x, FeedbackState(self.gather(states), state.memory), (kept, state.memory)
+
+    def backward(self, params: Any, residuals: Any, dy: Any):
+        if self.true_gradient:
+            return self._chain.backward(params, residuals, dy)
+        kept, feedback = residuals
+        flat = [a.reshape(a.shape[0], math.prod(a.shape[1:])) for a in jax.tree.leaves(dy)]
+        error, results = jnp.concatenate(flat, 1), []
+        for index, (block, (own, real)) in enumerate(zip(self.layers, kept, strict=True)):
+            is_last = index + 1 == len(self.layers)
+            delta = dy if is_last else _sent(error, feedback[index], real)
+            with inside(self, index):
+                results.append(block.backward(params[index], own, delta))
         dx, captures = zip(*results, strict=True)
         return dx[0], self.gather(captures)
+
+
+def _floating(tree: Any) -> Any:
+    """The tree with None in place of what has no delta."""
+    return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.floating) else None, tree)
+
+
+def _drawn(key: Array, members: Any, size: int) -> Any:
+    """B for each member."""
+    leaves, treedef = jax.tree.flatten(members)
+    keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
+    return treedef.unflatten(
+        jax.random.normal(k, (size, *a.shape[1:]), a.dtype) / math.sqrt(size)
+        for k, a in zip(keys, leaves, strict=True)
+    )
+
+
+def _real(y: Any) -> Array | None:
+    """[batch, time], where something is in the members of a tuple; None where all is."""
+    members = jax.tree.leaves(y) if isinstance(y, tuple) else []
+    times = {a.shape[1] for a in members if a.ndim >= 3 and jnp.issubdtype(a.dtype, jnp.floating)}
+    real = None
+    for member in members:
+        if len(times) == 1 and member.ndim == 1 and jnp.issubdtype(member.dtype, jnp.integer):
+            own = jnp.arange(*times) < member[:, None]
+        elif member.ndim == 2 and member.dtype == bool and times == {member.shape[1]}:
+            own = member
+        else:
+            continue
+        real = own if real is None else real & own
+    return real
+
+
+def _sent(error: Array, feedback: Any, real: Array | None) -> Any:
+    """The error by way of B, for each member."""
+
+    def send(b: Array):
+        delta = jnp.tensordot(error.astype(b.dtype), b, 1)
+        if real is None or delta.ndim < 3:
+            return delta
+        there = jnp.expand_dims(real, tuple(range(2, delta.ndim)))
+        return jnp.where(there, delta, jnp.zeros_like(delta))
+
+    return jax.tree.map(send, feedback)

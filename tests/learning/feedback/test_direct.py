@@ -7,7 +7,7 @@ import pytest
 from helpers import ChangedLoss, assert_agree, normal, passes, started
 
 import jaxnn as nn
-from jaxnn.learning.feedback import alignment_angles
+from jaxnn.learning.feedback import alignment_angles, delta_angles
 
 BATCH = 4
 LOSS = nn.softmax_cross_entropy()
@@ -76,10 +76,72 @@ def test_a_single_block_is_refused():
         nn.direct_feedback_alignment(nn.dense(3))
 
 
-def test_a_block_that_returns_a_tuple_is_refused():
-    layer = nn.direct_feedback_alignment(nn.fork(nn.dense(2), nn.dense(2)), nn.add())
-    with pytest.raises(ValueError, match="every block to return one array, fork returns tuple"):
+def test_a_block_without_anything_floating_is_refused():
+    threshold = nn.parameter_free("threshold", lambda x: (x > 0, ()), lambda r, dy: None)
+    layer = nn.direct_feedback_alignment(threshold, nn.identity())
+    with pytest.raises(ValueError, match="to return something floating, threshold returns"):
         layer.init(jax.random.key(0), jnp.ones((2, 3)))
+
+
+def test_each_member_of_a_tuple_has_feedback_of_its_own(x64):
+    """Every member's delta is dy · B of that member."""
+    layer = nn.direct_feedback_alignment(
+        nn.fork(nn.dense(2), nn.serial(nn.dense(2), nn.tanh())), nn.serial(nn.add(), nn.dense(3))
+    )
+    x, dy = normal(1, (BATCH, 5)), normal(2, (BATCH, 3))
+    params, state = started(layer, x)
+    first, second = state.memory[0]
+    assert first.shape == second.shape == (3, 2)
+    assert not np.allclose(first, second)
+    _, _, found = passes(layer, params, state, x, dy)
+    y = np.tanh(x @ params[0][1][0]["weight"] + params[0][1][0]["bias"])
+    np.testing.assert_allclose(found[0][0]["weight"], x.T @ (dy @ first))
+    np.testing.assert_allclose(found[0][1][0]["bias"], ((dy @ second) * (1 - y**2)).sum(0))
+
+
+@pytest.mark.parametrize("kind", ["lengths", "mask"])
+def test_padding_is_sent_no_error(kind, x64):
+    """Of an example padded to four times the gradients are those of the example without padding."""
+    sequence, lengths = normal(1, (BATCH, 4, 2)), jnp.array([4, 2, 1, 3])
+    if kind == "lengths":
+        extra = lengths
+        blocks = nn.rnn(3), nn.on(0, nn.dense(3)), nn.lstm(2, output="last")
+    else:
+        extra = jnp.arange(4) < lengths[:, None]
+        masked = nn.parameter_free(
+            "masked mean",
+            lambda x: ((x[0] * x[1][..., None]).sum(1), (x[1], x[0].shape)),
+            lambda kept, dy: (dy[:, None] * kept[0][..., None], None),
+        )
+        blocks = nn.on(0, nn.dense(3)), nn.on(0, nn.dense(3)), masked
+    layer = nn.direct_feedback_alignment(*blocks)
+    params, state = started(layer, (sequence, extra))
+
+    @jax.jit
+    def gradients(sequence):
+        y, _, residuals = layer.forward(params, state, (sequence, extra), None)
+        return nn.contract(layer.backward(params, residuals, jnp.sin(y))[1])
+
+    there = (jnp.arange(4) < lengths[:, None])[..., None]
+    found, other = gradients(sequence), gradients(jnp.where(there, sequence, 100.0))
+    assert_agree(found, other, 1e-12)
+    assert min(jnp.abs(leaf).max() for leaf in jax.tree.leaves(found)) > 0
+
+
+def test_angles_of_deltas_are_those_of_what_reaches_each_layer(x64):
+    layer, x = (
+        nn.direct_feedback_alignment(nn.serial(nn.dense(5), nn.tanh()), nn.dense(3)),
+        normal(1, (BATCH, 4)),
+    )
+    params, state = started(layer, x)
+    labels = jnp.array([0, 1, 2, 2])
+    angles = jax.jit(delta_angles(layer, LOSS))(params, state, x, labels)
+    h = np.tanh(x @ params[0][0]["weight"] + params[0][0]["bias"])
+    e = LOSS.gradient(h @ params[1]["weight"] + params[1]["bias"], labels)
+    sent, true = ((1 - h**2) * (e @ w) for w in (state.memory[0], params[1]["weight"].T))
+    cosine = (sent * true).sum() / np.linalg.norm(sent) / np.linalg.norm(true)
+    np.testing.assert_allclose(angles["0.0 dense"], np.degrees(np.arccos(cosine)))
+    assert angles["1 dense"] < 1e-9
 
 
 @pytest.mark.parametrize("surrogate", [None, nn.sigmoid(), nn.tanh()])
