@@ -194,6 +194,13 @@ NETWORKS = {
         nn.direct_feedback_alignment(body=nn.dense(4), head=nn.dense(3)),
         ROWS,
     ),
+    "auxiliary_heads": (
+        nn.auxiliary_heads(
+            nn.serial(nn.dense(4), nn.serial(nn.tanh(), nn.dropout(0.2)), nn.dense(3)),
+            nn.parallel(nn.dense(3), nn.serial(nn.dense(2), nn.dense(3))),
+        ),
+        ROWS,
+    ),
     "true gradient of a rule": (nn.plain(nn.feedback_alignment(nn.dense(3))), ROWS),
     "true gradient of direct feedback": (
         nn.plain(nn.direct_feedback_alignment(nn.dense(4), nn.dense(3))),

@@ -2,6 +2,7 @@
 
 from jaxnn.losses.weighting import weighted_examples
 from jaxnn.training.crosschecking import Crosscheck, Disagreement, compared
+from jaxnn.training.delayed import delayed
 from jaxnn.training.divergence import Diverged
 from jaxnn.training.drawing import (
     Batches,

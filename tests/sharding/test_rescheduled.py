@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -65,14 +66,15 @@ def of_step(step, steps, devices=None, x=None, labels=LABELS):
     return jax.tree.map(np.asarray, (train_state.params, train_state.state, value))
 
 
-def expected_of(step, gradient=nn.backprop):
+@cache
+def expected_of(step):
     """Of plain backprop on one device."""
     x = normal(0, (8, 24))
     optimizer = MOMENTUM
     if step.name == "update_in_backward":
         optimizer = optax.chain(optax.clip_by_global_norm(0.5), MOMENTUM)
     train_state = training.create_state(step.network, optimizer, jax.random.key(1), x)
-    run = jax.jit(training.make_step(gradient(step.network, LOSS), optimizer))
+    run = jax.jit(training.make_step(nn.backprop(step.network, LOSS), optimizer))
     for _ in range(2):
         train_state, value = run(train_state, x, LABELS)
     return jax.tree.map(np.asarray, (train_state.params, train_state.state, value))
@@ -112,6 +114,12 @@ def test_on_one_two_four_and_eight_devices_they_are_plain_backprop():
     subprocess.run([sys.executable, "-c", EIGHT], env=environment, check=True, timeout=600)
 
 
+def test_factors_that_are_not_formed_are_those_of_the_gradient(x64):
+    step = training.low_rank(NETWORK, LOSS, MOMENTUM, rank=8, error_feedback=False)
+    for devices in (None, 4):
+        assert_agree(of_step(step, 2, devices), expected_of(step), 1e-10)
+
+
 @pytest.mark.parametrize("devices", [None, 4])
 def test_what_low_rank_leaves_out_comes_back(devices, x64):
     """Σ of what is applied is Σ of the gradients, less the mean of the last errors."""
@@ -149,7 +157,7 @@ def test_low_rank_sends_the_bytes_that_it_says():
     step = training.low_rank(network, LOSS, optax.sgd(0.1), rank=2)
     state = step.create_state(jax.random.key(1), x)
     rows = step.plan(state.params, state.state, x)
-    assert [row.sent for row in rows] == [4 * n for n in (2 * 28 + 16, 2 * 96 + 32, 2 * 35 + 3)]
+    assert [row.sent for row in rows] == [4 * n for n in (2 * 28 + 16, 2 * 128 + 32, 2 * 35 + 3)]
     assert all(row.sent < row.gradient for row in rows)
     state = training.place(state, mesh, network, step)
     with jax.set_mesh(mesh):
@@ -204,21 +212,30 @@ def test_averages_send_the_bytes_that_the_formula_says():
 
 
 def test_train_takes_a_step_and_goes_on_with_it_on_other_devices(x64):
-    x, labels = np.asarray(normal(0, (22, 24))), np.arange(22, dtype=np.int32) % 3
-    for step in (STEPS["on the way back"], STEPS["low rank"]):
-        plain = optax.chain(optax.clip_by_global_norm(0.5), MOMENTUM)
-        plain = plain if step.name == "update_in_backward" else MOMENTUM
-        found = []
-        for optimizer, meshes in ((plain, (None,)), (step, (mesh_of(4), mesh_of(2)))):
-            state = training.create_state(NETWORK, optimizer, jax.random.key(1), x[:1])
-            for epochs, mesh in enumerate(meshes, 3 - len(meshes)):
-                if mesh is not None:
-                    state = training.place(state, mesh, NETWORK, optimizer)
-                options = {"epochs": epochs, "batch_size": 8}
-                for epoch in training.train(NETWORK, LOSS, optimizer, state, x, labels, **options):
-                    state = epoch.train_state
-            found.append(jax.tree.map(np.asarray, (state.params, state.state)))
-        assert_agree(found[1], found[0], 1e-10)
+    network = nn.serial(nn.dense(6), nn.batch_norm(), nn.dropout(0.3), nn.dense(3))
+    x, labels = np.asarray(normal(0, (22, 5))), np.arange(22, dtype=np.int32) % 3
+    clipped = optax.chain(optax.clip_by_global_norm(0.5), MOMENTUM)
+    step = training.update_in_backward(network, LOSS, MOMENTUM, clip_norm=0.5)
+    found = []
+    for optimizer, meshes in ((clipped, (None,)), (step, (mesh_of(4), mesh_of(2)))):
+        state = training.create_state(network, optimizer, jax.random.key(1), x[:1])
+        for epochs, mesh in enumerate(meshes, 3 - len(meshes)):
+            if mesh is not None:
+                state = training.place(state, mesh, network, optimizer)
+            options = {"epochs": epochs, "batch_size": 8, "crosscheck": None}
+            *_, last = training.train(network, LOSS, optimizer, state, x, labels, **options)
+            state = last.train_state
+        found.append(jax.tree.map(np.asarray, (state.params, state.state)))
+    assert_agree(found[1], found[0], 1e-10)
+
+
+def test_what_devices_have_by_themselves_is_averaged_for_others():
+    step = STEPS["low rank"]
+    state = step.create_state(jax.random.key(0), jnp.zeros((8, 24))).optimizer_state
+    (error,) = step.for_devices(state, 4).errors
+    assert error.shape == (4, 24, 32)
+    own = state._replace(errors=(error + jnp.arange(4.0)[:, None, None],))
+    np.testing.assert_array_equal(step.for_devices(own, 2).errors[0], jnp.full((2, 24, 32), 1.5))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +271,7 @@ def test_meshes_and_layouts_that_do_not_fit_are_refused():
     other = Mesh(np.array(jax.devices()[:2]), ("rows",))
     with pytest.raises(ValueError, match=r"place: expected a mesh with the axis 'data'.*'rows'"):
         training.place(state, other, NETWORK, step)
-    with pytest.raises(ValueError, match="layout replicated with low_rank.*got fully_sharded"):
+    with pytest.raises(ValueError, match=r"layout replicated with low_rank.*got fully_sharded"):
         training.place(state, mesh_of(2), NETWORK, step, LAYOUTS["fully_sharded"])
     local = training.local_steps(APART, LOSS, MOMENTUM)
     state = local.create_state(jax.random.key(0), x)
@@ -271,7 +288,7 @@ def test_train_refuses_what_is_asked_of_a_gradient_that_a_step_has_itself(name):
 
     given = {
         "gradient": nn.backprop(APART, LOSS),
-        "measure": {"norms": statistics.per_example_squared_norms()},
+        "measure": {"noise": statistics.gradient_noise},
     }[name]
     step, x = training.update_in_backward(APART, LOSS, MOMENTUM), np.zeros((8, 24), np.float32)
     state = step.create_state(jax.random.key(0), x)
