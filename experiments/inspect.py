@@ -223,7 +223,7 @@ def _train(config: Config, splits: Splits, epochs: int | None) -> list[tuple[int
     trained = train(
         config.layers,
         loss,
-        config.make_optimizer(len(splits.train.x)),
+        config.make_update(len(splits.train.x)),
         start,
         splits.train.x,
         target,

@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal
 import jax
 import numpy as np
 import tyro
-from optax import GradientTransformation
 
 from experiments.support.best import Best, require_best
 from experiments.support.calling import command, waiting
@@ -253,7 +252,7 @@ def _fresh_state(config: Config, splits: Splits, devices: DeviceOptions, mesh: A
     return train_state
 
 
-def _optimizer(config: Config, splits: Splits, tuned_after: int) -> GradientTransformation:
+def _optimizer(config: Config, splits: Splits, tuned_after: int) -> Any:
     """That of the epochs which it is to have."""
     if config.epochs <= tuned_after:
         raise ValueError(
@@ -261,7 +260,7 @@ def _optimizer(config: Config, splits: Splits, tuned_after: int) -> GradientTran
             f"fine-tuned, got {config.epochs}: say --epochs"
         )
     spanned = dataclasses.replace(config, epochs=config.epochs - tuned_after)
-    return spanned.make_optimizer(len(splits.train.x))
+    return spanned.make_update(len(splits.train.x))
 
 
 def _resolve(config: Config, splits: Splits) -> Config:
@@ -301,7 +300,7 @@ def _start(
     splits: Splits,
     train_state: TrainState,
     past: Sequence[dict],
-    optimizer: GradientTransformation,
+    optimizer: Any,
 ) -> Iterator[Epoch]:
     """Training as the configuration has it, after the epochs in ``past``."""
     task = config.task(splits)

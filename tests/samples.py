@@ -167,6 +167,10 @@ NETWORKS = {
     ),
     "compress": (nn.compress(nn.serial(nn.dense(8), nn.tanh(), nn.dropout(0.2)), 8), ROWS),
     "sampled": (nn.sampled(nn.dense(3), 0.4, "winner"), ROWS),
+    "sampled by a schedule": (
+        nn.sampled(nn.serial(nn.dense(3), nn.tanh()), ((0, 0.8), (2, 0.4)), "uniform"),
+        ROWS,
+    ),
     "low_precision_deltas": (
         nn.low_precision_deltas(nn.dense(3), "int8", scale="row", stochastic=True),
         ROWS,

@@ -533,7 +533,7 @@ def initial_state(config: Config, splits: Splits) -> TrainState:
 
 
 def _state_like(config: Config, record: Record) -> TrainState:
-    optimizer = config.make_optimizer(record.examples["train"])
+    optimizer = config.make_update(record.examples["train"])
     key = jax.random.key(config.seed)
     x = np.zeros((1, *record.preparation.network_shape), np.float32)
     return create_state(config.layers, optimizer, key, x)
