@@ -47,15 +47,10 @@ def _require_share(where: str, name: str, value: Any) -> Any:
     """A number, or a schedule of them."""
     if not isinstance(value, tuple | list):
         return _require_part(where, name, value)
-    pairs: list[tuple] = [
-        tuple(piece) if isinstance(piece, tuple | list) else (piece,) for piece in value
-    ]
-    first = [piece[0] for piece in pairs]
-    if (
-        any(len(piece) != 2 or type(piece[0]) is not int for piece in pairs)
-        or first[:1] != [0]
-        or first != sorted(set(first))
-    ):
+    pairs: Any = [piece if isinstance(piece, tuple | list) else () for piece in value]
+    whole = all(len(piece) == 2 and type(piece[0]) is int for piece in pairs)
+    first = [piece[0] for piece in pairs] if whole else []
+    if first[:1] != [0] or first != sorted(set(first)):
         raise ValueError(
             f"{where}: expected {name} to be a number, or a schedule of pairs (first step, "
             f"{name}) that begins at step 0, with rising steps, got {value}"
