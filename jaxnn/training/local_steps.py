@@ -24,6 +24,7 @@ from jaxnn.core.mixing import mixing_layers, require_loss_apart
 from jaxnn.core.networks import label, walk
 from jaxnn.core.validation import require_positive_integer
 from jaxnn.kernels.parts import DATA, data_parts, parts_of
+from jaxnn.sharding.mesh import require_data_axis
 from jaxnn.training.steps import Step, TrainState, mean_over_copies, require_unscaled
 
 
@@ -51,7 +52,8 @@ class local_steps(Step):
     Raises:
         ValueError: ``every`` is not positive; a policy in float16 is in the network; at ``start``
             and when called, a layer mixes the examples of a batch or has state, or the loss
-            compares the examples: of a device's own they would be others.
+            compares the examples: of a device's own they would be others; when called, under a mesh
+            without the axis "data".
     """
 
     _: dataclasses.KW_ONLY
@@ -85,6 +87,7 @@ class local_steps(Step):
         self, train_state: TrainState, x: Any, target: Any, weights: Array | None = None
     ) -> tuple[TrainState, Array]:
         """One step."""
+        require_data_axis(self.name)
         averaged, state, copies, key, count = train_state
         self._require_apart(averaged, state, x)
         devices = data_parts()

@@ -34,6 +34,7 @@ from jaxnn.core.networks import label, walk
 from jaxnn.core.validation import require_positive_integer
 from jaxnn.kernels.parts import DATA, data_parts, parts_of
 from jaxnn.kernels.products import rows_of, sum_dtype
+from jaxnn.sharding.mesh import require_data_axis
 from jaxnn.training.steps import Step, TrainState, mean_over_copies, require_unscaled
 
 
@@ -82,7 +83,7 @@ class low_rank(Step):
 
     Raises:
         ValueError: ``rank`` is not positive; a policy in float16 is in the network, whose deltas
-            are scaled.
+            are scaled; when called, under a mesh without the axis "data".
     """
 
     _: dataclasses.KW_ONLY
@@ -123,6 +124,7 @@ class low_rank(Step):
         self, train_state: TrainState, x: Any, target: Any, weights: Array | None = None
     ) -> tuple[TrainState, Array]:
         """One step."""
+        require_data_axis(self.name)
         params, state, (inner, errors, factors), key, count = train_state
         run = pass_with(self.network, self.loss, shares)
         step_key = jax.random.fold_in(key, count)

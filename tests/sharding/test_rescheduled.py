@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import assert_agree, normal
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxnn as nn
@@ -264,13 +264,26 @@ def test_what_cannot_be_done_is_refused(make, message):
         make()
 
 
+def make_rows_mesh():
+    return jax.make_mesh((2,), ("rows",), (AxisType.Auto,), devices=jax.devices()[:2])
+
+
 def test_meshes_and_layouts_that_do_not_fit_are_refused():
     x = jnp.zeros((8, 24))
     step = STEPS["low rank"]
     state = step.create_state(jax.random.key(0), x)
-    other = Mesh(np.array(jax.devices()[:2]), ("rows",))
     with pytest.raises(ValueError, match=r"place: expected a mesh with the axis 'data'.*'rows'"):
-        training.place(state, other, NETWORK, step)
+        training.place(state, make_rows_mesh(), NETWORK, step)
+    params, states = NETWORK.init(jax.random.key(0), x)
+    for name, run, arguments in (
+        ("send_captures", send_captures(NETWORK, LOSS), (params, states)),
+        ("low_rank", step, (state,)),
+    ):
+        with (
+            jax.set_mesh(make_rows_mesh()),
+            pytest.raises(ValueError, match=f"{name}: expected a mesh with the axis 'data'"),
+        ):
+            jax.eval_shape(run, *arguments, x, jnp.asarray(LABELS))
     with pytest.raises(ValueError, match=r"layout replicated with low_rank.*got fully_sharded"):
         training.place(state, mesh_of(2), NETWORK, step, LAYOUTS["fully_sharded"])
     local = training.local_steps(APART, LOSS, MOMENTUM)
