@@ -225,7 +225,7 @@ def _train(config: Config, splits: Splits, epochs: int | None) -> list[tuple[int
     trained = train(
         config.layers,
         loss,
-        config.make_optimizer(len(splits.train.target)),
+        config.make_update(len(splits.train.target)),
         start,
         splits.train.x,
         target,

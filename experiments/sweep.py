@@ -270,6 +270,7 @@ def _require_sweepable(config: Config) -> None:
     for name, values in (
         ("gradient", ("manual", "crosscheck")),  # by backprop, which nothing is compared with here
         ("micro_batches", (1,)),
+        ("in_backward", (False,)),
         ("patience", (None,)),
         ("class_weights", ("",)),  # those of the loss are taken
         ("metrics", ((),)),

@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal
 import jax
 import numpy as np
 import tyro
-from optax import GradientTransformation
 
 from experiments.support.best import Best, require_best
 from experiments.support.calling import command, waiting
@@ -259,7 +258,7 @@ def _fresh_state(config: Config, splits: Splits, devices: DeviceOptions, mesh: A
     return train_state
 
 
-def _optimizer(config: Config, splits: Splits, tuned_after: int) -> GradientTransformation:
+def _optimizer(config: Config, splits: Splits, tuned_after: int) -> Any:
     """That of the epochs which it is to have."""
     if config.epochs <= tuned_after:
         raise ValueError(
@@ -267,7 +266,7 @@ def _optimizer(config: Config, splits: Splits, tuned_after: int) -> GradientTran
             f"fine-tuned, got {config.epochs}: say --epochs"
         )
     spanned = dataclasses.replace(config, epochs=config.epochs - tuned_after)
-    return spanned.make_optimizer(len(splits.train.target))
+    return spanned.make_update(len(splits.train.target))
 
 
 def _resolve(config: Config, splits: Splits) -> Config:
@@ -307,7 +306,7 @@ def _start(
     splits: Splits,
     train_state: TrainState,
     past: Sequence[dict],
-    optimizer: GradientTransformation,
+    optimizer: Any,
 ) -> Iterator[Epoch]:
     """Training as the configuration has it, after the epochs in ``past``."""
     task = config.task(splits)

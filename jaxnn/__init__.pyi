@@ -186,6 +186,10 @@ from .learning.feedback import (
     sign_concordant as sign_concordant,
     straight_through as straight_through,
 )
+from .learning.local_losses import (
+    auxiliary_heads as auxiliary_heads,
+    local_losses as local_losses,
+)
 from .losses.classification import (
     categorical_cross_entropy as categorical_cross_entropy,
     kl_divergence as kl_divergence,

@@ -167,6 +167,10 @@ NETWORKS = {
     ),
     "compress": (nn.compress(nn.serial(nn.dense(8), nn.tanh(), nn.dropout(0.2)), 8), ROWS),
     "sampled": (nn.sampled(nn.dense(3), 0.4, "winner"), ROWS),
+    "sampled by a schedule": (
+        nn.sampled(nn.serial(nn.dense(3), nn.tanh()), ((0, 0.8), (2, 0.4)), "uniform"),
+        ROWS,
+    ),
     "low_precision_deltas": (
         nn.low_precision_deltas(nn.dense(3), "int8", scale="row", stochastic=True),
         ROWS,
@@ -193,6 +197,13 @@ NETWORKS = {
     ),
     "named direct_feedback_alignment": (
         nn.direct_feedback_alignment(body=nn.dense(4), head=nn.dense(3)),
+        ROWS,
+    ),
+    "auxiliary_heads": (
+        nn.auxiliary_heads(
+            nn.serial(nn.dense(4), nn.serial(nn.tanh(), nn.dropout(0.2)), nn.dense(3)),
+            nn.parallel(nn.dense(3), nn.serial(nn.dense(2), nn.dense(3))),
+        ),
         ROWS,
     ),
     "true gradient of a rule": (nn.plain(nn.feedback_alignment(nn.dense(3))), ROWS),

@@ -34,10 +34,12 @@ from jaxnn.learning.privacy import Privacy, adaptive
 from jaxnn.losses.elementwise import Binary, OfError
 from jaxnn.rewrites.precision import POLICIES, Policy, skip_overflow, with_precision
 from jaxnn.training import (
+    Step,
     make_optimizer,
     make_plateau,
     make_schedule,
     steps_per_epoch,
+    update_in_backward,
     weighted_examples,
 )
 from jaxnn.training.optimizers import TOLD_THE_LOSS, assemble_optimizer
@@ -273,6 +275,8 @@ class Config:
     """How many examples a step uses."""
     gradient: str = "manual"
     """manual (hand-derived), autodiff, or private."""
+    in_backward: bool = False
+    """Update each layer on the way back, so that the whole gradient never exists."""
     micro_batches: int = 1
     """In how many parts a batch goes through the network."""
     precision: str = "float32"
@@ -387,6 +391,8 @@ class Config:
                 f"{self.optimizer} and {self.schedule}"
             )
         numbers = {name: getattr(self, name) for name in SETTINGS}
+        if self.in_backward:
+            numbers["clip_norm"] = None  # the step clips
         if settings is None:
             numbers["learning_rate"] = make_schedule(
                 schedule.name, self.learning_rate, steps, schedule.options
@@ -402,6 +408,22 @@ class Config:
             made = assemble_optimizer(optimizer.name, options=optimizer.options, **numbers)
         made = optax.chain(made, plateau) if plateau else made
         return skip_overflow(made) if self.policy and self.policy.scales else made
+
+    def make_update(self, examples: int) -> optax.GradientTransformation | Step:
+        """What `jaxnn.training.train` takes as its optimiser: that of `make_optimizer`, or the step
+        that updates each layer by it on the way back."""
+        optimizer = self.make_optimizer(examples)
+        if not self.in_backward:
+            return optimizer
+        for name, allowed in (("gradient", ("manual",)), ("micro_batches", (1,))):
+            if (given := getattr(self, name)) not in allowed:
+                raise ValueError(
+                    f"config: expected {name} to be {allowed[0]} where in_backward is set, which "
+                    f"has no gradient of the whole network, got {given}"
+                )
+        return update_in_backward(
+            self.layers, self.loss_function, optimizer, clip_norm=self.clip_norm
+        )
 
     @property
     def all_metrics(self) -> tuple[str, ...]:

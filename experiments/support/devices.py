@@ -67,7 +67,7 @@ class DeviceOptions:
         self, train_state: TrainState, mesh: Mesh, config: Config, splits: Splits
     ) -> TrainState:
         """The train state of a configuration, on the mesh."""
-        optimizer = config.make_optimizer(len(splits.train.target))
+        optimizer = config.make_update(len(splits.train.target))
         return place(train_state, mesh, config.layers, optimizer, find_layout(self.layout))
 
     def _available(self) -> list[Any]:

@@ -33,6 +33,7 @@ def require_foldable(config: Config, folds: int) -> None:
         ("stream", (False,)),
         ("gradient", ("manual",)),
         ("micro_batches", (1,)),
+        ("in_backward", (False,)),
         ("patience", (None,)),
         ("class_weights", ("",)),
         ("best", ("last", *ALWAYS)),

@@ -63,12 +63,16 @@ def gradient_options(config: Config, network: Layer, loss: Loss) -> dict[str, An
     if parts > 1:
         gradient = accumulate(gradient, parts, network=network)
     draw = streamed if config.stream else shuffled
+    if config.in_backward:
+        gradient = None  # the step has its own
     return {"gradient": gradient, "draw": draw, "crosscheck": crosscheck}
 
 
 def what_is_compared(config: Config) -> str:
     """The names of the two gradients that a crosscheck compares."""
     options = gradient_options(config, config.layers, config.loss_function)
-    pair = compared(options["crosscheck"], options["gradient"], config.layers, config.loss_function)
+    network, loss = config.layers, config.loss_function
+    gradient = options["gradient"] or backprop(network, loss)
+    pair = compared(options["crosscheck"], gradient, network, loss)
     by_intent = " (before it is clipped and noisy)" * (config.privacy_of_gradients is not None)
     return f"{by_intent} and ".join(pair)

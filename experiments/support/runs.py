@@ -536,7 +536,7 @@ def initial_state(config: Config, splits: Splits) -> TrainState:
 
 
 def _state_like(config: Config, record: Record) -> TrainState:
-    optimizer = config.make_optimizer(record.examples["train"])
+    optimizer = config.make_update(record.examples["train"])
     key = jax.random.key(config.seed)
     return create_state(config.layers, optimizer, key, record.preparation.sample())
 

@@ -22,7 +22,8 @@ the R rows the sum is estimated without bias, each row divided by how often it i
 
 import dataclasses
 import math
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,21 @@ def _require_part(where: str, name: str, value: Any) -> float:
     return require_number(where, name, value, minimum=0, maximum=1, open_minimum=True)
 
 
+def _require_share(where: str, name: str, value: Any) -> Any:
+    """A number, or a schedule of them."""
+    if not isinstance(value, tuple | list):
+        return _require_part(where, name, value)
+    pairs: Any = [piece if isinstance(piece, tuple | list) else () for piece in value]
+    whole = all(len(piece) == 2 and type(piece[0]) is int for piece in pairs)
+    first = [piece[0] for piece in pairs] if whole else []
+    if first[:1] != [0] or first != sorted(set(first)):
+        raise ValueError(
+            f"{where}: expected {name} to be a number, or a schedule of pairs (first step, "
+            f"{name}) that begins at step 0, with rising steps, got {value}"
+        )
+    return tuple((step, _require_part(where, name, own)) for step, own in pairs)
+
+
 Rule = Literal["uniform", "norm", "winner"]
 
 
@@ -53,21 +69,30 @@ class sampled(OfLeaves):
     says what it is off by. Rows are drawn anew in every forward pass with a key; in inference mode,
     and of `jaxnn.plain`, all are taken.
 
+    A ``share`` that changes while training is a schedule, ``((0, 1.0), (1000, 0.25))``: from which
+    step on it is which. Steps are forward passes in training, counted in the state of each layer;
+    each share is compiled by itself, so that fewer rows cost less.
+
     Args:
         layer: A layer or a network.
-        share: k / R in (0, 1], of each layer; k is rounded up.
+        share: k / R in (0, 1], of each layer; k is rounded up. Or a schedule of it.
         by: "uniform", "norm" or "winner", as above; the latter two cost the norms of all rows.
 
     Raises:
-        ValueError: ``share`` is out of its range, ``by`` is unknown; in training, there is no key.
-            Quantities of single examples are refused: their gradients are summed already.
+        ValueError: ``share`` is out of its range, ``by`` is unknown; a schedule does not begin at
+            step 0, or its steps do not rise; in training, there is no key. Quantities of
+            single examples are refused: their gradients are summed already.
     """
 
-    share: Annotated[float, _require_part] = 0.5
+    share: Annotated[Any, _require_share] = 0.5
     by: Rule = "norm"
 
     def replaced(self, leaf: Layer) -> Layer:
-        return leaf if isinstance(leaf, Pointwise) else Sampled(leaf, self.share, self.by)
+        if isinstance(leaf, Pointwise):
+            return leaf
+        if isinstance(self.share, tuple):
+            return ScheduledSampled(leaf, 1.0, self.by, schedule=self.share)
+        return Sampled(leaf, self.share, self.by)
 
 
 class Sampled(Altered):
@@ -84,7 +109,7 @@ class Sampled(Altered):
     def forward(self, params: Any, state: Any, x: Any, key: Array | None):
         y, new_state, residuals = self.layer.forward(params, state, x, key)
         own = None
-        if jax.tree.leaves(params):  # the layer draws from the key itself
+        if _has(params):  # the layer draws from the key itself
             own = jax.random.fold_in(require_key("sampled", key), 3)
         return y, new_state, (residuals, own)
 
@@ -93,14 +118,12 @@ class Sampled(Altered):
         dx, captures = self.layer.backward(params, kept, dy)
         return dx, map_captures(lambda capture: self._contracted(capture, key), captures)
 
-    def _contracted(self, capture: Capture, key: Array) -> Capture:
+    def _contracted(self, capture: Capture, key: Any) -> Capture:
         linear = capture.linear()
         if type(linear) is not LinearCapture:
             return capture
         inputs, deltas = rows_of(linear.inputs), rows_of(linear.deltas)
-        rows, factors = sample(inputs, deltas, self.share, self.by, key)
-        taken = inputs[rows].astype(sum_dtype(inputs.dtype)) * factors[:, None]
-        weight = contract_rows(taken, deltas[rows].astype(taken.dtype))
+        weight = self._weight(inputs, deltas, key)
         # All but the weight comes from sums that cost no product of matrices.
         wide = deltas.astype(weight.dtype)
         exact = LinearCapture(inputs[:, :0], wide, linear.use_bias).gradient()
@@ -108,6 +131,57 @@ class Sampled(Altered):
         if not self.sums:
             own = jax.tree.map(lambda g: g.astype(deltas.dtype), own)
         return ContractedCapture(capture.fold(own), self.name)
+
+    def _weight(self, inputs: Array, deltas: Array, key: Any) -> Array:
+        """Ĝ, of a share of the rows."""
+        return sampled_product(self.share, self.by, inputs, deltas, key)
+
+
+class Counted(NamedTuple):
+    """The state of a layer under a schedule."""
+
+    inner: Any
+    """That of the layer itself."""
+    step: Array
+    """How many forward passes there were in training, int32."""
+
+
+class ScheduledSampled(Sampled):
+    """`Sampled` by a share that depends on the step."""
+
+    schedule: tuple[tuple[int, float], ...] = dataclasses.field(default=(), kw_only=True)
+
+    keeps = True
+
+    def init(self, key: Array | None, x: Any):
+        params, state = self.layer.init(key, x)
+        return params, Counted(state, jnp.zeros((), jnp.int32)) if _has(params) else state
+
+    def predict(self, params: Any, state: Any, x: Any):
+        return self.layer.predict(params, state.inner if _has(params) else state, x)
+
+    def forward(self, params: Any, state: Any, x: Any, key: Array | None):
+        if not _has(params):
+            return super().forward(params, state, x, key)
+        y, inner, (residuals, own) = super().forward(params, state.inner, x, key)
+        return y, Counted(inner, state.step + 1), (residuals, (own, state.step))
+
+    def _weight(self, inputs: Array, deltas: Array, key: Any) -> Array:
+        key, step = key
+        begun = jnp.asarray([first for first, _ in self.schedule])
+        products = [partial(sampled_product, share, self.by) for _, share in self.schedule]
+        return jax.lax.switch(jnp.sum(begun <= step) - 1, products, inputs, deltas, key)
+
+
+def _has(params: Any) -> bool:
+    return bool(jax.tree.leaves(params))
+
+
+def sampled_product(share: float, by: str, inputs: Array, deltas: Array, key: Array) -> Array:
+    """Σ_r a_rᵀ d_r, [m, n], estimated from a share of the rows of inputs and deltas."""
+    rows, factors = sample(inputs, deltas, share, by, key)
+    taken = inputs[rows].astype(sum_dtype(inputs.dtype)) * factors[:, None]
+    return contract_rows(taken, deltas[rows].astype(taken.dtype))
 
 
 def sample(inputs: Array, deltas: Array, share: float, by: str, key: Array) -> tuple[Array, Array]:

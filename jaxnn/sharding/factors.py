@@ -22,6 +22,7 @@ from jaxnn.core.gradients import pass_with, shares, weighted_mean
 from jaxnn.core.networks import label, walk
 from jaxnn.core.value import Value
 from jaxnn.kernels.parts import DATA, parts_of, whole
+from jaxnn.sharding.mesh import require_data_axis
 
 
 class Sent(NamedTuple):
@@ -53,6 +54,9 @@ class send_captures(Value):
 
     In `jaxnn.training.train` it is the ``gradient`` of a train state on a mesh whose parameters are
     whole on every device.
+
+    Raises:
+        ValueError: when called, under a mesh without the axis "data".
     """
 
     network: Layer
@@ -60,6 +64,7 @@ class send_captures(Value):
 
     def __call__(self, params, state, x, target, key=None, weights=None):
         """((value, state), gradients)."""
+        require_data_axis("send_captures")
         run = pass_with(self.network, self.loss, shares)
         result = run(params, state, x, target, key, weights)
 

@@ -70,6 +70,17 @@ def on_mesh(mesh: Mesh | None, function: Callable) -> Callable:
     return run
 
 
+def require_data_axis(where: str, mesh: Any = None) -> None:
+    """Raise ValueError unless a mesh, or the one around if there is one, has the axis over which
+    batches are split."""
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    if not mesh.empty and DATA not in mesh.axis_names:
+        raise ValueError(
+            f"{where}: expected a mesh with the axis {DATA!r}, over which batches are split, as "
+            f"make_mesh has it, got axes {mesh.axis_names}"
+        )
+
+
 def require_divisible(where: str, name: str, size: int, mesh: Mesh | None) -> None:
     """Raise ValueError unless ``size`` examples can be split evenly over the data axis."""
     parts = 1 if mesh is None else mesh.shape.get(DATA, 1)

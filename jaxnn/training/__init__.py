@@ -2,6 +2,7 @@
 
 from jaxnn.losses.weighting import weighted_examples
 from jaxnn.training.crosschecking import Crosscheck, Disagreement, compared
+from jaxnn.training.delayed import delayed
 from jaxnn.training.divergence import Diverged
 from jaxnn.training.drawing import (
     Batches,
@@ -18,13 +19,16 @@ from jaxnn.training.drawing import (
 )
 from jaxnn.training.evaluation import make_predict, metrics_of, task_of
 from jaxnn.training.folding import Folds, stack_folds, train_folds
+from jaxnn.training.local_steps import local_steps
 from jaxnn.training.loop import Epoch, train
+from jaxnn.training.low_rank import Reduced, low_rank
 from jaxnn.training.metrics import METRICS, Outcome, Undefined
 from jaxnn.training.optimizers import OPTIMIZERS, make_optimizer, make_plateau
 from jaxnn.training.placement import place
 from jaxnn.training.schedules import SCHEDULES, make_schedule
 from jaxnn.training.shuffling import shuffle
 from jaxnn.training.steps import (
+    Step,
     TrainState,
     at_evaluation,
     create_state,

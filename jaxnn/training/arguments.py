@@ -10,7 +10,8 @@ from jaxnn.core.validation import brief, require_positive_integer, require_range
 from jaxnn.learning.accumulation import accumulate
 from jaxnn.learning.privacy import private
 from jaxnn.training.drawing import Batches, Draw, drawn
-from jaxnn.training.steps import TrainState, require_batch_fits
+from jaxnn.training.optimizers import is_evaluated_elsewhere
+from jaxnn.training.steps import Step, TrainState, require_batch_fits
 
 
 def require_gradient(gradient: Any, measure: Any, draw: Draw) -> None:
@@ -37,6 +38,24 @@ def require_gradient(gradient: Any, measure: Any, draw: Draw) -> None:
         raise ValueError(
             "train: expected draw=poisson with a private gradient, whose promise is that of "
             f"Poisson samples, got {brief(draw)}; a Draw of your own may say is_poisson = True"
+        )
+
+
+def require_step(optimizer: Any, train_state: TrainState, gradient: Any, measure: Any) -> None:
+    """Raise where a `Step` is trained with, which has a gradient of its own, and something is asked
+    of the gradient; or where its optimiser is evaluated at other parameters than it trains."""
+    if not isinstance(optimizer, Step):
+        return
+    for name, given in (("gradient", gradient), ("measure", measure)):
+        if given:
+            raise ValueError(
+                f"train: expected {name} to be None with {optimizer.name}, which computes its own "
+                f"gradient, got {brief(given)}"
+            )
+    if is_evaluated_elsewhere(train_state.optimizer_state):
+        raise ValueError(
+            f"train: expected an optimiser that is evaluated at the parameters it trains with "
+            f"{optimizer.name}, got schedule_free"
         )
 
 

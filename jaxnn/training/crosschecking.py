@@ -22,6 +22,7 @@ from jaxnn.core.networks import plain
 from jaxnn.core.validation import require_non_negative, require_positive_integer
 from jaxnn.core.value import Value
 from jaxnn.learning.accumulation import SummedGradient, accumulate
+from jaxnn.learning.local_losses import local_losses
 from jaxnn.rewrites.precision import at_full_precision
 from jaxnn.training.drawing import Batches, Draw, drawn, one_after_another
 from jaxnn.training.steps import TrainState, take_batches
@@ -31,9 +32,9 @@ class Crosscheck(Value):
     """A comparison of the hand-derived gradient with that of autodiff, while training.
 
     Where a gradient differs from that of the loss by intent, what is hand-derived in it is compared
-    alone: under a rule of feedback the true gradient of the same network, under a policy of
-    precision that of its parameters, in private training the gradient before it is clipped
-    and noisy. Training by `jaxnn.autodiff` has nothing to compare.
+    alone: under a rule of feedback, or local losses, the true gradient of the same network, under a
+    policy of precision that of its parameters, in private training the gradient before it is
+    clipped and noisy. Training by `jaxnn.autodiff` has nothing to compare.
     """
 
     every: Annotated[int, require_positive_integer] = 500
@@ -67,7 +68,7 @@ def compared(
     match gradient:
         case autodiff() | numerical() | accumulate(gradient=autodiff() | numerical()):
             return {}
-        case backprop() | SummedGradient() | accumulate(gradient=SummedGradient()):
+        case accumulate(gradient=SummedGradient()) | backprop() | local_losses() | SummedGradient():
             return {f"backprop{of}": by_hand, "autodiff": reference}
         case accumulate(gradient=backprop()):
             # A micro-batch has random numbers of its own, which both sides must draw.

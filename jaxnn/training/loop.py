@@ -25,6 +25,7 @@ from jaxnn.training.arguments import (
     require_batches,
     require_gradient,
     require_patience,
+    require_step,
     require_values,
 )
 from jaxnn.training.crosschecking import Crosscheck, compared, make_checked_epoch
@@ -33,7 +34,7 @@ from jaxnn.training.drawing import Draw, drawn, shuffled
 from jaxnn.training.evaluation import make_predict, metrics_of
 from jaxnn.training.metrics import Outcome, kind_of, named_metrics
 from jaxnn.training.placement import gather_params, keep_layout
-from jaxnn.training.steps import TrainState, at_evaluation, make_step
+from jaxnn.training.steps import Step, TrainState, at_evaluation, make_step
 
 
 class Epoch(NamedTuple):
@@ -58,7 +59,7 @@ class Epoch(NamedTuple):
 def train(
     network: Layer,
     loss: Loss,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | Step,
     train_state: TrainState,
     x: Any,
     target: Any,
@@ -84,7 +85,8 @@ def train(
     Args:
         network: The network.
         loss: The loss, whose weighted mean over the batch is minimised.
-        optimizer: An optax transformation.
+        optimizer: An optax transformation; or a `Step`, such as `update_in_backward`, which is
+            taken of this network and loss.
         train_state: From `create_state`, or one saved after an epoch.
         x: The training inputs, an array or a tuple of arrays, batch first.
         target: Their targets, in the form that the loss takes.
@@ -120,6 +122,7 @@ def train(
     checked("train", "draw", draw, Draw)
     checked("train", "crosscheck", crosscheck, Crosscheck | None)
     require_gradient(gradient, measure, draw)
+    require_step(optimizer, train_state, gradient, measure)
     require_patience(patience, validation)
     examples = batch_size_of("train", x)
     shapes = require_batches(draw, train_state, examples, batch_size)
@@ -131,7 +134,10 @@ def train(
     require_values(compute, train_state, (x, target), shapes, measure or ())
     if mesh is not None:
         compute = gather_params(compute, train_state)
-    step = make_step(compute, optimizer)
+    if isinstance(optimizer, Step):
+        step = optimizer.of(network, loss)
+    else:
+        step = make_step(compute, optimizer)
     if mesh is not None:
         step = keep_layout(step, train_state)
 

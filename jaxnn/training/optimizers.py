@@ -261,13 +261,19 @@ def evaluated(optimizer_state: Any, params: Any) -> Any:
     newest point z, y = (1 − β) z + β x, and is evaluated at the average (Defazio et al., 2024).
     """
 
-    def is_free(state: Any) -> bool:
-        return isinstance(state, optax.contrib.ScheduleFreeState)
-
-    for state in jax.tree.leaves(optimizer_state, is_leaf=is_free):
-        if is_free(state):
+    for state in jax.tree.leaves(optimizer_state, is_leaf=_is_free):
+        if _is_free(state):
             return optax.contrib.schedule_free_eval_params(state, params)
     return params
+
+
+def is_evaluated_elsewhere(optimizer_state: Any) -> bool:
+    """Whether `evaluated` gives other parameters than those that are trained."""
+    return any(map(_is_free, jax.tree.leaves(optimizer_state, is_leaf=_is_free)))
+
+
+def _is_free(state: Any) -> bool:
+    return isinstance(state, optax.contrib.ScheduleFreeState)
 
 
 def make_plateau(

@@ -17,14 +17,15 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnn.core.contract import Layer
 from jaxnn.sharding import DATA, Layout, replicated, whole
-from jaxnn.training.steps import TrainState
+from jaxnn.sharding.mesh import require_data_axis
+from jaxnn.training.steps import Step, TrainState
 
 
 def place(
     train_state: TrainState,
     mesh: Mesh,
     network: Layer,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | Step,
     layout: Layout = replicated,
 ) -> TrainState:
     """The same train state, laid out over a mesh.
@@ -36,17 +37,32 @@ def place(
         train_state: From `create_state`, or one saved on any number of devices.
         mesh: From `jaxnn.sharding.make_mesh`.
         network: The network.
-        optimizer: The optimiser that the state is of.
+        optimizer: The optimiser, or the `Step`, that the state is of.
         layout: One of `jaxnn.sharding.LAYOUTS`, or one of your own.
+
+    Raises:
+        ValueError: the mesh has no axis "data"; ``layout`` splits parameters that a `Step` has
+            whole on every device.
     """
+    require_data_axis("place", mesh)
     of_params = layout(network, train_state.params, mesh)
-    own = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda leaf, spec: spec,
-        train_state.optimizer_state,
-        of_params,
-        transform_non_params=lambda leaf: P(),
-    )
+    if isinstance(optimizer, Step):
+        if any(spec != P() for spec in jax.tree.leaves(of_params)):
+            raise ValueError(
+                f"place: expected layout replicated with {optimizer.name}, whose parameters are "
+                f"whole on every device, got {getattr(layout, '__name__', layout)}"
+            )
+        spread = optimizer.for_devices(train_state.optimizer_state, mesh.shape[DATA])
+        train_state = train_state._replace(optimizer_state=spread)
+        own = optimizer.specs(spread)
+    else:
+        own = optax.tree_utils.tree_map_params(
+            optimizer,
+            lambda leaf, spec: spec,
+            train_state.optimizer_state,
+            of_params,
+            transform_non_params=lambda leaf: P(),
+        )
     specs = jax.tree.map(lambda leaf: P(), train_state)._replace(
         params=of_params, optimizer_state=own
     )

@@ -1,5 +1,7 @@
 """Training as pure functions: a state, one step, and a scan of steps."""
 
+import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,8 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import PartitionSpec as P
 
-from jaxnn.core.contract import Layer
+from jaxnn.core.contract import Layer, Loss
+from jaxnn.core.networks import below, label
+from jaxnn.core.value import Value
+from jaxnn.rewrites.precision import with_precision
 from jaxnn.sharding import take_examples
 from jaxnn.statistics.quantities import Measured
 from jaxnn.training.optimizers import evaluated, step_with
@@ -27,13 +33,87 @@ class TrainState(NamedTuple):
     """How many steps have been taken, int32."""
 
 
+class Step(Value):
+    """Base of training steps that are more than a gradient and the optimiser's update of it:
+
+        (train_state, x, target, weights=None) -> (train_state, value of the loss before the step).
+
+    `create_state`, `place` and `train` take one in place of an optimiser. What it keeps from step
+    to step is the ``optimizer_state``.
+    """
+
+    network: Layer
+    loss: Loss
+    optimizer: optax.GradientTransformation
+
+    @abc.abstractmethod
+    def __call__(
+        self, train_state: TrainState, x: Any, target: Any, weights: Array | None = None
+    ) -> tuple[TrainState, Array]:
+        """One step."""
+
+    @abc.abstractmethod
+    def start(self, params: Any, state: Any, x: Any) -> Any:
+        """The ``optimizer_state`` before the first step, for x like those that it will be given."""
+
+    def of(self, network: Layer, loss: Loss) -> "Step":
+        """The same, of another network with the same params and of another loss."""
+        return dataclasses.replace(self, network=network, loss=loss)
+
+    def for_devices(self, optimizer_state: Any, devices: int) -> Any:
+        """The ``optimizer_state``, saved on any number of devices, for a batch split over these."""
+        return optimizer_state
+
+    def specs(self, optimizer_state: Any) -> Any:
+        """How each array of it lies on a mesh; whole on every device, unless a subclass says so."""
+        return jax.tree.map(lambda leaf: P(), optimizer_state)
+
+    def create_state(self, key: Array, x: Any) -> TrainState:
+        """The train state before the first step, with the parameters of `create_state`."""
+        return create_state(self.network, self, key, x)
+
+    def updated(self, gradients: Any, inner: Any, params: Any, value: Any) -> tuple[Any, Any]:
+        """(params, the optimiser's own state) after its update."""
+        update = optax.with_extra_args_support(self.optimizer).update
+        updates, inner = update(gradients, inner, params, value=value)
+        return optax.apply_updates(params, updates), inner
+
+
 def create_state(
-    network: Layer, optimizer: optax.GradientTransformation, key: Array, x: Any
+    network: Layer, optimizer: optax.GradientTransformation | Step, key: Array, x: Any
 ) -> TrainState:
     """The state before the first step, for inputs with the shapes and dtypes of ``x``."""
     init_key, key = jax.random.split(key)
     params, state = network.init(init_key, x)
-    return TrainState(params, state, optimizer.init(params), key, jnp.zeros((), jnp.int32))
+    if isinstance(optimizer, Step):
+        optimizer_state = optimizer.of(network, optimizer.loss).start(params, state, x)
+    else:
+        optimizer_state = optimizer.init(params)
+    return TrainState(params, state, optimizer_state, key, jnp.zeros((), jnp.int32))
+
+
+def mean_over_copies(tree: Any, devices: int) -> Any:
+    """Arrays [copies, …] as ``devices`` copies of their mean; of integers, of the first."""
+
+    def spread(a: Array) -> Array:
+        if a.shape[0] == devices:
+            return a
+        floating = jnp.issubdtype(a.dtype, jnp.floating)
+        one = jnp.mean(a, 0, dtype=a.dtype) if floating else a[0]
+        return jnp.broadcast_to(one, (devices, *a.shape[1:]))
+
+    return jax.tree.map(spread, tree)
+
+
+def require_unscaled(where: str, network: Layer, path: str = "") -> None:
+    """Raise ValueError where a policy in the network scales its deltas, as float16's does."""
+    if isinstance(network, with_precision) and network.policy.scales:
+        raise ValueError(
+            f"{where}: expected deltas that are not scaled, but {label(path, network)} computes "
+            "in float16, whose gradient is looked at as a whole for overflow: take bfloat16"
+        )
+    for name, part in zip(network.part_names, network.parts, strict=True):
+        require_unscaled(where, part, below(path, name))
 
 
 def make_step(

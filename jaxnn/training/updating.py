@@ -43,7 +43,7 @@ from jaxnn.core.combinators import (
     repeat,
     serial,
 )
-from jaxnn.core.contract import Capture, Layer, Loss
+from jaxnn.core.contract import Capture, Layer
 from jaxnn.core.gradients import (
     of_present,
     of_those_present,
@@ -53,7 +53,6 @@ from jaxnn.core.gradients import (
 )
 from jaxnn.core.networks import below, label, summing
 from jaxnn.core.validation import require_positive
-from jaxnn.core.value import Value
 from jaxnn.kernels.opaque import always
 from jaxnn.kernels.ordering import after
 from jaxnn.kernels.products import add_all, rows_of, sum_dtype
@@ -63,10 +62,10 @@ from jaxnn.rewrites.recompute import recompute
 from jaxnn.statistics.contractions import squared_norms
 from jaxnn.training.leaf_by_leaf import Own, require_elementwise, require_leaf_by_leaf
 from jaxnn.training.rows import rows_looked_up
-from jaxnn.training.steps import TrainState
+from jaxnn.training.steps import Step, TrainState, require_unscaled
 
 
-class update_in_backward(Value):
+class update_in_backward(Step):
     """(train_state, x, target, weights=None) -> (train_state, value of the loss before the step).
 
     The step of `make_step` with `jaxnn.backprop`, in which the gradient of the whole network never
@@ -99,9 +98,6 @@ class update_in_backward(Value):
             whole gradient, which names the transformation, the layer and the way out.
     """
 
-    network: Layer
-    loss: Loss
-    optimizer: optax.GradientTransformation
     _: dataclasses.KW_ONLY
     clip_layers: Annotated[float, require_positive] | None = None
     clip_norm: Annotated[float, require_positive] | None = None
@@ -113,16 +109,11 @@ class update_in_backward(Value):
 
     def validate(self) -> None:
         """Raise where a layer cannot be updated on the way back."""
+        require_unscaled("update_in_backward", self.network)
         self._units  # noqa: B018
 
     def _in_units(self, layer: Layer, path: str = "", depth: int = 0) -> Layer:
         """The network, in which what is updated at once is a `_Unit`."""
-        if isinstance(layer, with_precision) and layer.policy.scales:
-            raise ValueError(
-                f"update_in_backward: expected deltas that are not scaled, but "
-                f"{label(path, layer)} computes in float16, whose gradient is looked at as a whole "
-                "for overflow: take bfloat16"
-            )
         if type(layer).backward not in _HANDING_ON or not layer.parts:
             summed = summing(layer)
             return _Unit(summed, self.optimizer, self.clip_layers, self.lazy_rows, path, depth)
@@ -152,11 +143,9 @@ class update_in_backward(Value):
         require_leaf_by_leaf("update_in_backward", self.optimizer, own, shapes)
         return _over_units(_Unit.started, self._units, params)
 
-    def create_state(self, key: Array, x: Any) -> TrainState:
-        """The train state before the first step, with the parameters of `create_state`."""
-        init_key, key = jax.random.split(key)
-        params, state = self.network.init(init_key, x)
-        return TrainState(params, state, self.init(params), key, jnp.zeros((), jnp.int32))
+    def start(self, params: Any, state: Any, x: Any) -> Any:
+        """As `init`."""
+        return self.init(params)
 
     def __call__(
         self, train_state: TrainState, x: Any, target: Any, weights: Array | None = None

@@ -44,6 +44,44 @@ def test_the_mean_is_right_and_the_variance_as_predicted(by):
         assert np.max(np.abs(own["bias"])) < 1e-6
 
 
+def test_the_share_follows_its_schedule_and_the_mean_stays_right():
+    schedule = ((0, 1.0), (2, 0.5), (3, 0.3))
+    network = nn.serial(nn.sampled(nn.serial(nn.dense(5), nn.tanh()), schedule, "uniform"))
+    x, key = normal(0, (6, 4), np.float32), jax.random.key(0)
+    params, state = started(network, x)
+    exact = jax.jit(nn.backprop(network, nn.mean_squared_error()))
+    target = normal(1, (6, 5), np.float32)
+    gradient = nn.backprop(network, nn.mean_squared_error())
+    whole = exact(params, state, x, target, key)[1]
+
+    def error(state, key):
+        (_, state), own = gradient(params, state, x, target, key)
+        return state, own[0][0]["weight"] - whole[0][0]["weight"]
+
+    @jax.jit
+    def errors(state, keys):
+        return jax.lax.map(lambda key: error(state, key)[1], keys, batch_size=1000)
+
+    step = jax.jit(error)
+    for count, share in enumerate((1.0, 1.0, 0.5, 0.3, 0.3)):
+        state, own = step(state, jax.random.fold_in(key, count))
+        assert int(state[0][0].step) == count + 1
+        assert (np.abs(np.asarray(own)).max() < 1e-6) == (share == 1)
+    for count in (2, 3):
+        at = jax.tree.map(lambda a, c=count: jnp.full_like(a, c), state)
+        found = np.asarray(errors(at, jax.random.split(key, DRAWS)), float).reshape(DRAWS, -1)
+        along = found @ np.random.default_rng(0).normal(size=found.shape[1])
+        assert abs(along.mean()) < 3 * along.std() / np.sqrt(DRAWS)
+        foretold = nn.sampling_variance(
+            nn.serial(nn.dense(5), nn.tanh()),
+            nn.mean_squared_error(),
+            schedule[count - 1][1],
+            "uniform",
+        )(params[0], ((), ()), x, target)[0]["weight"]
+        squares = np.sum(found**2, 1)
+        assert abs(squares.mean() - foretold) < 3 * squares.std() / np.sqrt(DRAWS)
+
+
 def test_winner_is_never_worse_than_norm_and_norm_not_than_uniform():
     inputs, deltas = normal(0, (64, 4)), normal(1, (64, 3)) ** 5
     capture = nn.LinearCapture(inputs, deltas)
@@ -132,6 +170,11 @@ def test_what_cannot_be_done_is_refused(untyped):
     for share in (0.0, 1.5):
         with pytest.raises(ValueError, match=r"sampled: expected share to lie in \(0, 1\]"):
             nn.sampled(NETWORK, share)
+    for schedule in ((), ((1, 0.5),), ((0, 0.5), (0, 0.2)), (0.5, 0.2)):
+        with pytest.raises(ValueError, match="begins at step 0, with rising steps, got"):
+            nn.sampled(NETWORK, schedule)
+    with pytest.raises(ValueError, match=r"sampled: expected .*share.* to lie in \(0, 1\]"):
+        nn.sampled(NETWORK, ((0, 1.5),))
     with pytest.raises(ValueError, match=r"sampled: unknown by .best"):
         nn.sampled(NETWORK, 0.5, "best")
     network, x = nn.sampled(nn.dense(3)), normal(0, (6, 4), np.float32)
