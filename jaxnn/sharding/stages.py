@@ -1,0 +1,453 @@
+"""A network cut into stages, and trees of its parameters laid out stage by stage.
+
+The units of a `serial` are its layers, of a `repeat` among them each of its copies. A stage has
+some of them, one behind the other. Its parameters lie in one row for each dtype, [S, N], of which
+each device of the axis `STAGE` of a mesh has its own: the shortest form that all stages share,
+whatever they are made of. N is what the largest stage needs.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import PartitionSpec as P
+
+from jaxnn.core.combinators import repeat, serial
+from jaxnn.core.summary import summarize
+from jaxnn.core.validation import brief
+from jaxnn.sharding.mesh import STAGE
+
+
+class Piece(NamedTuple):
+    """What a stage has of one layer of the `serial`."""
+
+    layer: int
+    """Its number."""
+    copies: tuple[int, int] | None
+    """From which copy of a `repeat` to which; None for any other layer."""
+
+    def of(self, tree: Any) -> Any:
+        """Its own of params, or state, of the whole network."""
+        own = tree[self.layer]
+        return own if self.copies is None else jax.tree.map(lambda a: a[slice(*self.copies)], own)
+
+
+class Stage(serial, init=False):
+    """Layers one behind the other, given a key for each unit."""
+
+    mixes = False
+
+    def keys(self, key: Array | None) -> Any:
+        """Of each layer; of copies an array of them."""
+        if key is None:
+            return [None] * len(self.layers)
+        sizes = [layer.n if isinstance(layer, Copies) else 1 for layer in self.layers]
+        starts = itertools.accumulate(sizes, initial=0)
+        return [
+            key[start : start + size] if isinstance(layer, Copies) else key[start]
+            for start, size, layer in zip(starts, sizes, self.layers)  # noqa: B905
+        ]
+
+
+class Copies(repeat):
+    """Some copies of a `repeat`, given their keys."""
+
+    mixes = False
+
+    def keys(self, key: Array | None) -> Array | None:
+        return key
+
+
+class Cut(NamedTuple):
+    """A network in stages."""
+
+    network: serial
+    pieces: tuple[tuple[Piece, ...], ...]
+    """Of each stage."""
+    starts: tuple[int, ...]
+    """The first unit of each stage."""
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The layers of each."""
+        return [Stage(*(self._layer(piece) for piece in own)) for own in self.pieces]
+
+    def label(self, stage: int) -> str:
+        """How errors name a stage."""
+        first, last = self.pieces[stage][0].layer, self.pieces[stage][-1].layer
+        names = self.network.part_names
+        which = f"layer {names[first]}" if first == last else f"layers {names[first]} to {names[last]}"
+        return f"stage {stage}, {which} of {self.network.name}"
+
+    def of(self, stage: int, tree: Any) -> tuple:
+        """A stage's own of params, or state, of the network."""
+        return tuple(piece.of(tree) for piece in self.pieces[stage])
+
+    def keys(self, key: Array | None) -> Array | None:
+        """A key for each unit, those that the network itself would draw."""
+        if key is None:
+            return None
+        own = zip(self.network.layers, self.network.keys(key), strict=True)
+        return jnp.concatenate([b.keys(k) if type(b) is repeat else k[None] for b, k in own])
+
+    def keys_of(self, stage: int, keys: Array | None) -> Array | None:
+        """A stage's own of the keys of all units."""
+        return None if keys is None else keys[slice(*(*self.starts, len(keys))[stage : stage + 2])]
+
+    def together(self, trees: Sequence[tuple]) -> Any:
+        """The tree of the network, of those of the stages."""
+        found: list[list] = [[] for _ in self.network.layers]
+        for pieces, own in zip(self.pieces, trees, strict=True):
+            for piece, part in zip(pieces, own, strict=True):
+                found[piece.layer].append(part)
+        joined = (jax.tree.map(lambda *a: _joined(a), *parts) for parts in found)
+        return self.network.gather(joined)
+
+    def _layer(self, piece: Piece) -> Any:
+        layer = self.network.layers[piece.layer]
+        return layer if piece.copies is None else Copies(layer.layer, piece.copies[1] - piece.copies[0])
+
+
+def _joined(arrays: Sequence[Any]) -> Any:
+    return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays)
+
+
+def cut(where: str, network: serial, stages: int, sizes: Sequence[int] | None = None) -> Cut:
+    """The network in so many stages.
+
+    Args:
+        where: What wants it, for the error.
+        network: The network.
+        stages: S.
+        sizes: How many units each stage has. Unless given, as many each; or one layer each, where
+            there are as many layers as stages.
+
+    Raises:
+        ValueError: The stages do not divide the network.
+    """
+    counts = _counts(network)
+    total = sum(counts)
+    have = f"the {total} layers of the network (copies of a repeat counted one by one)"
+    if sizes is None:
+        sizes = counts if len(counts) == stages else [total // stages] * stages
+        if sum(sizes) != total or not min(sizes):
+            raise ValueError(
+                f"{where}: expected stages to divide {have}, got {stages} stages: say by cuts how "
+                f"many each has, {stages} numbers above 0 that add up to {total}"
+            )
+    elif len(sizes) != stages or sum(sizes) != total or min(sizes) < 1:
+        raise ValueError(
+            f"{where}: expected cuts to be {stages} numbers above 0, one for each stage, that add "
+            f"up to {have}, got {brief(tuple(sizes))}"
+        )
+    units = [
+        (i, copy) for i, count in enumerate(counts) for copy in range(count)
+    ]
+    starts = tuple(itertools.accumulate(sizes, initial=0))[:-1]
+    pieces = []
+    for start, size in zip(starts, sizes, strict=True):
+        own = itertools.groupby(units[start : start + size], key=lambda unit: unit[0])
+        pieces.append(tuple(_piece(network, i, [c for _, c in copies]) for i, copies in own))
+    return Cut(network, tuple(pieces), starts)
+
+
+def _counts(network: serial) -> list[int]:
+    return [layer.n if type(layer) is repeat else 1 for layer in network.layers]
+
+
+def _piece(network: serial, index: int, copies: list[int]) -> Piece:
+    is_repeat = type(network.layers[index]) is repeat
+    return Piece(index, (copies[0], copies[-1] + 1) if is_repeat else None)
+
+
+def balanced_cuts(network: serial, x: Any, stages: int) -> tuple[int, ...]:
+    """How many units each stage has so that the one with the most operations has the fewest.
+
+    Args:
+        network: The network.
+        x: Inputs, of which the shapes are looked at.
+        stages: S, at most the number of units.
+
+    Raises:
+        ValueError: There are fewer units than stages.
+    """
+    counts = _counts(network)
+    if sum(counts) < stages:
+        cut("balanced_cuts", network, stages)  # which says so
+    work = dict.fromkeys(network.part_names, 0.0)
+    for row in summarize(network, x).rows:
+        work[row.layer.split()[0].split(".")[0]] += row.flops
+    costs = [
+        own / count
+        for own, count in zip(work.values(), counts, strict=True)
+        for _ in range(count)
+    ]
+    ends = [0.0, *itertools.accumulate(costs)]
+
+    @functools.cache
+    def best(units: int, stages: int) -> tuple[float, tuple[int, ...]]:
+        """(the largest cost, the sizes) of the first units in so many stages."""
+        if stages == 1:
+            return ends[units], (units,)
+        options = []
+        for last in range(1, units - stages + 2):
+            largest, sizes = best(units - last, stages - 1)
+            options.append((max(largest, ends[units] - ends[units - last]), (*sizes, last)))
+        return min(options)
+
+    return best(len(costs), stages)[1]
+
+
+class Place(NamedTuple):
+    """Where a stage has an array."""
+
+    leaf: int
+    """Its number among the leaves of the whole tree."""
+    copies: tuple[int, int] | None
+    """Which of its rows; None for all."""
+    row: str
+    """The dtype whose row it is in; "" for what all stages have the same."""
+    offset: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Its number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrangement:
+    """Where in the rows of the stages everything of a tree lies."""
+
+    tree: Any
+    """The treedef of the whole."""
+    trees: tuple
+    """Those of the stages' own."""
+    places: tuple[tuple[Place, ...], ...]
+    """Of the leaves of each stage's own tree."""
+
+    @functools.cached_property
+    def sizes(self) -> dict[str, int]:
+        """N of each row."""
+        found: dict[str, int] = {}
+        for own in self.places:
+            for place in own:
+                found[place.row] = max(found.get(place.row, 0), place.offset + place.size)
+        found.pop("", None)
+        return found
+
+    def whole(self, rows: dict[str, Array], common: Sequence[Array]) -> Any:
+        """The tree, of rows [S, N]."""
+        parts: dict[int, list] = {}
+        for stage, own in enumerate(self.places):
+            for place in own:
+                if not place.row:
+                    parts[place.leaf] = [common[place.offset]]
+                    continue
+                flat = rows[place.row][stage, place.offset : place.offset + place.size]
+                parts.setdefault(place.leaf, []).append(flat.reshape(place.shape))
+        return self.tree.unflatten([_joined(parts[leaf]) for leaf in range(self.tree.num_leaves)])
+
+    def own(self, stage: int, rows: dict[str, Array], common: Sequence[Array] = ()) -> Any:
+        """The tree of one stage, of its own rows [N]."""
+        leaves = [
+            rows[row][offset : offset + math.prod(shape)].reshape(shape) if row else common[offset]
+            for _, _, row, offset, shape in self.places[stage]
+        ]
+        return self.trees[stage].unflatten(leaves)
+
+    def put(self, stage: int, tree: Any, rows: dict[str, Array], add: bool = False) -> dict:
+        """The rows [N] with one stage's tree in its places, or added to what is there."""
+        rows = dict(rows)
+        for place, leaf in zip(self.places[stage], self.trees[stage].flatten_up_to(tree), strict=True):
+            if place.row:
+                row = rows[place.row]
+                here = row.at[place.offset : place.offset + place.size]
+                flat = leaf.reshape(-1).astype(row.dtype)
+                rows[place.row] = here.add(flat) if add else here.set(flat)
+        return rows
+
+    def common(self, stage: int, tree: Any) -> tuple[Array, ...]:
+        """What all stages have the same, in one's tree."""
+        leaves = zip(self.places[stage], self.trees[stage].flatten_up_to(tree), strict=True)
+        return tuple(leaf for place, leaf in leaves if not place.row)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("rows", "common"), meta_fields=("arrangement",)
+)
+@dataclasses.dataclass(frozen=True)
+class Staged:
+    """A tree, laid out stage by stage."""
+
+    rows: dict[str, Any]
+    """[S, N] by dtype."""
+    common: tuple
+    """What all stages have the same, such as the count of an optimiser."""
+    arrangement: Arrangement
+
+    def whole(self) -> Any:
+        """The tree itself."""
+        return self.arrangement.whole(self.rows, self.common)
+
+    def specs(self) -> "Staged":
+        """Which axis of which array is split over which axis of a mesh."""
+        rows = dict.fromkeys(self.rows, P(STAGE))
+        return dataclasses.replace(self, rows=rows, common=(P(),) * len(self.common))
+
+
+def arrange(whole: Any, own: Sequence[tuple[Any, Sequence[tuple[int, Any]]]]) -> Arrangement:
+    """Where everything lies.
+
+    Args:
+        whole: The tree, of arrays or shapes.
+        own: For each stage the treedef of its own, and which leaf of the whole each leaf of it is:
+            its number, and of some copies which.
+    """
+    leaves = jax.tree.leaves(whole)
+    used = [leaf for _, refs in own for leaf, copies in set(refs) if copies is None]
+    shared = sorted({leaf for leaf in used if used.count(leaf) > 1})
+    places = []
+    for _, refs in own:
+        ends: dict[str, int] = {}
+        found = []
+        for leaf, copies in refs:
+            shape, row = tuple(leaves[leaf].shape), str(leaves[leaf].dtype)
+            if leaf in shared:
+                found.append(Place(leaf, None, "", shared.index(leaf), shape))
+                continue
+            shape = shape if copies is None else (copies[1] - copies[0], *shape[1:])
+            found.append(Place(leaf, copies, row, ends.get(row, 0), shape))
+            ends[row] = ends.get(row, 0) + found[-1].size
+        places.append(tuple(found))
+    return Arrangement(jax.tree.structure(whole), tuple(t for t, _ in own), tuple(places))
+
+
+def arranged(whole: Any, arrangement: Arrangement) -> Staged:
+    """A tree, laid out so."""
+    leaves = arrangement.tree.flatten_up_to(whole)
+    common: dict[int, Any] = {}
+    rows: dict[str, list] = {row: [] for row in arrangement.sizes}
+    for own in arrangement.places:
+        flat: dict[str, list] = {row: [] for row in rows}
+        for place in own:
+            leaf = leaves[place.leaf]
+            if not place.row:
+                common[place.offset] = leaf
+                continue
+            part = leaf if place.copies is None else leaf[slice(*place.copies)]
+            flat[place.row].append(part.reshape(-1))
+        for row, parts in flat.items():
+            parts = parts or [jnp.zeros(0, row)]
+            joined = jnp.concatenate(parts)
+            rows[row].append(jnp.pad(joined, (0, arrangement.sizes[row] - joined.size)))
+    stacked = {row: jnp.stack(parts) for row, parts in rows.items()}
+    return Staged(stacked, tuple(common[i] for i in range(len(common))), arrangement)
+
+
+def arrange_params(of: Cut, params: Any) -> Arrangement:
+    """Where the parameters of a network in stages lie."""
+    numbers = jax.tree.unflatten(jax.tree.structure(params), range(len(jax.tree.leaves(params))))
+    own = []
+    for pieces in of.pieces:
+        trees = tuple(numbers[piece.layer] for piece in pieces)
+        refs = [
+            (leaf, piece.copies)
+            for piece, tree in zip(pieces, trees, strict=True)
+            for leaf in jax.tree.leaves(tree)
+        ]
+        own.append((jax.tree.structure(trees), refs))
+    return arrange(params, own)
+
+
+def on_each_stage(function: Callable, like: Arrangement, *staged: Any) -> Any:
+    """function(stage, *own trees) -> tree, of every stage by itself, on its own device.
+
+    Args:
+        function: Called for each stage; its tree is that of ``like``'s stage.
+        like: How the result is laid out.
+        staged: Trees of which each `Staged` is given as the stage's own.
+    """
+    is_staged = lambda node: isinstance(node, Staged)  # noqa: E731
+
+    def run(*trees: Any):
+        def branch(stage: int) -> Callable:
+            def of_stage(*trees: Any):
+                own = jax.tree.map(
+                    lambda n: (
+                        n.arrangement.own(stage, jax.tree.map(lambda a: a[0], n.rows), n.common)
+                        if is_staged(n)
+                        else n
+                    ),
+                    trees,
+                    is_leaf=is_staged,
+                )
+                found = function(stage, *own)
+                empty = {row: jnp.zeros(size, row) for row, size in like.sizes.items()}
+                rows = like.put(stage, found, empty)
+                return jax.tree.map(lambda a: a[None], rows), like.common(stage, found)
+
+            return of_stage
+
+        branches = [branch(stage) for stage in range(len(like.places))]
+        return jax.lax.switch(jax.lax.axis_index(STAGE), branches, *trees)
+
+    specs = jax.tree.map(lambda n: n.specs() if is_staged(n) else P(), staged, is_leaf=is_staged)
+    rows, common = jax.shard_map(
+        run,
+        in_specs=specs,
+        out_specs=(P(STAGE), P()),
+        axis_names={STAGE},
+        check_vma=False,
+    )(*staged)
+    return Staged(rows, common, like)
+
+
+def whole_of(tree: Any) -> Any:
+    """The tree with everything that is laid out by stages as it is by itself."""
+    return jax.tree.map(
+        lambda node: node.whole() if isinstance(node, Staged) else node,
+        tree,
+        is_leaf=lambda node: isinstance(node, Staged),
+    )
+
+
+def is_staged(tree: Any) -> bool:
+    """Whether something of the tree is laid out by stages."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Staged))
+    return any(isinstance(node, Staged) for node in nodes)
+
+
+def unstaged(tree: Any) -> Any:
+    """The same as `whole_of`, on the first device of this process; of a tree without stages itself.
+
+    What is saved, evaluated or predicted with is this.
+    """
+    if not is_staged(tree):
+        return tree
+    keys = jax.tree.map(_with_data, tree)
+    here = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), keys)
+    return jax.tree.map(_keys_again, whole_of(here), whole_of_shapes(tree))
+
+
+def whole_of_shapes(tree: Any) -> Any:
+    """The shapes of `whole_of`."""
+    return jax.eval_shape(whole_of, tree)
+
+
+def _with_data(a: Any) -> Any:
+    return jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
+
+
+def _keys_again(plain: Any, like: Any) -> Any:
+    if not jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return plain
+    return jax.random.wrap_key_data(plain, impl=jax.random.key_impl(like))
