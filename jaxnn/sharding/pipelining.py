@@ -98,7 +98,7 @@ class pipelined(Value):
             values, gradients = self._on_one(own, state, examples, key)
             gradients = arranged(gradients, params.arrangement) if is_staged else gradients
         else:
-            self._require_axis(mesh)
+            self.require_axis(mesh)
             staged = params if is_staged else self.laid_out(params)
             run = Run(self.cut, self.loss, self.order, staged, state, examples, key, self._place)
             sums, values = run()
@@ -144,7 +144,8 @@ class pipelined(Value):
             error.add_note(f"in {self.cut.label(stage)}")
             raise
 
-    def _require_axis(self, mesh: Any) -> None:
+    def require_axis(self, mesh: Any) -> None:
+        """Raise ValueError unless the mesh has a device for each stage."""
         if mesh.shape.get(STAGE) != self.order.stages:
             raise ValueError(
                 f"pipelined: expected a mesh with an axis {STAGE!r} of {self.order.stages} devices, "

@@ -368,86 +368,78 @@ def arrange_params(of: Cut, params: Any) -> Arrangement:
     return arrange(params, own)
 
 
-def on_each_stage(function: Callable, like: Arrangement, *staged: Any) -> Any:
-    """function(stage, *own trees) -> tree, of every stage by itself, on its own device.
+def on_each_stage(function: Callable, likes: Sequence[Arrangement], *given: Any) -> tuple:
+    """function(stage, *own trees) -> trees, of every stage by itself, on its own device.
 
     Args:
-        function: Called for each stage; its tree is that of ``like``'s stage.
-        like: How the result is laid out.
-        staged: Trees of which each `Staged` is given as the stage's own.
+        function: Called for each stage; its trees are those of the stage in ``likes``.
+        likes: How each of the results is laid out.
+        given: Trees of which each `Staged` is given as the stage's own.
     """
-    is_staged = lambda node: isinstance(node, Staged)  # noqa: E731
 
-    def run(*trees: Any):
-        def branch(stage: int) -> Callable:
-            def of_stage(*trees: Any):
-                own = jax.tree.map(
-                    lambda n: (
-                        n.arrangement.own(stage, jax.tree.map(lambda a: a[0], n.rows), n.common)
-                        if is_staged(n)
-                        else n
-                    ),
-                    trees,
-                    is_leaf=is_staged,
-                )
-                found = function(stage, *own)
-                empty = {row: jnp.zeros(size, row) for row, size in like.sizes.items()}
-                rows = like.put(stage, found, empty)
-                return jax.tree.map(lambda a: a[None], rows), like.common(stage, found)
+    def branch(stage: int) -> Callable:
+        def of_stage(*given: Any) -> list:
+            def own(node: Any) -> Any:
+                if not _is_staged(node):
+                    return node
+                rows = {name: row[0] for name, row in node.rows.items()}
+                return node.arrangement.own(stage, rows, node.common)
 
-            return of_stage
+            results = []
+            found = function(stage, *jax.tree.map(own, given, is_leaf=_is_staged))
+            for like, tree in zip(likes, found, strict=True):
+                rows = {name: jnp.zeros(size, name) for name, size in like.sizes.items()}
+                rows = like.put(stage, tree, rows)
+                own_rows = {name: row[None] for name, row in rows.items()}
+                results.append((own_rows, like.common(stage, tree)))
+            return results
 
-        branches = [branch(stage) for stage in range(len(like.places))]
-        return jax.lax.switch(jax.lax.axis_index(STAGE), branches, *trees)
+        return of_stage
 
-    specs = jax.tree.map(lambda n: n.specs() if is_staged(n) else P(), staged, is_leaf=is_staged)
-    rows, common = jax.shard_map(
+    def run(*given: Any) -> list:
+        branches = [branch(stage) for stage in range(len(likes[0].places))]
+        return jax.lax.switch(jax.lax.axis_index(STAGE), branches, *given)
+
+    results = jax.shard_map(
         run,
-        in_specs=specs,
-        out_specs=(P(STAGE), P()),
+        in_specs=jax.tree.map(
+            lambda node: node.specs() if _is_staged(node) else P(), given, is_leaf=_is_staged
+        ),
+        out_specs=[(P(STAGE), P())] * len(likes),
         axis_names={STAGE},
         check_vma=False,
-    )(*staged)
-    return Staged(rows, common, like)
+    )(*given)
+    return tuple(Staged(*found, like) for found, like in zip(results, likes, strict=True))
+
+
+def _is_staged(node: Any) -> bool:
+    return isinstance(node, Staged)
 
 
 def whole_of(tree: Any) -> Any:
     """The tree with everything that is laid out by stages as it is by itself."""
     return jax.tree.map(
-        lambda node: node.whole() if isinstance(node, Staged) else node,
-        tree,
-        is_leaf=lambda node: isinstance(node, Staged),
+        lambda node: node.whole() if _is_staged(node) else node, tree, is_leaf=_is_staged
     )
 
 
 def is_staged(tree: Any) -> bool:
     """Whether something of the tree is laid out by stages."""
-    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Staged))
-    return any(isinstance(node, Staged) for node in nodes)
+    return any(map(_is_staged, jax.tree.leaves(tree, is_leaf=_is_staged)))
 
 
 def unstaged(tree: Any) -> Any:
-    """The same as `whole_of`, on the first device of this process; of a tree without stages itself.
+    """The same as it would be without stages, on the first device; a tree without stages itself.
 
-    What is saved, evaluated or predicted with is this.
+    This is what is saved, evaluated and gone on with on other devices.
     """
     if not is_staged(tree):
         return tree
-    keys = jax.tree.map(_with_data, tree)
-    here = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), keys)
-    return jax.tree.map(_keys_again, whole_of(here), whole_of_shapes(tree))
 
+    def here(a: Any) -> Any:
+        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return jnp.asarray(np.asarray(a))
+        data = jnp.asarray(np.asarray(jax.random.key_data(a)))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(a))
 
-def whole_of_shapes(tree: Any) -> Any:
-    """The shapes of `whole_of`."""
-    return jax.eval_shape(whole_of, tree)
-
-
-def _with_data(a: Any) -> Any:
-    return jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
-
-
-def _keys_again(plain: Any, like: Any) -> Any:
-    if not jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return plain
-    return jax.random.wrap_key_data(plain, impl=jax.random.key_impl(like))
+    return whole_of(jax.tree.map(here, tree))
