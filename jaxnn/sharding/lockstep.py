@@ -1,8 +1,8 @@
 """A schedule on the devices of a mesh: all go through one table, tick by tick.
 
 Each device of the axis `STAGE` has the parameters of its stage. In every tick it does the task that
-stands in its column of `schedule.in_ticks`, one branch of a `lax.switch`, and what it has for the
-stages beside it, activations or deltas, goes one device on (`lax.ppermute`). What a task leaves for
+stands in its column of `schedule.in_ticks`, and what it has for the stages beside it, activations
+or deltas, goes one device on (`lax.ppermute`). What a task leaves for
 a later one lies in buffers with as many places as the table needs at any time.
 
 D computes the deltas and keeps the captures: of those, what is among the residuals stays where it
@@ -32,6 +32,7 @@ class Column(NamedTuple):
     """What the table says of a stage in a tick, or of all stages in all ticks."""
 
     branch: Any
+    """The number of the task, of all that the stages have; 0 for none."""
     micro_batch: Any
     held: Any
     """The place of its residuals."""
@@ -253,12 +254,15 @@ class Run:
 
             return run
 
-        branches: list[Callable] = [lambda held, at: held]
-        for work in works:
-            branches += [branch(t) for t in (work.forward, work.backward, work.weights)]
+        branches = [
+            branch(task)
+            for work in works
+            for task in (work.forward, work.backward, work.weights)
+        ]
 
         def tick(held: dict, at: Column):
-            held = lax.switch(at.branch, branches, held, at)
+            for number, task in enumerate(branches, 1):
+                held = _where(at.branch == number, partial(task, at=at), held)
             for out, place, into, way in (
                 ("sent", at.arriving_activations, "activations", 1),
                 ("returned", at.arriving_deltas, "deltas", -1),
@@ -337,6 +341,19 @@ class Run:
 
         dx = jax.eval_shape(run, params, kept, dy)
         return dx, found[-1]
+
+
+def _where(condition: Array, function: Callable, held: Any) -> Any:
+    """function(held) where the condition is true, and otherwise what is held.
+
+    A loop of one turn or none: what it carries is changed in place, while a compiler copies all
+    that goes through the branches of a conditional.
+    """
+    return lax.while_loop(
+        lambda carried: carried[0],
+        lambda carried: (jnp.zeros_like(condition), function(carried[1])),
+        (condition, held),
+    )[1]
 
 
 def _once(form: Form, known: list, leaves: list) -> list:

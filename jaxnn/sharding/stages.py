@@ -1,9 +1,10 @@
 """A network cut into stages, and trees of its parameters laid out stage by stage.
 
 The units of a `serial` are its layers, of a `repeat` among them each of its copies. A stage has
-some of them, one behind the other. Its parameters lie in one row for each dtype, [S, N], of which
-each device of the axis `STAGE` of a mesh has its own: the shortest form that all stages share,
-whatever they are made of. N is what the largest stage needs.
+some of them, one behind the other. Its parameters lie in rows [S, N], of which each device of the
+axis `STAGE` of a mesh has its own, whatever the stages are made of: the largest array of each stage
+in one row, the second largest in the next, and so on, N being what the largest of them needs; the
+small ones together in a last one.
 """
 
 import dataclasses
@@ -23,6 +24,10 @@ from jaxnn.core.combinators import repeat, serial
 from jaxnn.core.summary import summarize
 from jaxnn.core.validation import brief
 from jaxnn.sharding.mesh import STAGE
+
+
+SMALL = 1024
+"""Arrays of fewer elements share a row."""
 
 
 class Piece(NamedTuple):
@@ -213,7 +218,7 @@ class Place(NamedTuple):
     copies: tuple[int, int] | None
     """Which of its rows; None for all."""
     row: str
-    """The dtype whose row it is in; "" for what all stages have the same."""
+    """The name of the row, which begins with its dtype; "" for what all stages have the same."""
     offset: int
     shape: tuple[int, ...]
 
@@ -289,7 +294,7 @@ class Staged:
     """A tree, laid out stage by stage."""
 
     rows: dict[str, Any]
-    """[S, N] by dtype."""
+    """[S, N] by name."""
     common: tuple
     """What all stages have the same, such as the count of an optimiser."""
     arrangement: Arrangement
@@ -317,18 +322,31 @@ def arrange(whole: Any, own: Sequence[tuple[Any, Sequence[tuple[int, Any]]]]) ->
     shared = sorted({leaf for leaf in used if used.count(leaf) > 1})
     places = []
     for _, refs in own:
+        shapes = [_shape_of(leaves[leaf], copies) for leaf, copies in refs]
+        by_size = sorted(range(len(refs)), key=lambda i: -math.prod(shapes[i]))
         ends: dict[str, int] = {}
-        found = []
-        for leaf, copies in refs:
-            shape, row = tuple(leaves[leaf].shape), str(leaves[leaf].dtype)
+        found: dict[int, Place] = {}
+        for number in by_size:
+            (leaf, copies), shape = refs[number], shapes[number]
             if leaf in shared:
-                found.append(Place(leaf, None, "", shared.index(leaf), shape))
+                found[number] = Place(leaf, None, "", shared.index(leaf), shape)
                 continue
-            shape = shape if copies is None else (copies[1] - copies[0], *shape[1:])
-            found.append(Place(leaf, copies, row, ends.get(row, 0), shape))
-            ends[row] = ends.get(row, 0) + found[-1].size
-        places.append(tuple(found))
+            dtype = str(leaves[leaf].dtype)
+            size = math.prod(shape)
+            row = dtype if size < SMALL else f"{dtype} {sum(k.startswith(dtype + ' ') for k in ends)}"
+            found[number] = Place(leaf, copies, row, ends.get(row, 0), shape)
+            ends[row] = ends.get(row, 0) + size
+        places.append(tuple(found[number] for number in range(len(refs))))
     return Arrangement(jax.tree.structure(whole), tuple(t for t, _ in own), tuple(places))
+
+
+def _shape_of(leaf: Any, copies: tuple[int, int] | None) -> tuple[int, ...]:
+    return tuple(leaf.shape) if copies is None else (copies[1] - copies[0], *leaf.shape[1:])
+
+
+def dtype_of(row: str) -> str:
+    """Of a row of this name."""
+    return row.split()[0]
 
 
 def arranged(whole: Any, arrangement: Arrangement) -> Staged:
@@ -346,7 +364,7 @@ def arranged(whole: Any, arrangement: Arrangement) -> Staged:
             part = leaf if place.copies is None else leaf[slice(*place.copies)]
             flat[place.row].append(part.reshape(-1))
         for row, parts in flat.items():
-            parts = parts or [jnp.zeros(0, row)]
+            parts = parts or [jnp.zeros(0, dtype_of(row))]
             joined = jnp.concatenate(parts)
             rows[row].append(jnp.pad(joined, (0, arrangement.sizes[row] - joined.size)))
     stacked = {row: jnp.stack(parts) for row, parts in rows.items()}
@@ -388,7 +406,7 @@ def on_each_stage(function: Callable, likes: Sequence[Arrangement], *given: Any)
             results = []
             found = function(stage, *jax.tree.map(own, given, is_leaf=_is_staged))
             for like, tree in zip(likes, found, strict=True):
-                rows = {name: jnp.zeros(size, name) for name, size in like.sizes.items()}
+                rows = {name: jnp.zeros(size, dtype_of(name)) for name, size in like.sizes.items()}
                 rows = like.put(stage, tree, rows)
                 own_rows = {name: row[None] for name, row in rows.items()}
                 results.append((own_rows, like.common(stage, tree)))
