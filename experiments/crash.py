@@ -44,7 +44,15 @@ TRAINING = (
     *("--schedule", "cosine()", "--data.validation-fraction", "0.1", "--patience", "100"),
     *("--save-seconds", "0", "--tensorboard"),
 )
-IN_STAGES = ("--network", "dense(8)", "dropout(0.2)", "dense(8)", "dense(3)", "--micro-batches", "4")
+IN_STAGES = (
+    "--network",
+    "dense(8)",
+    "dropout(0.2)",
+    "dense(8)",
+    "dense(3)",
+    "--micro-batches",
+    "4",
+)
 """Of a run in stages, where batch norm would mix the examples of a micro-batch."""
 PRELOADED = ["experiments.train", "orbax.checkpoint", "tensorboardX", "sklearn.datasets"]
 

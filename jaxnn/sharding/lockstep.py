@@ -114,12 +114,15 @@ class Forms(NamedTuple):
 class _Work:
     """The three kinds of work of one stage."""
 
-    def __init__(self, number: int, stage: Stage, run: "Run", forms: Forms):
-        self.number, self.stage, self.run, self.forms = number, stage, run, forms
+    forms: Forms
+    """Known once all stages have been looked at."""
+
+    def __init__(self, number: int, stage: Stage, run: "Run"):
+        self.number, self.stage, self.run = number, stage, run
         self.is_first, self.is_last = number == 0, number == run.stages - 1
 
     def params(self, held: dict) -> Any:
-        return self.run.staged.arrangement.own(self.number, held["params"], ())
+        return self.run.staged.arrangement.own(self.number, held["params"])
 
     def forward(self, held: dict, at: Column) -> dict:
         """F."""
@@ -227,7 +230,9 @@ class Run:
         every = self.of.keys(jax.random.fold_in(held["key"], micro_batch))
         return self.of.keys_of(stage, every)
 
-    def _on_device(self, works: list, count: Places, rows: Any, examples: Any, key: Any, table: Any):
+    def _on_device(
+        self, works: list, count: Places, rows: Any, examples: Any, key: Any, table: Any
+    ):
         forms = [work.forms for work in works]
         buffers = partial(buffers_for, examples=self.rows)
         # One place more than there are, for what arrives where nothing was sent.
@@ -255,9 +260,7 @@ class Run:
             return run
 
         branches = [
-            branch(task)
-            for work in works
-            for task in (work.forward, work.backward, work.weights)
+            branch(task) for work in works for task in (work.forward, work.backward, work.weights)
         ]
 
         def tick(held: dict, at: Column):
@@ -283,19 +286,17 @@ class Run:
         stages = self.of.stages
         shapes = jax.eval_shape(
             lambda rows: [
-                self.staged.arrangement.own(s, jax.tree.map(lambda a: a[s], rows), ())
+                self.staged.arrangement.own(s, {name: row[s] for name, row in rows.items()})
                 for s in range(self.stages)
             ],
             self.staged.rows,
         )
-        one = jax.eval_shape(
-            lambda: self.examples({"examples": self.batch}, 0)
-        )
+        one = jax.eval_shape(lambda: self.examples({"examples": self.batch}, 0))
         x, targets = one[0], one[1:]
         works: list[_Work] = []
         kept = []
         for number, stage in enumerate(stages):
-            work = _Work(number, stage, self, None)  # pyright: ignore[reportArgumentType]
+            work = _Work(number, stage, self)
             x, forms = self._look_forward(work, shapes[number], x, targets)
             works.append(work)
             kept.append(forms)
@@ -335,7 +336,11 @@ class Run:
                 dx, captures = work.stage.backward(params, residuals, own)
             known = known + jax.tree.leaves(kept)
             found.append(
-                (form_of(dy, self.rows), form_of(dx, self.rows), form_of(captures, self.rows, known))
+                (
+                    form_of(dy, self.rows),
+                    form_of(dx, self.rows),
+                    form_of(captures, self.rows, known),
+                )
             )
             return dx
 

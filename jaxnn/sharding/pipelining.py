@@ -86,7 +86,7 @@ class pipelined(Value):
         is_staged = isinstance(params, Staged)
         whole = jax.eval_shape(params.whole) if is_staged else params
         self._require_apart(whole, state, x, target, key)
-        x, target, weights, size = self._filled(whole, state, x, target, key, weights)
+        x, target, weights = self._filled(whole, state, x, target, key, weights)
         x, target = of_those_present(self.loss, weights, x, target)
         # The shares of the examples in the weighted mean of the whole batch.
         dtype = jax.eval_shape(self._values, whole, state, x, target, key)
@@ -117,15 +117,17 @@ class pipelined(Value):
         return jax.tree.map(lambda a: a.reshape(-1, m, *a.shape[1:]), tree)
 
     def _filled(self, params, state, x, target, key, weights) -> tuple:
-        """(x, target, weights) of a batch that m divides, and how many examples there were."""
+        """(x, target, weights) of a batch that m divides."""
         size, m = batch_size("pipelined", (x, target)), self.order.micro_batches
         missing = -size % m
         if not missing:
-            return x, target, weights, size
+            return x, target, weights
         if weights is None:
-            weights = jnp.ones(size, jax.eval_shape(self._values, params, state, x, target, key).dtype)
+            weights = jnp.ones(
+                size, jax.eval_shape(self._values, params, state, x, target, key).dtype
+            )
         more = lambda a: jnp.concatenate([a, jnp.repeat(a[:1], missing, 0)])  # noqa: E731
-        return *jax.tree.map(more, (x, target)), jnp.pad(weights, (0, missing)), size
+        return *jax.tree.map(more, (x, target)), jnp.pad(weights, (0, missing))
 
     def _on_one(self, params: Any, state: Any, examples: Any, key: Array | None) -> tuple:
         """(values [micro-batches, rows], gradients), of one device."""
@@ -148,8 +150,8 @@ class pipelined(Value):
         """Raise ValueError unless the mesh has a device for each stage."""
         if mesh.shape.get(STAGE) != self.order.stages:
             raise ValueError(
-                f"pipelined: expected a mesh with an axis {STAGE!r} of {self.order.stages} devices, "
-                f"one for each stage, got the axes {dict(mesh.shape)}: make_mesh(…, "
+                f"pipelined: expected a mesh with an axis {STAGE!r} of {self.order.stages} "
+                f"devices, one for each stage, got the axes {dict(mesh.shape)}: make_mesh(…, "
                 f"stages={self.order.stages}) makes one"
             )
 

@@ -25,7 +25,6 @@ from jaxnn.core.summary import summarize
 from jaxnn.core.validation import brief
 from jaxnn.sharding.mesh import STAGE
 
-
 SMALL = 1024
 """Arrays of fewer elements share a row."""
 
@@ -67,6 +66,7 @@ class Copies(repeat):
     mixes = False
 
     def keys(self, key: Array | None) -> Array | None:
+        """Those that are given."""
         return key
 
 
@@ -88,7 +88,9 @@ class Cut(NamedTuple):
         """How errors name a stage."""
         first, last = self.pieces[stage][0].layer, self.pieces[stage][-1].layer
         names = self.network.part_names
-        which = f"layer {names[first]}" if first == last else f"layers {names[first]} to {names[last]}"
+        which = (
+            f"layer {names[first]}" if first == last else f"layers {names[first]} to {names[last]}"
+        )
         return f"stage {stage}, {which} of {self.network.name}"
 
     def of(self, stage: int, tree: Any) -> tuple:
@@ -117,7 +119,11 @@ class Cut(NamedTuple):
 
     def _layer(self, piece: Piece) -> Any:
         layer = self.network.layers[piece.layer]
-        return layer if piece.copies is None else Copies(layer.layer, piece.copies[1] - piece.copies[0])
+        return (
+            layer
+            if piece.copies is None
+            else Copies(layer.layer, piece.copies[1] - piece.copies[0])
+        )
 
 
 def _joined(arrays: Sequence[Any]) -> Any:
@@ -152,9 +158,7 @@ def cut(where: str, network: serial, stages: int, sizes: Sequence[int] | None = 
             f"{where}: expected cuts to be {stages} numbers above 0, one for each stage, that add "
             f"up to {have}, got {brief(tuple(sizes))}"
         )
-    units = [
-        (i, copy) for i, count in enumerate(counts) for copy in range(count)
-    ]
+    units = [(i, copy) for i, count in enumerate(counts) for copy in range(count)]
     starts = tuple(itertools.accumulate(sizes, initial=0))[:-1]
     pieces = []
     for start, size in zip(starts, sizes, strict=True):
@@ -190,9 +194,7 @@ def balanced_cuts(network: serial, x: Any, stages: int) -> tuple[int, ...]:
     for row in summarize(network, x).rows:
         work[row.layer.split()[0].split(".")[0]] += row.flops
     costs = [
-        own / count
-        for own, count in zip(work.values(), counts, strict=True)
-        for _ in range(count)
+        own / count for own, count in zip(work.values(), counts, strict=True) for _ in range(count)
     ]
     ends = [0.0, *itertools.accumulate(costs)]
 
@@ -272,7 +274,9 @@ class Arrangement:
     def put(self, stage: int, tree: Any, rows: dict[str, Array], add: bool = False) -> dict:
         """The rows [N] with one stage's tree in its places, or added to what is there."""
         rows = dict(rows)
-        for place, leaf in zip(self.places[stage], self.trees[stage].flatten_up_to(tree), strict=True):
+        for place, leaf in zip(
+            self.places[stage], self.trees[stage].flatten_up_to(tree), strict=True
+        ):
             if place.row:
                 row = rows[place.row]
                 here = row.at[place.offset : place.offset + place.size]
@@ -333,7 +337,9 @@ def arrange(whole: Any, own: Sequence[tuple[Any, Sequence[tuple[int, Any]]]]) ->
                 continue
             dtype = str(leaves[leaf].dtype)
             size = math.prod(shape)
-            row = dtype if size < SMALL else f"{dtype} {sum(k.startswith(dtype + ' ') for k in ends)}"
+            row = (
+                dtype if size < SMALL else f"{dtype} {sum(k.startswith(dtype + ' ') for k in ends)}"
+            )
             found[number] = Place(leaf, copies, row, ends.get(row, 0), shape)
             ends[row] = ends.get(row, 0) + size
         places.append(tuple(found[number] for number in range(len(refs))))

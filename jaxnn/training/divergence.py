@@ -46,7 +46,11 @@ def explain_divergence(
     first = int(train_state.step)
 
     def not_finite(tree: Any) -> list[str]:
-        return [name for name, ok in zip(names, finite_elements(whole_of(tree)), strict=True) if not ok.all()]
+        return [
+            name
+            for name, ok in zip(names, finite_elements(whole_of(tree)), strict=True)
+            if not ok.all()
+        ]
 
     each = [
         jax.tree.map(lambda a, i=i: a[i], part)

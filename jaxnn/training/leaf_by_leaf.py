@@ -76,9 +76,7 @@ def _enclosed(function: Callable, name: str) -> Any:
     return found[name].cell_contents if name in found else None
 
 
-def _require(
-    where: str, optimizer: Any, units: Sequence[Own], params: Any, way_out: str
-) -> None:
+def _require(where: str, optimizer: Any, units: Sequence[Own], params: Any, way_out: str) -> None:
     refused = f"{where}: expected an optimiser that works leaf by leaf, but {name_of(optimizer)}"
     whole, outputs, used = _program(refused, optimizer, [unit.params for unit in units], params)
     for index, unit in enumerate(units):
