@@ -362,7 +362,7 @@ def arranged(whole: Any, arrangement: Arrangement) -> Staged:
     rows: dict[str, list] = {row: [] for row in arrangement.sizes}
     for own in arrangement.places:
         flat: dict[str, list] = {row: [] for row in rows}
-        for place in own:
+        for place in sorted(own, key=lambda place: place.offset):
             leaf = leaves[place.leaf]
             if not place.row:
                 common[place.offset] = leaf

@@ -214,6 +214,17 @@ def test_stages_are_cut_so_that_the_largest_has_the_fewest_operations():
     assert cut("test", network, 2, (3, 5)).label(1) == "stage 1, layers 1 to 2 of serial"
 
 
+def test_what_is_laid_out_by_stages_is_itself_again():
+    network = nn.serial(nn.dense(40), nn.repeat(nn.dense(40), 3), nn.layer_norm(), nn.dense(3))
+    params, _ = started(network, X)
+    staged = pipelined(network, LOSS, gpipe(2, 2)).laid_out(params)
+    assert_agree(staged.whole(), params, 0.0)
+    for stage, own in enumerate(pipelined(network, LOSS, gpipe(2, 2)).cut.pieces):
+        rows = {name: row[stage] for name, row in staged.rows.items()}
+        expected = tuple(piece.of(params) for piece in own)
+        assert_agree(staged.arrangement.own(stage, rows), expected, 0.0)
+
+
 @pytest.mark.parametrize(
     ("stages", "cuts", "message"),
     [
