@@ -186,6 +186,9 @@ def _forward(work: _Work, params: Any, x: Any, target: Any, shares: Any, keys: A
 class Run:
     """One gradient, over the devices of a mesh."""
 
+    value_dtype: Any
+    """Of the losses; known once the last stage has been looked at."""
+
     def __init__(
         self,
         of: Cut,
@@ -303,7 +306,7 @@ class Run:
         dy = None
         for work, (given, sent, form, tree) in reversed(list(zip(works, kept, strict=True))):
             dx, forms = self._look_back(work, shapes[work.number], form, tree, dy)
-            work.forms = Forms(given, sent, form, *forms)
+            work.forms = Forms(*(given, sent, form), *forms)
             dy = dx
         return works, [1 + 3 * number for number in range(self.stages)]
 

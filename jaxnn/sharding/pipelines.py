@@ -141,7 +141,8 @@ class schedule(Value):
         W. It is the simulation with costs of 1, and the table that devices go through together."""
         rows: list[list[Task | None]] = []
         for start, end, stage, (kind, micro_batch) in self.simulate().steps:
-            rows += [[None] * self.stages for _ in range(round(end) - len(rows))]
+            empty: list[Task | None] = [None] * self.stages
+            rows += [[*empty] for _ in range(round(end) - len(rows))]
             for after, part in enumerate({"B": "DW"}.get(kind, kind)):
                 rows[round(start) + after][stage] = Task(part, micro_batch)
         return Ticks(tuple(map(tuple, rows)))

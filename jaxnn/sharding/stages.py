@@ -40,7 +40,10 @@ class Piece(NamedTuple):
     def of(self, tree: Any) -> Any:
         """Its own of params, or state, of the whole network."""
         own = tree[self.layer]
-        return own if self.copies is None else jax.tree.map(lambda a: a[slice(*self.copies)], own)
+        if self.copies is None:
+            return own
+        rows = slice(*self.copies)
+        return jax.tree.map(lambda a: a[rows], own)
 
 
 class Stage(serial, init=False):
@@ -102,7 +105,8 @@ class Cut(NamedTuple):
         if key is None:
             return None
         own = zip(self.network.layers, self.network.keys(key), strict=True)
-        return jnp.concatenate([b.keys(k) if type(b) is repeat else k[None] for b, k in own])
+        each: list[Any] = [b.keys(k) if type(b) is repeat else k[None] for b, k in own]
+        return jnp.concatenate(each)
 
     def keys_of(self, stage: int, keys: Array | None) -> Array | None:
         """A stage's own of the keys of all units."""
@@ -118,7 +122,7 @@ class Cut(NamedTuple):
         return self.network.gather(joined)
 
     def _layer(self, piece: Piece) -> Any:
-        layer = self.network.layers[piece.layer]
+        layer: Any = self.network.layers[piece.layer]
         return (
             layer
             if piece.copies is None
@@ -433,7 +437,9 @@ def on_each_stage(function: Callable, likes: Sequence[Arrangement], *given: Any)
         axis_names={STAGE},
         check_vma=False,
     )(*given)
-    return tuple(Staged(*found, like) for found, like in zip(results, likes, strict=True))
+    return tuple(
+        Staged(rows, common, like) for (rows, common), like in zip(results, likes, strict=True)
+    )
 
 
 def _is_staged(node: Any) -> bool:

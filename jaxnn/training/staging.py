@@ -61,16 +61,16 @@ def by_stages(
 ) -> optax.GradientTransformationExtraArgs:
     """The optimiser of `Staged` parameters: of each stage's own, on its device."""
 
-    def init(params: Staged) -> Staged:
+    def init(params: Any) -> Any:
         whole = params.whole()
         return arranged(optimizer.init(whole), _arrange_state(optimizer, whole, params.arrangement))
 
-    def update(gradients: Staged, state: Staged, params: Staged, *, value: Any = None, **_: Any):
+    def update(updates: Any, state: Any, params: Any = None, *, value: Any = None, **_: Any) -> Any:
         one = optax.with_extra_args_support(optimizer).update
         return on_each_stage(
             lambda stage, *own: one(*own[:3], value=own[3]),
             (params.arrangement, state.arrangement),
-            *(gradients, state, params, value),
+            *(updates, state, params, value),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -110,7 +110,7 @@ def test_gradients_over_one_and_eight_stages_are_those_of_one_device():
 
 
 SMALL = nn.serial(nn.dense(6), nn.repeat(nn.skip(nn.dense(6), nn.dropout(0.2)), 2), nn.dense(3))
-X, LABELS = np.asarray(normal(0, (22, 5))), (np.arange(22) % 3).astype(np.int32)
+X, LABELS = np.asarray(normal(0, (22, 5)), np.float64), (np.arange(22) % 3).astype(np.int32)
 
 
 def trained(train_state, optimizer, gradient, epochs=2):
