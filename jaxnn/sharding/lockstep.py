@@ -305,8 +305,8 @@ class Run:
             kept.append(forms)
         dy = None
         for work, (given, sent, form, tree) in reversed(list(zip(works, kept, strict=True))):
-            dx, forms = self._look_back(work, shapes[work.number], form, tree, dy)
-            work.forms = Forms(*(given, sent, form), *forms)
+            dx, (*of_deltas, captured) = self._look_back(work, shapes[work.number], form, tree, dy)
+            work.forms = Forms(given, sent, form, of_deltas[0], of_deltas[1], captured)
             dy = dx
         return works, [1 + 3 * number for number in range(self.stages)]
 
