@@ -305,8 +305,10 @@ class Run:
             kept.append(forms)
         dy = None
         for work, (given, sent, form, tree) in reversed(list(zip(works, kept, strict=True))):
-            dx, (*of_deltas, captured) = self._look_back(work, shapes[work.number], form, tree, dy)
-            work.forms = Forms(given, sent, form, of_deltas[0], of_deltas[1], captured)
+            dx, (of_dy, of_dx, captured) = self._look_back(
+                work, shapes[work.number], form, tree, dy
+            )
+            work.forms = Forms(given, sent, form, of_dy, of_dx, captured)
             dy = dx
         return works, [1 + 3 * number for number in range(self.stages)]
 
@@ -316,7 +318,8 @@ class Run:
 
         def run(params: Any, x: Any, targets: Any, key: Any):
             keys = self.keys({"key": key}, 0, work.number)
-            y, kept, values = _forward(work, params, x, *targets, keys)
+            target, shares = targets
+            y, kept, values = _forward(work, params, x, target, shares, keys)
             form = form_of(kept, self.rows, jax.tree.leaves(params))
             found.append((form_of(x, self.rows), form_of(y, self.rows), form))
             if values is not None:

@@ -110,13 +110,16 @@ def test_gradients_over_one_and_eight_stages_are_those_of_one_device():
 
 
 SMALL = nn.serial(nn.dense(6), nn.repeat(nn.skip(nn.dense(6), nn.dropout(0.2)), 2), nn.dense(3))
-X, LABELS = np.asarray(normal(0, (22, 5)), np.float64), (np.arange(22) % 3).astype(np.int32)
+X, LABELS = np.asarray(normal(0, (22, 5))), (np.arange(22) % 3).astype(np.int32)
+
+
+X64 = X.astype(np.float64)
 
 
 def trained(train_state, optimizer, gradient, epochs=2):
     options = {"epochs": epochs, "batch_size": 8, "crosscheck": Crosscheck(every=1)}
-    options["validation"] = X[:5], LABELS[:5], task_of(LOSS, 3)
-    *_, last = train(SMALL, LOSS, optimizer, train_state, X, LABELS, gradient=gradient, **options)
+    options["validation"] = X64[:5], LABELS[:5], task_of(LOSS, 3)
+    *_, last = train(SMALL, LOSS, optimizer, train_state, X64, LABELS, gradient=gradient, **options)
     return last
 
 
@@ -126,7 +129,7 @@ def plain(train_state):
 
 def test_training_in_stages_has_the_parameters_of_one_device_and_goes_on_with_fewer(tmp_path, x64):
     optimizer = make_optimizer("adamw", 0.01, weight_decay=0.1)
-    start = create_state(SMALL, optimizer, jax.random.key(0), X[:1])
+    start = create_state(SMALL, optimizer, jax.random.key(0), X64[:1])
     whole = nn.accumulate(nn.backprop(SMALL, LOSS), M, network=SMALL)
     expected = trained(start, optimizer, whole)
 
