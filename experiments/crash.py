@@ -44,6 +44,16 @@ TRAINING = (
     *("--schedule", "cosine()", "--data.validation-fraction", "0.1", "--patience", "100"),
     *("--save-seconds", "0", "--tensorboard"),
 )
+IN_STAGES = (
+    "--network",
+    "dense(8)",
+    "dropout(0.2)",
+    "dense(8)",
+    "dense(3)",
+    "--micro-batches",
+    "4",
+)
+"""Of a run in stages, where batch norm would mix the examples of a micro-batch."""
 PRELOADED = ["experiments.train", "orbax.checkpoint", "tensorboardX", "sklearn.datasets"]
 
 
@@ -57,6 +67,8 @@ class Options:
     """Of each training; a checkpoint is saved after every one."""
     seed: int = 0
     """Draws the moments."""
+    stages: int = 1
+    """In how many stages the network is trained, each on a device of its own."""
     output: Path | None = None
     """Keep the run folders here; it must not exist. They are removed unless given."""
 
@@ -66,12 +78,12 @@ def main(arguments: list[str]) -> None:
     options = parse_options(Options, "crash", arguments)
     require_positive_integer("crash", "kills", options.kills)
     require_positive_integer("crash", "epochs", options.epochs)
+    require_positive_integer("crash", "stages", options.stages)
     if options.output is not None:
         options.output.mkdir(parents=True)
     with TemporaryDirectory(prefix="jaxnn-crash-") as temporary:
-        found = crash(
-            options.kills, options.epochs, options.seed, options.output or Path(temporary)
-        )
+        folder = options.output or Path(temporary)
+        found = crash(options.kills, options.epochs, options.seed, folder, options.stages)
     for moment, count in found.moments.most_common():
         print(f"  {count} {moment}")
     print(found)
@@ -103,10 +115,10 @@ class Found:
         )
 
 
-def crash(kills: int, epochs: int, seed: int, folder: Path) -> Found:
+def crash(kills: int, epochs: int, seed: int, folder: Path, stages: int = 1) -> Found:
     """Kill runs in ``folder``, until there were as many kills, each run to its end."""
     found, draw = Found(Counter(), [], []), random.Random(seed)
-    start = _Starts(folder, epochs)
+    start = _Starts(folder, epochs, stages)
     start(folder / "cold")  # fills the cache of compiled programs
     began = time.monotonic()
     if start(folder / "reference") != 0:
@@ -146,17 +158,18 @@ class _Starts:
     They are forked off a process that never computes anything, and compiled programs are cached.
     """
 
-    def __init__(self, folder: Path, epochs: int):
+    def __init__(self, folder: Path, epochs: int, stages: int):
         self.log = folder / "log.txt"
-        self._cache, self._epochs = folder / "cache", epochs
+        self._cache, self._stages = folder / "cache", ("--stages", str(stages))
+        self._arguments = [*TRAINING, *(IN_STAGES if stages > 1 else ()), "--epochs", str(epochs)]
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOADED)
 
     def __call__(self, run: Path, limit: float | None = None) -> int | None:
         """Start or resume a run; its exit status, None if it was killed after ``limit`` seconds."""
-        arguments = [*TRAINING, "--epochs", str(self._epochs), "--output", str(run)]
+        arguments = [*self._arguments, *self._stages, "--output", str(run)]
         if (run / "config.toml").exists():
-            arguments = ["--resume", str(run), "--save-seconds", "0"]
+            arguments = ["--resume", str(run), "--save-seconds", "0", *self._stages]
         process = self._context.Process(target=_train, args=(arguments, self.log, self._cache))
         process.start()
         process.join(limit)

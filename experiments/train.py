@@ -58,7 +58,8 @@ from jaxnn.data.dataset import rows_of
 from jaxnn.learning.feedback import alignment_angles
 from jaxnn.learning.privacy import epsilon_spent, require_accounting
 from jaxnn.rewrites.precision import skipped_steps
-from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, train
+from jaxnn.sharding import pipelined, unstaged
+from jaxnn.training import Disagreement, Diverged, Epoch, TrainState, place_on_stages, train
 from jaxnn.training.checkpoints import Checkpoints
 
 PROBED = 1000
@@ -160,23 +161,29 @@ def _run(arguments: list[str], locked: ExitStack) -> None:
         require_same_data(resumed, resumed.read_record(), splits)
     require_compatible(config, splits)
     require_best(config, splits)
+    pipeline = options.on.gradient(config, splits)
+    # In stages a train state is laid out when it is known; what is saved is never.
+    whole_on = None if pipeline else mesh
     past: list[dict] = []
     has_checkpoint = resumed is not None and resumed.has_checkpoint
     if resumed and has_checkpoint:
-        train_state, past = _restore(resumed, before, splits, options.on, mesh)
+        train_state, past = _restore(resumed, before, splits, options.on, whole_on)
     tuned_after = resumed.tuned_after if resumed and has_checkpoint else 0
     if options.fine_tune:
         if not has_checkpoint:
             raise ValueError("train: expected fine_tune with resume, of a run with a checkpoint")
         tuned_after = len(past)
-    fresh = _fresh_state(config, splits, options.on, mesh)
+    fresh = _fresh_state(config, splits, options.on, whole_on)
     if not has_checkpoint:
         train_state = fresh
     elif options.fine_tune:
         train_state = train_state._replace(optimizer_state=fresh.optimizer_state)
     optimizer = _optimizer(config, splits, tuned_after)
     # Refuses what is wrong with the options.
-    epochs = _start(config, splits, train_state, past, optimizer)
+    placed = train_state
+    if pipeline is not None and mesh is not None:
+        placed = place_on_stages(train_state, mesh, pipeline, optimizer)
+    epochs = _start(config, splits, placed, past, optimizer, pipeline)
     if config.privacy_of_gradients:
         require_accounting()
     run = resumed or locked.enter_context(new_run(name, options.output))
@@ -226,6 +233,11 @@ def _cross_validate(name: str, options: Options, folds: int, locked: ExitStack) 
         raise ValueError(
             "train: expected folds, which are divided among devices, with layout replicated, got "
             f"{options.on.layout}"
+        )
+    if options.on.stages != 1:
+        raise ValueError(
+            f"train: expected folds, which are trained side by side, without stages, got "
+            f"{options.on.stages}"
         )
     devices = all_devices("train", options.on.devices)  # before anything else runs on one
     every = load_folds(options.config, folds)
@@ -307,6 +319,7 @@ def _start(
     train_state: TrainState,
     past: Sequence[dict],
     optimizer: Any,
+    pipeline: pipelined | None,
 ) -> Iterator[Epoch]:
     """Training as the configuration has it, after the epochs in ``past``."""
     task = config.task(splits)
@@ -316,6 +329,9 @@ def _start(
     loss, target = config.supervised(splits.train, task)
     # Autodiff has nothing from fusing, which is about backward passes.
     network = config.layers if config.gradient == "autodiff" else config.fused_layers
+    gradients = gradient_options(config, network, loss)
+    if pipeline is not None:
+        gradients["gradient"] = pipeline
     return train(
         network,
         loss,
@@ -326,7 +342,7 @@ def _start(
         epochs=config.epochs,
         batch_size=config.batch_size,
         validation=validation,
-        **gradient_options(config, network, loss),
+        **gradients,
         metrics=config.all_metrics,
         patience=config.patience,
         past_validation_losses=[
@@ -396,6 +412,7 @@ def _follow(
             Stopping(options.stop_seconds, give_up_on_the_epoch) as stopping,
         ):
             for epoch in epochs:
+                epoch = epoch._replace(train_state=unstaged(epoch.train_state))
                 loss = float(np.mean(epoch.losses))
                 scores: dict[str, Any] = {
                     f"validation_{name}": v for name, v in epoch.validation.items()

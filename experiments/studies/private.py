@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> None:
     require_accounting()
     splits = config.load()
     require_compatible(config, splits)
-    require_integer("private", "canaries", options.canaries, 0, len(splits.train.x))
+    require_integer("private", "canaries", options.canaries, 0, len(splits.train.target))
     canaries = _canaries(config, splits, options.canaries) if options.canaries else None
     other = load_config(options.reference)
     same = ("optimizer", "learning_rate", "schedule", "weight_decay", "epochs", "batch_size")
@@ -137,11 +137,11 @@ def _canaries(config: Config, splits: Splits, count: int) -> Canaries:
             "private: expected data with classes where canaries are given, whose labels are wrong"
         )
     drawing = np.random.default_rng(config.seed)
-    chosen = drawing.choice(len(splits.train.x), count, replace=False)
+    chosen = drawing.choice(len(splits.train.target), count, replace=False)
     shift = drawing.integers(1, len(classes), count)
     target = (np.asarray(splits.train.target)[chosen] + shift) % len(classes)
     included = drawing.random(count) < 0.5
-    others = np.setdiff1d(np.arange(len(splits.train.x)), chosen)
+    others = np.setdiff1d(np.arange(len(splits.train.target)), chosen)
     return Canaries(np.asarray(splits.train.x)[chosen], target, included, others)
 
 
@@ -172,7 +172,7 @@ def _point(
     config = dataclasses.replace(config, privacy=privacy)
     if canaries is not None:
         splits = _with_canaries(splits, canaries)
-    examples, size = len(splits.train.x), config.batch_size
+    examples, size = len(splits.train.target), config.batch_size
     trained = _trained(config, splits)
     accuracy = _accuracy(config, splits, trained)
     settings = config.privacy_of_gradients
@@ -192,7 +192,7 @@ def _trained(config: Config, splits: Splits) -> TrainState:
     *_, last = train(
         config.layers,
         config.loss_function,
-        config.make_optimizer(len(splits.train.x)),
+        config.make_optimizer(len(splits.train.target)),
         initial_state(config, splits),
         splits.train.x,
         config.task(splits).prepare(splits.train.target),

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from experiments.support.config import Config
 from jaxnn.core.validation import require_integer, require_positive_integer
 from jaxnn.data import Splits
-from jaxnn.sharding import find_layout, make_mesh
+from jaxnn.data.dataset import rows_of
+from jaxnn.sharding import SCHEDULES, balanced_cuts, find_layout, make_mesh, pipelined
 from jaxnn.training import TrainState, place
 
 MOST_DEVICES = 1024
@@ -30,6 +31,13 @@ class DeviceOptions:
     over model_devices)."""
     model_devices: int = 1
     """Over how many of them layers are split, for tensor_parallel."""
+    stages: int = 1
+    """In how many stages the network is cut, each on devices of its own."""
+    pipeline: Literal["gpipe", "1f1b", "zero_bubble"] = "zero_bubble"
+    """What the stages do when with the --micro-batches of a batch."""
+    cuts: tuple[int, ...] = ()
+    """How many layers, and copies of a repeat, each stage has; as even in operations as can be,
+    unless given."""
 
     def make_mesh(self) -> Mesh | None:
         """The mesh; None for a single device without one.
@@ -46,11 +54,27 @@ class DeviceOptions:
             )
         if self.devices is not None:
             require_integer("devices", "devices", self.devices, 1, MOST_DEVICES)
+        require_integer("devices", "stages", self.stages, 1, MOST_DEVICES)
+        if self.stages > 1 and self.layout != "replicated":
+            raise ValueError(
+                "devices: expected layout replicated with stages, whose parameters are divided "
+                f"already, got --layout {self.layout}"
+            )
+        if (self.devices or self.stages) % self.stages:
+            raise ValueError(
+                f"devices: expected devices to be a multiple of the {self.stages} stages, got "
+                f"{self.devices}"
+            )
         available = self._available()
+        if self.stages > 1 and jax.process_count() > 1:
+            raise ValueError(
+                "devices: expected stages to be 1 in several processes, whose parameters one alone "
+                f"could not save, got {self.stages}"
+            )
         if self.devices is None and jax.process_count() > 1:
             count = len(available)
         else:
-            count = self.devices or 1
+            count = self.devices or self.stages
         if count > len(available) or (jax.process_count() > 1 and count < len(available)):
             bound = "all" if jax.process_count() > 1 else "at most"
             raise ValueError(
@@ -60,8 +84,37 @@ class DeviceOptions:
         if count == 1 and self.layout == "replicated":
             return None
         return make_mesh(
-            max(count // self.model_devices, 1), self.model_devices, devices=available[:count]
+            max(count // (self.model_devices * self.stages), 1),
+            self.model_devices,
+            stages=self.stages if self.stages > 1 else None,
+            devices=available[:count],
         )
+
+    def gradient(self, config: Config, splits: Splits) -> pipelined | None:
+        """That of a network in stages; None where it has one.
+
+        Raises:
+            ValueError: The configuration cannot be trained in stages.
+        """
+        if self.stages == 1:
+            return None
+        known = (("gradient", "manual"), ("precision", "float32"), ("in_backward", False))
+        for name, expected in known:
+            if getattr(config, name) != expected:
+                raise ValueError(
+                    f"devices: expected {name} to be {expected} with --stages {self.stages}, got "
+                    f"{getattr(config, name)}"
+                )
+        if config.batch_size % config.micro_batches:
+            raise ValueError(
+                f"devices: expected batch_size to be a multiple of the {config.micro_batches} "
+                f"micro_batches that go through {self.stages} stages, got {config.batch_size}"
+            )
+        network: Any = config.fused_layers
+        loss, _ = config.supervised(splits.train, config.task(splits))
+        cuts = self.cuts or balanced_cuts(network, rows_of(splits.train.x, slice(1)), self.stages)
+        order = SCHEDULES[self.pipeline](self.stages, config.micro_batches)
+        return pipelined(network, loss, order, cuts, fills=True)
 
     def place(
         self, train_state: TrainState, mesh: Mesh, config: Config, splits: Splits
@@ -71,9 +124,10 @@ class DeviceOptions:
         return place(train_state, mesh, config.layers, optimizer, find_layout(self.layout))
 
     def _available(self) -> list[Any]:
-        if self.devices is not None and not jax.distributed.is_initialized():
+        wanted = self.devices or (self.stages if self.stages > 1 else None)
+        if wanted is not None and not jax.distributed.is_initialized():
             with contextlib.suppress(RuntimeError):  # JAX runs already, with what devices it has
-                jax.config.update("jax_num_cpu_devices", self.devices)
+                jax.config.update("jax_num_cpu_devices", wanted)
         return jax.devices()
 
 

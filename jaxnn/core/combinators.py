@@ -195,8 +195,12 @@ class serial(Many, init=False):
                 x = layer.predict(p, s, x)
         return x
 
+    def keys(self, key: Array | None) -> Any:
+        """The key of each layer."""
+        return split(key, len(self.layers))
+
     def forward(self, params: Any, state: Any, x: Any, key: Array | None):
-        keys, kept = split(key, len(self.layers)), []
+        keys, kept = self.keys(key), []
         for layer, p, s, k, here in zip(
             self.layers, params, state, keys, self.places(), strict=True
         ):
@@ -579,9 +583,12 @@ class repeat(One):
         with inside(self, 0):
             return jax.lax.scan(body, x, (params[0], state[0]), length=self.n)[0]
 
+    def keys(self, key: Array | None) -> Array | None:
+        """The key of each copy."""
+        return None if key is None else jax.random.split(key, self.n)
+
     def forward(self, params: Any, state: Any, x: Any, key: Array | None):
-        keys = None if key is None else jax.random.split(key, self.n)
-        layer = self.layer
+        keys, layer = self.keys(key), self.layer
         run = layer.advance if isinstance(layer, Reversible) else layer.forward
 
         def body(x, slices):

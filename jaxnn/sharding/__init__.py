@@ -12,15 +12,25 @@ from jaxnn.sharding.layouts import (
     replicated,
     tensor_parallel,
 )
-from jaxnn.sharding.mesh import DATA, MODEL, make_mesh, mesh_of, on_mesh, require_divisible
+from jaxnn.sharding.mesh import (
+    DATA,
+    MODEL,
+    STAGE,
+    make_mesh,
+    mesh_of,
+    on_mesh,
+    require_divisible,
+)
 from jaxnn.sharding.pipelines import (
     SCHEDULES,
     Costs,
     Simulation,
     Task,
+    Ticks,
     gpipe,
     one_forward_one_backward,
     schedule,
     zero_bubble,
 )
 from jaxnn.sharding.pipelining import pipelined
+from jaxnn.sharding.stages import Staged, balanced_cuts, is_staged, unstaged

@@ -12,12 +12,19 @@ from jaxnn.kernels.parts import DATA
 
 MODEL = "model"
 """The axis over which single layers are split."""
+STAGE = "stage"
+"""The axis on which the stages of a pipeline stand."""
 
 
 def make_mesh(
-    data: int | None = None, model: int = 1, *, devices: Sequence[Any] | None = None
+    data: int | None = None,
+    model: int = 1,
+    *,
+    stages: int | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
-    """A mesh of data · model devices, with the axes "data" and "model".
+    """A mesh of data · model devices, with the axes "data" and "model"; with ``stages``, of data ·
+    stages · model, with the axes "data", "stage" and "model".
 
     Programs are written as for one device; the compiler splits them as the shardings of their
     arguments say (axes of type ``AxisType.Auto``). Neighbouring devices share a layer.
@@ -25,24 +32,32 @@ def make_mesh(
     Args:
         data: Into how many parts a batch is split; as many as the devices allow unless given.
         model: Into how many parts a layer is split.
+        stages: Over how many devices the stages of a pipeline stand.
         devices: Those to use; all of all processes unless given.
 
     Raises:
-        TypeError: ``data`` or ``model`` is no integer.
-        ValueError: They are not positive, or data · model is not the number of devices.
+        TypeError: ``data``, ``model`` or ``stages`` is no integer.
+        ValueError: They are not positive, or their product is not the number of devices.
     """
     available = list(jax.devices() if devices is None else devices)
     require_positive_integer("make_mesh", "model", model)
+    if stages is not None:
+        require_positive_integer("make_mesh", "stages", stages)
     if data is None:
-        data = max(len(available) // model, 1)
+        data = max(len(available) // (model * (stages or 1)), 1)
     require_positive_integer("make_mesh", "data", data)
-    if data * model != len(available):
+    sizes = {DATA: data, STAGE: stages, MODEL: model}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    count = math.prod(sizes.values())
+    if count != len(available):
         platform = f" of platform {available[0].platform}" if available else ""
+        named = "data · model" if stages is None else "data · stages · model"
         raise ValueError(
-            f"make_mesh: expected data · model to be the number of devices, {len(available)}"
-            f"{platform}, got {data} · {model} = {data * model}"
+            f"make_mesh: expected {named} to be the number of devices, {len(available)}"
+            f"{platform}, got {' · '.join(map(str, sizes.values()))} = {count}"
         )
-    return jax.make_mesh((data, model), (DATA, MODEL), (AxisType.Auto,) * 2, devices=available)
+    types = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), types, devices=available)
 
 
 def mesh_of(tree: Any) -> Mesh | None:

@@ -13,7 +13,7 @@ where sending costs nothing and w ≤ min(f, d), and m ≥ S, a stage has nothin
 micro-batches in each stage, the other two of S at most.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jaxnn.core.validation import require_positive_integer
@@ -135,6 +135,64 @@ class schedule(Value):
             _finish(ends, stage, task, free[stage])
             places[stage] += 1
         return Simulation(tuple(steps), self.stages)
+
+    def in_ticks(self) -> "Ticks":
+        """What every stage does in each tick of a clock: F, D and W take one, and B is D and then
+        W. It is the simulation with costs of 1, and the table that devices go through together."""
+        rows: list[list[Task | None]] = []
+        for start, end, stage, (kind, micro_batch) in self.simulate().steps:
+            empty: list[Task | None] = [None] * self.stages
+            rows += [[*empty] for _ in range(round(end) - len(rows))]
+            for after, part in enumerate({"B": "DW"}.get(kind, kind)):
+                rows[round(start) + after][stage] = Task(part, micro_batch)
+        return Ticks(tuple(map(tuple, rows)))
+
+
+class Ticks(NamedTuple):
+    """A schedule as a table: a row for each tick, in it a task, or None, for each stage."""
+
+    rows: tuple[tuple[Task | None, ...], ...]
+
+    @property
+    def idle_share(self) -> float:
+        """Of all places of the table, the empty ones."""
+        places = [task for row in self.rows for task in row]
+        return places.count(None) / len(places)
+
+    def spans(self, stage: int, first: str, last: str) -> list[tuple[int, int]]:
+        """For each micro-batch, the ticks in which a stage does these two kinds of work."""
+        ticks = {row[stage]: tick for tick, row in enumerate(self.rows)}
+        return [(ticks[Task(first, i)], ticks[Task(last, i)]) for i in range(self.micro_batches)]
+
+    @property
+    def micro_batches(self) -> int:
+        """m."""
+        return sum(row[0] is not None and row[0].kind == "F" for row in self.rows)
+
+    def held(self) -> tuple[int, ...]:
+        """For each stage, of how many micro-batches it holds at most what backward needs: from F
+        until W."""
+        stages = range(len(self.rows[0]))
+        return tuple(max(allot(self.spans(stage, "F", "W"))) + 1 for stage in stages)
+
+    def __str__(self) -> str:
+        """A line for each stage, a column for each tick: the task's kind and number."""
+        names = [["" if t is None else f"{t.kind}{t.micro_batch}" for t in r] for r in self.rows]
+        width = max(len(name) for row in names for name in row)
+        lines = (" ".join(name.ljust(width) for name in own) for own in zip(*names, strict=True))
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def allot(spans: Sequence[tuple[int, int]]) -> list[int]:
+    """A place for each span, from its first tick to its last; no two have one place in one tick,
+    and there are as few as can be."""
+    places, ends = [0] * len(spans), []
+    for number in sorted(range(len(spans)), key=lambda n: spans[n]):
+        first, last = spans[number]
+        free = next((p for p, end in enumerate(ends) if end < first), len(ends))
+        ends[free : free + 1] = [last]
+        places[number] = free
+    return places
 
 
 class Simulation(NamedTuple):

@@ -27,6 +27,7 @@ from jaxnn.training.optimizers import OPTIMIZERS, make_optimizer, make_plateau
 from jaxnn.training.placement import place
 from jaxnn.training.schedules import SCHEDULES, make_schedule
 from jaxnn.training.shuffling import shuffle
+from jaxnn.training.staging import place_on_stages
 from jaxnn.training.steps import (
     Step,
     TrainState,

@@ -59,6 +59,9 @@ class Checkpoints:
         )
         with self._writing():
             self._manager = ocp.CheckpointManager(self.folder, options=options)
+            # Who is killed behind a save has not yet removed those that are too many by then.
+            for old in sorted(self._manager.all_steps())[:-keep] if not read_only else ():
+                self._manager.delete(old)
 
     def __enter__(self) -> "Checkpoints":
         return self

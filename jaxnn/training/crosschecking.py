@@ -24,6 +24,8 @@ from jaxnn.core.value import Value
 from jaxnn.learning.accumulation import SummedGradient, accumulate
 from jaxnn.learning.local_losses import local_losses
 from jaxnn.rewrites.precision import at_full_precision
+from jaxnn.sharding import pipelined
+from jaxnn.sharding.stages import whole_of
 from jaxnn.training.drawing import Batches, Draw, drawn, one_after_another
 from jaxnn.training.steps import TrainState, take_batches
 
@@ -76,6 +78,12 @@ def compared(
             return {
                 f"accumulated backprop{of}": make(gradient, gradient=by_hand, network=true),
                 "autodiff": make(gradient, gradient=reference, network=true),
+            }
+        case pipelined():
+            m = gradient.order.micro_batches
+            return {
+                "pipelined backprop": gradient,
+                "autodiff": accumulate(autodiff(network, loss), m, network=network),
             }
     return {_name_of(gradient): gradient, "autodiff": autodiff(network, loss)}
 
@@ -167,13 +175,19 @@ def _make_compare(
 ) -> Callable[..., float]:
     """(train_state, x, target, weights) -> the largest error; raises `Disagreement`."""
     found_name, reference_name = gradients
+    givens = [
+        (lambda params: params) if isinstance(gradient, pipelined) else whole_of
+        for gradient in gradients.values()
+    ]
 
     @jax.jit
     def errors_of(train_state: TrainState, x: Any, target: Any, weights: Any):
         key = jax.random.fold_in(train_state.key, train_state.step)
-        arguments = (train_state.params, train_state.state, x, target, key, weights)
+        arguments = (train_state.state, x, target, key, weights)
         found, reference = (
-            jax.tree.leaves(gradient(*arguments)[1]) for gradient in gradients.values()
+            # A gradient by stages is compared as a whole; another one takes the whole parameters.
+            jax.tree.leaves(whole_of(gradient(of_params(train_state.params), *arguments)[1]))
+            for gradient, of_params in zip(gradients.values(), givens, strict=True)
         )
         errors = relative_errors(found, reference)
         # Where both have overflowed they do not disagree: the run has diverged.
@@ -187,7 +201,7 @@ def _make_compare(
         confirmed = _in_float64(errors_of, train_state, *batch)
         if _pass(confirmed):
             return max(confirmed)
-        names = parameter_names(network, train_state.params)
+        names = parameter_names(network, whole_of(train_state.params))
         methods = f"{found_name} against {reference_name}"
         rows = zip(names, errors, strict=True)
         report = Report([Comparison(name, methods, e, crosscheck.tolerance) for name, e in rows])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxnn.core.checking import parameter_names
 from jaxnn.core.contract import Layer
+from jaxnn.sharding.stages import whole_of
 from jaxnn.training.drawing import Batches
 from jaxnn.training.steps import TrainState
 
@@ -41,11 +42,15 @@ def explain_divergence(
         take: (indices) -> the inputs and targets of these examples.
     """
     gradient, one_step = jax.jit(gradient), jax.jit(step)
-    names = parameter_names(network, train_state.params)
+    names = parameter_names(network, whole_of(train_state.params))
     first = int(train_state.step)
 
     def not_finite(tree: Any) -> list[str]:
-        return [name for name, ok in zip(names, finite_elements(tree), strict=True) if not ok.all()]
+        return [
+            name
+            for name, ok in zip(names, finite_elements(whole_of(tree)), strict=True)
+            if not ok.all()
+        ]
 
     each = [
         jax.tree.map(lambda a, i=i: a[i], part)

@@ -29,7 +29,9 @@ class Own(NamedTuple):
     """How many axes of a `repeat` they carry in front, along which they are apart."""
 
 
-def require_leaf_by_leaf(where: str, optimizer: Any, units: Sequence[Own], params: Any) -> None:
+def require_leaf_by_leaf(
+    where: str, optimizer: Any, units: Sequence[Own], params: Any, way_out: str | None = None
+) -> None:
     """Raise unless the optimiser's update of each layer is the same with that layer alone.
 
     Args:
@@ -37,12 +39,13 @@ def require_leaf_by_leaf(where: str, optimizer: Any, units: Sequence[Own], param
         optimizer: An optax transformation.
         units: The layers with parameters.
         params: All of them, in the tree that the optimiser would be given.
+        way_out: What to do where it is not, for the error.
 
     Raises:
         ValueError: It is not; names the transformation, the layer and the way out.
     """
     for member in members(optimizer):
-        _require(where, member, units, params)
+        _require(where, member, units, params, way_out or _WAY_OUT)
 
 
 def require_elementwise(where: str, optimizer: Any, own: Own, way_out: str) -> None:
@@ -90,7 +93,7 @@ def _enclosed(function: Callable, name: str) -> Any:
     return found[name].cell_contents if name in found else None
 
 
-def _require(where: str, optimizer: Any, units: Sequence[Own], params: Any) -> None:
+def _require(where: str, optimizer: Any, units: Sequence[Own], params: Any, way_out: str) -> None:
     refused = f"{where}: expected an optimiser that works leaf by leaf, but {name_of(optimizer)}"
     whole, outputs, used = _program(refused, optimizer, [unit.params for unit in units], params)
     for index, unit in enumerate(units):
@@ -99,13 +102,13 @@ def _require(where: str, optimizer: Any, units: Sequence[Own], params: Any) -> N
         if others:
             raise ValueError(
                 f"{refused} needs the whole gradient: the update of {unit.label} depends on "
-                f"{', '.join(units[i].label for i in sorted(others)[:3])}. {_WAY_OUT}"
+                f"{', '.join(units[i].label for i in sorted(others)[:3])}. {way_out}"
             )
         alone = _alone(refused, optimizer, unit.params)
         if str(own) != str(alone):
             raise ValueError(
                 f"{refused} does something else with {unit.label} alone than with all layers. "
-                f"{_WAY_OUT}"
+                f"{way_out}"
             )
         if not unit.depth:
             continue

@@ -18,7 +18,7 @@ from jaxnn.core.validation import require_positive_integer
 from jaxnn.core.value import checked
 from jaxnn.losses.weighting import weighted_examples
 from jaxnn.rewrites.precision import adjust_scale
-from jaxnn.sharding import mesh_of, on_mesh, require_divisible
+from jaxnn.sharding import Staged, mesh_of, on_mesh, require_divisible, unstaged
 from jaxnn.statistics import Quantity, measuring
 from jaxnn.training.arguments import (
     epochs_seen,
@@ -34,6 +34,7 @@ from jaxnn.training.drawing import Draw, drawn, shuffled
 from jaxnn.training.evaluation import make_predict, metrics_of
 from jaxnn.training.metrics import Outcome, kind_of, named_metrics
 from jaxnn.training.placement import gather_params, keep_layout
+from jaxnn.training.staging import by_stages, require_staged_gradient
 from jaxnn.training.steps import Step, TrainState, at_evaluation, make_step
 
 
@@ -80,7 +81,8 @@ def train(
     A train state that has seen some epochs goes on with the next one, with the same numbers as if
     it had never stopped. One that `jaxnn.training.place` has put on a mesh is trained on its
     devices, over which the data are then split; an epoch's last step, if it cannot be split evenly,
-    is taken on each of them.
+    is taken on each of them. So is one that `jaxnn.training.place_on_stages` has laid out, with the
+    `jaxnn.sharding.pipelined` gradient of it.
 
     Args:
         network: The network.
@@ -123,6 +125,7 @@ def train(
     checked("train", "crosscheck", crosscheck, Crosscheck | None)
     require_gradient(gradient, measure, draw)
     require_step(optimizer, train_state, gradient, measure)
+    require_staged_gradient(train_state, gradient)
     require_patience(patience, validation)
     examples = batch_size_of("train", x)
     shapes = require_batches(draw, train_state, examples, batch_size)
@@ -137,6 +140,8 @@ def train(
     if isinstance(optimizer, Step):
         step = optimizer.of(network, loss)
     else:
+        if isinstance(train_state.params, Staged):
+            optimizer = by_stages(gradient, optimizer)  # pyright: ignore[reportArgumentType]
         step = make_step(compute, optimizer)
     if mesh is not None:
         step = keep_layout(step, train_state)
@@ -175,7 +180,7 @@ def train(
             seconds = time.perf_counter() - start
             if not (np.isfinite(losses).all() and are_finite(train_state.params)):
                 raise Diverged(on_mesh(mesh, explain)(before), before)
-            scores, speed = score(at_evaluation(train_state)), examples / seconds
+            scores, speed = score(at_evaluation(unstaged(train_state))), examples / seconds
             measures = jax.tree.map(np.asarray, measures)
             yield Epoch(number, train_state, losses, scores, seconds, speed, disagreement, measures)
             validation_losses.append(float(np.nan_to_num(scores.get("loss", np.inf), nan=np.inf)))

@@ -169,9 +169,27 @@ def test_wrong_options_of_launch_are_named(arguments, message):
         (["--layout", "split"], "unknown layout 'split'"),
         (["--layout", "tensor_parallel"], "model_devices to be more than 1 for .* got 1"),
         (["--devices", "2", "--model-devices", "2"], "for that alone, got 2 for replicated"),
+        (["--devices", "3", "--stages", "2"], "a multiple of the 2 stages, got 3"),
+        (["--stages", "2", "--layout", "fully_sharded"], "layout replicated with stages"),
+        (["--stages", "2", "--precision", "bfloat16"], "precision to be float32 with --stages 2"),
+        (["--stages", "2", "--micro-batches", "5"], "batch_size to be a multiple of the 5 micro"),
+        (["--stages", "2", "--clip-norm", "1"], "needs the whole gradient: the update of"),
+        (["--stages", "2", "--cuts", "1", "1"], "cuts to be 2 numbers above 0"),
+        (["--folds", "2", "--stages", "2"], "folds, which are trained side by side, without"),
     ],
 )
 def test_wrong_options_of_devices_are_named(arguments, message):
     jax.devices()  # four, from here on
     with pytest.raises(ValueError, match=message):
         train.main([*TRAIN[1:], *arguments])
+
+
+def test_a_run_in_four_stages_has_the_losses_of_one_device_and_goes_on_with_two(tmp_path):
+    network = ["dense(8)", "dropout(0.2)", "relu()", "dense(8)", "dense(3)"]
+    common = ["wine_mlp", "--network", *network, "--epochs", "1", "--micro-batches", "4"]
+
+    train.main([*common, "--output", "one"])
+    train.main(["--resume", "one", "--epochs", "2"])
+    train.main([*common, "--stages", "4", "--output", "four"])
+    train.main(["--resume", "four", "--epochs", "2", "--stages", "2"])
+    assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)

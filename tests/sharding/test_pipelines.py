@@ -91,7 +91,9 @@ def test_the_gradient_in_the_order_of_a_schedule_is_that_of_accumulation(name, x
 
 
 def test_what_a_pipeline_cannot_do_is_refused():
-    with pytest.raises(ValueError, match=r"pipelined: expected a serial of 2 layers.* got 3"):
+    with pytest.raises(
+        ValueError, match=r"pipelined: expected stages to divide the 3 layers.* got 2"
+    ):
         pipelined(STAGES, LOSS, gpipe(2, 2))
     gradient = pipelined(nn.serial(nn.dense(4), nn.batch_norm()), LOSS, gpipe(2, 2))
     x = jnp.ones((4, 5))
