@@ -91,11 +91,11 @@ class Options:
     list: Literal["configs", "layers", "losses", "metrics", "optimizers", "schedules"] | None = None
     """Print what can be named, with its options, and do nothing else."""
     folds: int | None = None
-    """Cross-validate: divide the examples into so many folds, train a network for each on the
-    others, all at once, and print means with intervals; no network is kept."""
+    """Cross-validate in so many folds, all at once, and print means with intervals; no network is
+    kept."""
     fine_tune: bool = False
-    """Let --resume change optimiser, rate, schedule, decay and clip norm; the optimiser starts
-    anew, with a schedule over the epochs left."""
+    """Let --resume change optimiser, rate, schedule, decay and clip norm; the optimiser
+    starts anew, with a schedule over the epochs left."""
     angles: bool = False
     """Measure layers' angles between update and gradient every epoch."""
     save_seconds: float = 30.0
@@ -103,7 +103,7 @@ class Options:
     stop_seconds: float = 10.0
     """How long Ctrl-C and SIGTERM, once given, wait for an epoch."""
     log: tuple[str, ...] = ()
-    """Tell the metrics to tensorboard, wandb, mlflow, aim, or what module:function returns."""
+    """Tell metrics to tensorboard, wandb, mlflow, aim, module:function."""
     tensorboard: bool = False
     """The same as --log tensorboard; a resumed run goes on with it."""
     on: Annotated[DeviceOptions, tyro.conf.arg(name="")] = dataclasses.field(

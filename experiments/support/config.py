@@ -232,7 +232,7 @@ class PrivacyConfig:
     """What private training does to gradients; see jaxnn.learning.privacy."""
 
     clip_norm: float = 1.0
-    """The largest norm of one example's gradient; the first, where quantile is given."""
+    """The largest norm of an example's gradient, or the first."""
     noise_multiplier: float = 1.0
     """The deviation of the noise, in units of clip_norm."""
     delta: float = 1e-5
@@ -244,7 +244,7 @@ class PrivacyConfig:
     quantile: float | None = None
     """Let clip_norm follow this quantile of the norms."""
     count_noise: float | None = None
-    """The deviation of the noise on counts of norms; a twentieth of the batch."""
+    """The deviation of noise on counts of norms; batch / 20."""
     allow_no_noise: bool = False
     """Whether the noise may be 0, which keeps nothing private."""
 
@@ -276,7 +276,7 @@ class Config:
     gradient: str = "manual"
     """manual (hand-derived), autodiff, or private."""
     in_backward: bool = False
-    """Update each layer on the way back, so that the whole gradient never exists."""
+    """Update layer by layer on the way back, without a whole gradient."""
     micro_batches: int = 1
     """In how many parts a batch goes through the network."""
     precision: str = "float32"

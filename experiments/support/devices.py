@@ -4,13 +4,13 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from experiments.support.config import Config
-from jaxnn.core.validation import require_integer, require_positive_integer
+from jaxnn.core.validation import require_integer, require_positive_integer, unknown_name
 from jaxnn.data import Splits
 from jaxnn.data.dataset import rows_of
 from jaxnn.sharding import SCHEDULES, balanced_cuts, find_layout, make_mesh, pipelined
@@ -32,12 +32,11 @@ class DeviceOptions:
     model_devices: int = 1
     """Over how many of them layers are split, for tensor_parallel."""
     stages: int = 1
-    """In how many stages the network is cut, each on devices of its own."""
-    pipeline: Literal["gpipe", "1f1b", "zero_bubble"] = "zero_bubble"
-    """What the stages do when with the --micro-batches of a batch."""
+    """In how many the network is cut, each on devices of its own."""
+    pipeline: str = "zero_bubble"
+    """gpipe, 1f1b or zero_bubble: the order of work on --micro-batches."""
     cuts: tuple[int, ...] = ()
-    """How many layers, and copies of a repeat, each stage has; as even in operations as can be,
-    unless given."""
+    """How many layers each stage has; even in operations unless given."""
 
     def make_mesh(self) -> Mesh | None:
         """The mesh; None for a single device without one.
@@ -55,6 +54,8 @@ class DeviceOptions:
         if self.devices is not None:
             require_integer("devices", "devices", self.devices, 1, MOST_DEVICES)
         require_integer("devices", "stages", self.stages, 1, MOST_DEVICES)
+        if self.pipeline not in SCHEDULES:
+            raise ValueError(f"devices: {unknown_name('pipeline', self.pipeline, SCHEDULES)}")
         if self.stages > 1 and self.layout != "replicated":
             raise ValueError(
                 "devices: expected layout replicated with stages, whose parameters are divided "

@@ -25,13 +25,14 @@ GROUPS = {
         *("clip_norm", "seed"),
     ),
     "how gradients are computed": (
-        *("gradient", "precision", "micro_batches", "crosscheck_every", "crosscheck_tolerance"),
+        *("gradient", "in_backward", "precision", "micro_batches", "crosscheck_every"),
+        "crosscheck_tolerance",
         *("privacy.clip_norm", "privacy.noise_multiplier", "privacy.delta", "privacy.per_layer"),
         *("privacy.automatic", "privacy.quantile", "privacy.count_noise", "privacy.allow_no_noise"),
         "stream",
     ),
     "evaluation": ("metrics", "best", "patience"),
-    "devices": ("devices", "layout", "model_devices"),
+    "devices": ("devices", "layout", "model_devices", "stages", "pipeline", "cuts"),
     "data": (
         *("data.name", "data.target", "data.inputs", "data.task", "data.test"),
         *(
