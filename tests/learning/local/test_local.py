@@ -163,21 +163,26 @@ def test_at_rest_no_stage_could_lower_the_energy(x64):
     assert max(jnp.abs(slope).max() for slope in slopes()) < 1e-10
 
 
-def test_pepita_is_its_definition(x64):
-    """ΔWᵢ = hᵢ₋₁′ᵀ (hᵢ − hᵢ′), and hₘ₋₁′ᵀ e of the last layer."""
-    network = nn.serial(nn.dense(4), nn.tanh(), nn.dense(3))
+@pytest.mark.parametrize("last", [(), (nn.tanh(),)], ids=["linear", "tanh"])
+def test_pepita_is_its_definition(last, x64):
+    """ΔWᵢ = hᵢ₋₁′ᵀ (hᵢ − hᵢ′), and hₘ₋₁′ᵀ e of the last layer, whatever is behind it."""
+    network = nn.serial(nn.dense(4), nn.tanh(), nn.dense(3), *last)
     x = normal(1, (BATCH, 5))
     params, state = started(network, x)
     rule = pepita(network, LOSS, scale=0.3)
-    found = jax.jit(rule)(params, state, x, LABELS)[1]
-    first, last = params[0], params[2]
+    shares = np.array([0.5, 0.25, 0.0, 0.25])[:, None]
+    found = jax.jit(rule)(params, state, x, LABELS, None, jnp.asarray(4 * shares[:, 0]))[1]
+    first, second = params[0], params[2]
     hidden = np.tanh(x @ first["weight"] + first["bias"])
-    e = LOSS.gradient(hidden @ last["weight"] + last["bias"], LABELS)
+    y = hidden @ second["weight"] + second["bias"]
+    e = LOSS.gradient(jnp.tanh(y) if last else y, LABELS)
     projected = rule.projected(e, x)
     changed = np.tanh((x + projected) @ first["weight"] + first["bias"])
-    np.testing.assert_allclose(found[0]["weight"], (x + projected).T @ (hidden - changed) / BATCH)
-    np.testing.assert_allclose(found[0]["bias"], (hidden - changed).mean(0))
-    np.testing.assert_allclose(found[2]["weight"], changed.T @ e / BATCH)
+    delta = shares * (hidden - changed)
+    np.testing.assert_allclose(found[0]["weight"], (x + projected).T @ delta)
+    np.testing.assert_allclose(found[0]["bias"], delta.sum(0))
+    np.testing.assert_allclose(found[2]["weight"], changed.T @ (shares * e))
+    np.testing.assert_allclose(found[2]["bias"], (shares * e).sum(0))
     feedback = jax.vmap(lambda row: rule.projected(row[None], x[:1])[0])(jnp.eye(3))
     np.testing.assert_allclose(projected, e @ feedback)
     assert 0.2 * np.sqrt(6 / 5) < jnp.abs(feedback).max() <= 0.3 * np.sqrt(6 / 5)
@@ -267,3 +272,77 @@ def test_numbers_out_of_range_and_missing_keys_are_refused():
         forward_forward(network, 3)(params, state, x, LABELS)
     with pytest.raises(ValueError, match=r"expected x \[batch, features\]"):
         forward_forward(network, 3)(params, state, jnp.ones((BATCH, 2, 2)), LABELS, KEY)
+    for classes in (0, 1):
+        with pytest.raises(ValueError, match="expected classes to be at least 2"):
+            forward_forward(network, classes)
+
+
+def test_targets_of_forward_forward_that_are_no_labels_are_refused():
+    network, params, state, x = rectified()
+    for target, message in (
+        (LABELS.at[1].set(3), "expected labels to lie in 0 … 2, the classes, got 0 … 3"),
+        (LABELS - 1, "expected labels to lie in 0 … 2"),
+        (LABELS.astype(jnp.float32), "one integer for each of 4 examples, got float32"),
+        (LABELS[:, None], r"one integer for each of 4 examples, got int32 of shape \(4, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            forward_forward(network, 3)(params, state, x, target, KEY)
+
+
+@pytest.mark.parametrize("name", ["held predictions", "pepita", "equilibrium", "forward-forward"])
+def test_half_precision_is_that_of_the_result_alone(name):
+    """Activities settle, and are compared, in float32: in bfloat16 their differences are noise."""
+    rule, params, state, x = example(name)
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, x))
+    rounded = jax.tree.map(lambda a: a.astype(jnp.float32), half)
+
+    @jax.jit
+    def both():
+        return [rule(p, state, x, LABELS, KEY) for p, x in (half, rounded)]
+
+    found, expected = both()
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2**-8, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["held predictions", "pepita", "equilibrium", "forward-forward"])
+def test_an_empty_batch_has_gradients_of_zero(name):
+    rule, params, state, x = example(name)
+    found = rule(params, state, x[:0], LABELS[:0], KEY)[1]
+    assert_agree(found, jax.tree.map(jnp.zeros_like, params), 0)
+
+
+@pytest.mark.parametrize("name", ["held predictions", "equilibrium", "forward-forward"])
+def test_predictions_draw_nothing(name):
+    rule, params, state, x = example(name)
+    cut = 2 if name == "forward-forward" else 6
+    layers = *rule.network.parts[:cut], nn.dropout(0.5), *rule.network.parts[cut:]
+    noisy = RULES[name](nn.serial(*layers))
+    own = [(*tree[:cut], (), *tree[cut:]) for tree in (params, state)]
+    assert_agree(noisy.predict(*own, x), rule.predict(params, state, x), 0)
+
+
+class centred(nn.Layer):
+    """Of every example the mean of the batch is taken away."""
+
+    def forward(self, params, state, x, key):
+        return x - x.mean(0), state, ()
+
+    def backward(self, params, residuals, dy):
+        return dy - dy.mean(0), ()
+
+
+def test_examples_that_are_mixed_are_refused():
+    """Each one's captures are multiplied by its own weight."""
+    x = jnp.ones((BATCH, 4))
+    apart, mixed = nn.serial(nn.dense(4)), nn.serial(nn.dense(4), centred(), nn.dense(4))
+    contrastive = nn.contrastive()
+    for network, loss, message in (
+        (mixed, LOSS, "1 centred mixes the examples"),
+        (apart, contrastive, "contrastive compares the examples"),
+    ):
+        params, state = network.init(jax.random.key(0), x)
+        for rule in (pepita, predictive_coding, equilibrium_propagation):
+            with pytest.raises(ValueError, match=message):
+                rule(network, loss)(params, state, x, LABELS)
