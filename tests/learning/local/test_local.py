@@ -213,6 +213,31 @@ def test_stages_of_forward_forward_descend_their_own_losses_alone(x64):
     assert value == objective
 
 
+def test_forward_forward_is_its_definition(x64):
+    """By NumPy, of one example: of the two labels that are wrong one has been drawn."""
+    network = nn.serial(nn.dense(6), nn.relu())
+    (x, label), right = (normal(1, (1, 4)), jnp.array([2])), 2
+    params, state = started(network, normal(0, (1, 7)))
+    rule = forward_forward(network, 3, threshold=0.5, temperature=0.7, label_scale=2.0)
+    (value, _), found = jax.jit(rule)(params, state, x, label, KEY)
+    weight, bias = (np.asarray(params[0][name]) for name in ("weight", "bias"))
+
+    def account(given, sign):
+        row = np.concatenate([2 * np.eye(3)[given], np.asarray(x)[0]])
+        h = np.maximum(row @ weight + bias, 0)
+        odds = np.exp(-sign * (np.mean(h**2) - 0.5) / 0.7)
+        delta = -sign * odds / (1 + odds) / 0.7 * 2 * h / 6
+        return np.log1p(odds), np.outer(row, delta)
+
+    sums = [
+        [a + b for a, b in zip(account(right, 1), account(wrong, -1), strict=True)]
+        for wrong in (0, 1)
+    ]
+    loss, gradient = min(sums, key=lambda pair: abs(pair[0] - value))
+    np.testing.assert_allclose(value, loss, rtol=1e-12)
+    np.testing.assert_allclose(found[0]["weight"], gradient, atol=1e-12)
+
+
 def test_forward_forward_finds_the_class_whose_label_makes_the_later_stages_good(x64):
     network, params, state, x = rectified()
     rule = forward_forward(network, 3)
