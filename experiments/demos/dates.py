@@ -206,9 +206,12 @@ def draw(
     _, _, residuals = jax.jit(alone.forward)(state.params, state.state, x, None)
     last = attention_maps(residuals)[-1]
     weights = np.asarray(last.reshape(-1, *last.shape[-4:])[-1].mean(1))
-    figure, axes = style.figure(2, 2, height=2.6)
-    for ax, example, target, row in zip(axes.flat, chosen, decoded, weights, strict=True):
-        text, written = pairs.texts[example], pairs.read(target)
+    lines = [pairs.read(target) for target in decoded]
+    # A token beside its row of tiles takes a sixth of an inch.
+    heights = [max(2.6, 0.9 + max(map(len, two)) / 6) for two in (lines[:2], lines[2:])]
+    figure, axes = style.figure(2, 2, height=sum(heights) / 2, height_ratios=heights)
+    for ax, example, written, row in zip(axes.flat, chosen, lines, weights, strict=True):
+        text = pairs.texts[example]
         ax.imshow(row[: len(written), : len(text)], aspect="auto", vmin=0)
         rotation = 60 if max(map(len, text)) > 1 else 0
         ax.set_xticks(range(len(text)), list(text), rotation=rotation)

@@ -30,7 +30,7 @@ from experiments.support import style
 
 FORMULAS = (
     r"\delta_{l - 1} = \left( \delta_l\, W_l^\top \right) \odot f'(u_{l - 1})",
-    r"\sigma'(u) \le \frac{1}{4}, \quad \text{after } k \text{ layers at most } "
+    r"\sigma'(u) \le \frac{1}{4}, \quad \prod_{l = 1}^{k} \sigma'(u_l) \le "
     r"\left( \frac{1}{4} \right)^k",
 )
 

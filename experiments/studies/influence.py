@@ -70,7 +70,7 @@ class Options:
     epochs: int | None = None
     """In place of the problem's own."""
     leave_out: int = 0
-    """How many training examples are left out, one at a time."""
+    """How many training examples are left out, one at a time: none, or at least 2 to rank."""
     seeds: int = 5
     """Of how many trainings the changes are averaged, where examples are left out."""
     seed: int = 0
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
     require_problems("influence", (options.problem,), PROBLEMS, options.epochs)
     require_positive_integer("influence", "examples", options.examples)
     require_positive_integer("influence", "queries", options.queries)
-    require_count("influence", "leave_out", options.leave_out)
+    _require_few_to_leave_out(options)
     require_positive_integer("influence", "seeds", options.seeds)
     require_number("influence", "flipped", options.flipped, minimum=0, maximum=0.5)
     require_number("influence", "damping", options.damping, minimum=0, open_minimum=True)
@@ -98,6 +98,15 @@ def main(arguments: list[str]) -> None:
         lambda results: draw(results, splits),
         overwrite=options.overwrite,
     )
+
+
+def _require_few_to_leave_out(options: Options) -> None:
+    require_count("influence", "leave_out", options.leave_out)
+    if options.leave_out == 1 or options.leave_out > options.examples:
+        raise ValueError(
+            "influence: expected --leave-out to be 0, or from 2, which have ranks, to "
+            f"{options.examples}, as many as --examples says, got {options.leave_out}"
+        )
 
 
 def flip(labels: np.ndarray, share: float, classes: int, seed: int) -> tuple[np.ndarray, Any]:

@@ -105,6 +105,15 @@ class Reparametrized(Wrapper):
         return rest | {"weight": weight.astype(params["weight"].dtype)}, known
 
 
+def axes_but(where: str, weight: Array, axis: int) -> tuple[int, ...]:
+    """All axes of a weight but one."""
+    if not -weight.ndim <= axis < weight.ndim:
+        raise ValueError(
+            f"{where}: expected axis to name one of the weight, got {axis} for shape {weight.shape}"
+        )
+    return tuple(other for other in range(weight.ndim) if other != axis % weight.ndim)
+
+
 class OwnState(NamedTuple):
     """The state of a layer around another."""
 
@@ -139,19 +148,15 @@ class weight_norm(Reparametrized):
     added = ("scale",)
 
     def start(self, weight: Array, key: Array | None):
-        if not -weight.ndim <= self.axis < weight.ndim:
-            raise ValueError(
-                f"weight_norm: expected axis to name one of the weight, got {self.axis} for shape "
-                f"{weight.shape}"
-            )
-        norm = norm_along(weight.astype(sum_dtype(weight.dtype)), self._over(weight))
+        over = axes_but(self.name, weight, self.axis)
+        norm = norm_along(weight.astype(sum_dtype(weight.dtype)), over)
         return {"weight": weight, "scale": norm.ravel().astype(weight.dtype)}, ()
 
     def weight(self, params: dict, own: Any):
         v, scale = (
             params[name].astype(sum_dtype(params[name].dtype)) for name in ("weight", "scale")
         )
-        norm = norm_along(v, self._over(v))
+        norm = norm_along(v, axes_but(self.name, v, self.axis))
         inverse = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
         unit, scale = v * inverse, scale.reshape(norm.shape)
         return scale * unit, (unit, scale * inverse)
@@ -163,9 +168,6 @@ class weight_norm(Reparametrized):
         # An axis of size 1 is summed over, too: it has one element.
         along = jnp.sum(gradient * unit, over, keepdims=True)
         return {"weight": factor * (gradient - unit * along), "scale": along.ravel()}
-
-    def _over(self, weight: Array) -> tuple[int, ...]:
-        return tuple(axis for axis in range(weight.ndim) if axis != self.axis % weight.ndim)
 
 
 class spectral_norm(Reparametrized):

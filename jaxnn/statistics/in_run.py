@@ -7,6 +7,7 @@ from jax import Array
 
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import backprop
+from jaxnn.core.networks import in_inference_mode
 from jaxnn.core.validation import batch_size, brief
 from jaxnn.statistics.examples import products_with
 from jaxnn.statistics.quantities import Quantity, own_captures
@@ -43,18 +44,20 @@ def _with_validation(where: str, network: Layer, loss: Loss, *, validation: Any 
         )
     if batch_size(where, validation) == 0:
         raise ValueError(f"{where}: expected validation to hold at least one example, got none")
-    run, descend = own_captures(where, network, loss), backprop(network, loss)
+    # What training is to lower is the loss of predictions, without noise.
+    descend = backprop(in_inference_mode(network), loss)
+    run = own_captures(where, network, loss)
 
     def captures(params, state, x, target, key=None, weights=None):
         own = run(params, state, x, target, key, weights)
-        return own, descend(params, state, *validation, key)[1]
+        return own, descend(params, state, *validation)[1]
 
     return captures
 
 
 def _in_run_values(captures: Any, weights: Array | None = None) -> Array:
-    """[batch], sᵦ ⟨∂lᵦ, ∂L⟩ for the gradient ∂L of the mean loss of validation examples, and what
-    an example counts in the mean of the batch, sᵦ = wᵦ / Σ w.
+    """[batch], sᵦ ⟨∂lᵦ, ∂L⟩ for the gradient ∂L of the mean loss of validation examples, in
+    inference mode, and what an example counts in the mean of the batch, sᵦ = wᵦ / Σ w.
 
     Times the learning rate it is, to first order, by how much the example lowers the validation
     loss in a step of gradient descent: positive where it helps. Summed over the steps of a training

@@ -257,6 +257,24 @@ def test_wrong_labels_are_found_and_images_shown_behind_predictions(tmp_path, mo
     assert not set(one["helped"]) & set(one["hurt"])
 
 
+def test_scores_foretell_what_leaving_examples_out_does(tmp_path, monkeypatch):
+    data = DataConfig("digits", flatten=False, standardize="all")
+    small = influence.Problem(data, lambda: nn.serial(nn.flatten(), nn.dense(10)), 20)
+    monkeypatch.setattr(influence, "PROBLEMS", {"digits": small})
+    monkeypatch.setattr(influence, "ASKED", 20)
+    given = ["--examples", "128", "--queries", "1", "--output", str(tmp_path)]
+    for wrong in ("1", "129"):
+        with pytest.raises(ValueError, match=r"expected --leave-out to be 0, or from 2, .* to 128"):
+            influence.main([*given, "--leave-out", wrong])
+    influence.main([*given, "--leave-out", "6", "--seeds", "1"])
+    left_out = written(tmp_path, "influence")["left_out"]
+    assert len(set(left_out["examples"])) == 6
+    for name in ("EK-FAC", "none"):
+        assert len(left_out[name]["each"]) == 20
+        assert all(-1 <= rank <= 1 for rank in left_out[name]["each"])
+    assert left_out["EK-FAC"]["of the mean loss"] > 0.5
+
+
 def test_probabilities_are_held_against_what_comes_true_and_foreign_images(tmp_path, monkeypatch):
     held_out = {"test_fraction": 0.4, "validation_fraction": 0.1}
     data = DataConfig("digits", flatten=False, standardize="all", **held_out)

@@ -25,7 +25,7 @@ def draw(generator, *shape):
 
 
 def mlp(bias):
-    """Weights are drawn in the layout [in, out], then biases, layer by layer."""
+    """Layer by layer the weight is drawn, in the layout [out, in], and then the bias."""
     generator = np.random.default_rng(0)
     model = nn.Sequential(nn.Linear(3, 4, bias), nn.Tanh(), nn.Linear(4, 3, bias))
     fill(model, generator)

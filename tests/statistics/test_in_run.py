@@ -83,6 +83,24 @@ def test_training_measures_them_and_the_examples_of_each_step_are_known(x64):
     np.testing.assert_allclose(epoch.measures["values"][0], expected, rtol=1e-9)
 
 
+def test_validation_is_without_noise(x64):
+    """Examples have their gradients in training, with what dropout draws of them."""
+    network = nn.serial(nn.dense(4), nn.tanh(), nn.dropout(0.5), nn.dense(3))
+    x, labels = normal(1, (BATCH, 5)), jnp.arange(BATCH) % 3
+    held_out, key = (normal(2, (4, 5)), jnp.arange(4) % 3), jax.random.key(3)
+    params, state = started(network, x)
+    found = statistics.in_run_values(network, LOSS, validation=held_out)
+
+    @jax.jit
+    def both():
+        quiet = nn.autodiff(nn.in_inference_mode(network), LOSS)(params, state, *held_out)[1]
+        batch = nn.autodiff(network, LOSS)(params, state, x, labels, key)[1]
+        flat = [jax.flatten_util.ravel_pytree(tree)[0] for tree in (quiet, batch)]
+        return found(params, state, x, labels, key).sum(), flat[0] @ flat[1]
+
+    np.testing.assert_allclose(*both(), rtol=1e-12)
+
+
 def test_validation_examples_are_asked_for(untyped):
     for wrong in (None, 3, (jnp.ones((2, 3)),)):
         with pytest.raises(TypeError, match="expected validation to be a tuple"):

@@ -10,7 +10,7 @@ from jax import Array
 from jaxnn.core.contract import Layer
 from jaxnn.core.validation import brief
 from jaxnn.kernels.products import sum_dtype
-from jaxnn.layers.reparametrization import Reparametrized
+from jaxnn.layers.reparametrization import Reparametrized, axes_but
 
 Levels = Literal["binary", "ternary"]
 
@@ -30,7 +30,7 @@ class quantized(Reparametrized):
     taken for the identity.
 
     W is ``weight``, which the optimiser moves, of the shape of the layer's own; q is of each
-    output, the last axis, by itself:
+    output, an index along ``axis``, by itself:
 
         "binary"    α sign(W), α = mean |W|, with sign(0) = 1 (Rastegari et al., 2016)
         "ternary"   α sign(W) where |W| > Δ = 0.7 mean |W|, else 0; α = mean |W| of those (Li et
@@ -44,14 +44,16 @@ class quantized(Reparametrized):
     Args:
         layer: A layer with a ``weight``, such as `dense` or `conv`.
         levels: q.
+        axis: That of the outputs, the last, unless given; of `conv_transpose` it is −2.
 
     Raises:
         ValueError: ``levels`` is something else; at ``init``, the layer has no ``weight`` of at
-            least 2 axes.
+            least 2 axes, or its weight has no such axis.
     """
 
     layer: Layer
     levels: Annotated[Levels | int, _require_levels] = "binary"
+    axis: int = -1
     true_gradient: bool = dataclasses.field(default=False, kw_only=True)
     """Whether the gradient by W is 0 after all; see `plain`."""
 
@@ -61,11 +63,13 @@ class quantized(Reparametrized):
         return dataclasses.replace(self, true_gradient=True)
 
     def start(self, weight: Array, key: Array | None):
+        axes_but(self.name, weight, self.axis)
         return {"weight": weight}, ()
 
     def weight(self, params: dict, own: Any):
         w = params["weight"].astype(sum_dtype(params["weight"].dtype))
-        values = jax.lax.stop_gradient(_quantized(w, self.levels))
+        over = axes_but(self.name, w, self.axis)
+        values = jax.lax.stop_gradient(_quantized(w, self.levels, over))
         return values, jnp.asarray(0.0 if self.true_gradient else 1.0, w.dtype)
 
     @staticmethod
@@ -73,8 +77,8 @@ class quantized(Reparametrized):
         return {"weight": gradient * known}
 
 
-def _quantized(w: Array, levels: Levels | int) -> Array:
-    over, size = tuple(range(w.ndim - 1)), jnp.abs(w)
+def _quantized(w: Array, levels: Levels | int, over: tuple[int, ...]) -> Array:
+    size = jnp.abs(w)
     sign = jnp.where(w < 0, -1, 1).astype(w.dtype)
     if levels == "binary":
         return sign * jnp.mean(size, over, keepdims=True)

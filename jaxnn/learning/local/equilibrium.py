@@ -15,9 +15,10 @@ from jaxnn.core.gradients import (
     shares,
     weighted_mean,
 )
+from jaxnn.core.mixing import require_loss_apart
 from jaxnn.core.validation import require_positive, require_positive_integer
 from jaxnn.learning.local.rule import Rule
-from jaxnn.learning.local.stages import Stage, gradients_of, stages_of
+from jaxnn.learning.local.stages import Stage, gradients_of
 
 
 class equilibrium_propagation(Rule):
@@ -56,9 +57,10 @@ class equilibrium_propagation(Rule):
     nudged_steps: Annotated[int, require_positive_integer] = 10
     two_sided: bool = True
 
-    def __call__(self, params, state, x, target, key=None, weights=None):
+    def update(self, params, state, x, target, key, weights) -> tuple[Array, Any]:
         x, target = of_those_present(self.loss, weights, x, target)
-        stages = stages_of(self.name, self.network, params, state, key)
+        require_loss_apart(self.name, self.loss, self.network, params, state, x, target, key)
+        stages = self.stages(params, state, x, key)
         free = self._rest(stages, x)
         values = self.loss.value(free[-1], target)
         require_weights(weights, values)
@@ -78,16 +80,16 @@ class equilibrium_propagation(Rule):
 
         low, high = (-self.beta if self.two_sided else 0.0), self.beta
         gradients = jax.tree.map(lambda a, b: (a - b) / (high - low), slope(low), slope(high))
-        return (weighted_mean(of_present(weights, values), weights), state), gradients
+        return weighted_mean(of_present(weights, values), weights), gradients
 
     def objective(self, params, state, x, target, key=None, weights=None) -> Array:
         x, target = of_those_present(self.loss, weights, x, target)
-        stages = stages_of(self.name, self.network, params, state, key)
+        stages = self.stages(params, state, x, key)
         values = self.loss.value(self._rest(stages, x)[-1], target)
         return weighted_mean(of_present(weights, values), weights)
 
     def predict(self, params: Any, state: Any, x: Any) -> Any:
-        return self._rest(stages_of(self.name, self.network, params, state, None), x)[-1]
+        return self._rest(self.stages_at_rest(params, state), x)[-1]
 
     def _rest(self, stages: list[Stage], x: Any) -> list[Array]:
         """s⁰."""

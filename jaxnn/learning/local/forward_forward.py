@@ -1,5 +1,6 @@
 """Forward-forward: every stage learns by itself to tell data from what is none."""
 
+import math
 from typing import Annotated, Any
 
 import jax
@@ -11,13 +12,19 @@ from jaxnn.core.gradients import of_present, present, require_weights, shares, w
 from jaxnn.core.validation import (
     require_array,
     require_floating,
+    require_integer,
     require_key,
     require_positive,
-    require_positive_integer,
+    require_range,
 )
 from jaxnn.kernels.products import add_all, sum_dtype
 from jaxnn.learning.local.rule import Rule
-from jaxnn.learning.local.stages import gradients_of, run_through, stages_of
+from jaxnn.learning.local.stages import gradients_of, run_through
+
+
+def _require_classes(where: str, name: str, value: Any) -> int:
+    """Without a second class no label is wrong."""
+    return require_integer(where, name, value, 2)
 
 
 class forward_forward(Rule):
@@ -41,17 +48,18 @@ class forward_forward(Rule):
 
     Args:
         network: See `Rule`; of x [batch, classes + features].
-        classes: How many there are.
+        classes: How many there are, at least two.
         threshold: θ.
         temperature: T.
         label_scale: What the label has in place of 1.
 
     Raises:
-        ValueError: a layer has state; x is not [batch, features]; there is no key.
+        ValueError: x is not [batch, features], targets are not integers [batch] in 0 … classes − 1,
+            or there is no key; as `Rule`.
     """
 
     network: serial
-    classes: Annotated[int, require_positive_integer]
+    classes: Annotated[int, _require_classes]
     threshold: Annotated[float, require_positive] = 1.0
     temperature: Annotated[float, require_positive] = 0.1
     label_scale: Annotated[float, require_positive] = 3.0
@@ -62,10 +70,17 @@ class forward_forward(Rule):
         require_floating(self.name, "x", x)
         if x.ndim != 2:
             raise ValueError(f"{self.name}: expected x [batch, features], got shape {x.shape}")
+        require_array(self.name, "labels", labels)
+        if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != x.shape[:1]:
+            raise ValueError(
+                f"{self.name}: expected labels to be one integer for each of {x.shape[0]} "
+                f"examples, got {labels.dtype} of shape {labels.shape}"
+            )
+        require_range(self.name, "labels", labels, 0, self.classes - 1, ", the classes")
         one_hot = jax.nn.one_hot(labels, self.classes, dtype=x.dtype)
         return jnp.concatenate([self.label_scale * one_hot, x], 1)
 
-    def __call__(self, params, state, x, target, key=None, weights=None):
+    def update(self, params, state, x, target, key, weights) -> tuple[Array, Any]:
         value, found = self._losses(params, state, x, target, key, weights)
         stages, h, kept, signs, goodness = found
         batch = x.shape[0]
@@ -73,21 +88,21 @@ class forward_forward(Rule):
         captures = []
         for stage, own, residuals, g in zip(stages, h, kept, goodness, strict=True):
             slope = -signs * jax.nn.sigmoid(-signs * self._margin(g)) / self.temperature
-            slope = (slope * 2 / (own.size // own.shape[0])).astype(own.dtype)
+            slope = (slope * 2 / math.prod(own.shape[1:])).astype(own.dtype)
             delta = jnp.expand_dims(slope, tuple(range(1, own.ndim))) * own
             captures.append(stage.backward(residuals, delta)[1])
         twice = jnp.concatenate([factors, factors])
-        return (value, state), gradients_of(self.network, params, stages, captures, twice)
+        return value, gradients_of(self.network, params, stages, captures, twice)
 
     def objective(self, params, state, x, target, key=None, weights=None) -> Array:
         return self._losses(params, state, x, target, key, weights)[0]
 
     def predict(self, params: Any, state: Any, x: Any) -> Any:
-        """[batch, classes], the goodness with each class as the label."""
+        """[batch, classes], the goodness with each class as the label, in at least float32."""
 
         def of_class(number: Array) -> Array:
             given = self.labelled(x, jnp.full(x.shape[0], number))
-            stages = stages_of(self.name, self.network, params, state, None)
+            stages = self.stages_at_rest(params, state)
             goodness = [_goodness(h) for h in run_through(stages, given)[0]]
             return add_all(*(goodness[1:] or goodness))
 
@@ -97,11 +112,11 @@ class forward_forward(Rule):
         key = require_key(self.name, key)
         x, target = present(weights, (x, target))
         drawn_key, own_key = jax.random.split(key)
-        labels = target.astype(jnp.int32)
-        other = jax.random.randint(drawn_key, labels.shape, 1, max(self.classes, 2))
-        wrong = (labels + other) % self.classes
-        both = jnp.concatenate([self.labelled(x, labels), self.labelled(x, wrong)])
-        stages = stages_of(self.name, self.network, params, state, own_key)
+        right = self.labelled(x, target)
+        other = jax.random.randint(drawn_key, target.shape, 1, self.classes)
+        wrong = (target.astype(jnp.int32) + other) % self.classes
+        both = jnp.concatenate([right, self.labelled(x, wrong)])
+        stages = self.stages(params, state, both, own_key)
         h, kept = run_through(stages, both)
         signs = jnp.repeat(jnp.array([1.0, -1.0]), x.shape[0])
         goodness = [_goodness(own) for own in h]

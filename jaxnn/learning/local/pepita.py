@@ -16,9 +16,10 @@ from jaxnn.core.gradients import (
     shares,
     weighted_mean,
 )
+from jaxnn.core.mixing import require_loss_apart
 from jaxnn.core.validation import require_count, require_floating, require_positive
 from jaxnn.learning.local.rule import OfLoss
-from jaxnn.learning.local.stages import gradients_of, run_through, stages_of
+from jaxnn.learning.local.stages import gradients_of, run_through
 
 
 class pepita(OfLoss):
@@ -27,8 +28,8 @@ class pepita(OfLoss):
     With the error e = ∂l/∂y of the output y, the second pass is of x′ = x + e F for a fixed random
     F. With activities hᵢ of the first pass and hᵢ′ of the second, the update of a layer z = W h + b
     is as if its delta were hᵢ − hᵢ′, and its input the hᵢ₋₁′ of the second pass; the delta of the
-    last layer is e. So weights move as gradients would have it where the second pass brings the
-    activities closer to what is wanted.
+    last layer is e, whatever activation is behind it. So weights move as gradients would have it
+    where the second pass brings the activities closer to what is wanted.
 
     F [outputs, *input] is drawn from the uniform distribution between ±``scale`` √(6 / inputs).
 
@@ -44,25 +45,26 @@ class pepita(OfLoss):
     scale: Annotated[float, require_positive] = 0.05
     seed: Annotated[int, require_count] = 0
 
-    def __call__(self, params, state, x, target, key=None, weights=None):
+    def update(self, params, state, x, target, key, weights) -> tuple[Array, Any]:
         require_floating(self.name, "x", x)
         x, target = of_those_present(self.loss, weights, x, target)
-        stages = stages_of(self.name, self.network, params, state, key)
+        require_loss_apart(self.name, self.loss, self.network, params, state, x, target, key)
+        stages = self.stages(params, state, x, key)
         h, _ = run_through(stages, x)
         values, error = self.loss.value(h[-1], target), self.loss.gradient(h[-1], target)
         require_weights(weights, values)
         changed, kept = run_through(stages, x + self.projected(error, x))
+        deltas = [*(a - b for a, b in zip(h[:-1], changed[:-1], strict=True)), error]
         captures = [
-            stage.weigh_back(weighed, a - b)[1]
-            for stage, (weighed, _), a, b in zip(stages[:-1], kept, h, changed, strict=False)
+            stage.weigh_back(weighed, delta)[1]
+            for stage, (weighed, _), delta in zip(stages, kept, deltas, strict=True)
         ]
-        captures.append(stages[-1].backward(kept[-1], error)[1])
         gradients = gradients_of(self.network, params, stages, captures, shares(weights, values))
-        return (weighted_mean(of_present(weights, values), weights), state), gradients
+        return weighted_mean(of_present(weights, values), weights), gradients
 
     def projected(self, error: Array, x: Any) -> Array:
         """e F, in the shape of x."""
-        flat = error.reshape(error.shape[0], -1)
+        flat = error.reshape(error.shape[0], math.prod(error.shape[1:]))
         inputs = math.prod(x.shape[1:])
         bound = self.scale * math.sqrt(6 / inputs)
         shape = (flat.shape[1], inputs)

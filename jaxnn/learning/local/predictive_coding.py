@@ -15,9 +15,10 @@ from jaxnn.core.gradients import (
     shares,
     weighted_mean,
 )
+from jaxnn.core.mixing import require_loss_apart
 from jaxnn.core.validation import require_positive, require_positive_integer
 from jaxnn.learning.local.rule import OfLoss
-from jaxnn.learning.local.stages import Stage, gradients_of, run_through, stages_of
+from jaxnn.learning.local.stages import Stage, gradients_of, run_through
 
 
 class predictive_coding(OfLoss):
@@ -27,7 +28,8 @@ class predictive_coding(OfLoss):
 
         E = Σ_{i<m} ½ ‖vᵢ − fᵢ(vᵢ₋₁)‖² + l(fₘ(vₘ₋₁), target)
 
-    which with `half_squared_error` is that of the paper. With δᵢ = fᵢ(vᵢ₋₁) − vᵢ, and δₘ the loss's
+    which with `half_squared_error` is that of the paper, where activations stand in front of the
+    weights rather than behind them. With δᵢ = fᵢ(vᵢ₋₁) − vᵢ, and δₘ the loss's
     gradient, ∂E/∂vᵢ = δᵢ₊₁ ∂fᵢ₊₁/∂vᵢ − δᵢ: all local. From vᵢ = hᵢ of the forward pass, where every
     δᵢ but the last is 0, they take ``steps`` steps of the size ``rate`` down this slope; then the
     weights' gradient is that of E, δᵢ ∂fᵢ/∂θᵢ.
@@ -51,9 +53,10 @@ class predictive_coding(OfLoss):
     rate: Annotated[float, require_positive] = 0.1
     fixed_prediction: bool = False
 
-    def __call__(self, params, state, x, target, key=None, weights=None):
+    def update(self, params, state, x, target, key, weights) -> tuple[Array, Any]:
         x, target = of_those_present(self.loss, weights, x, target)
-        stages = stages_of(self.name, self.network, params, state, key)
+        require_loss_apart(self.name, self.loss, self.network, params, state, x, target, key)
+        stages = self.stages(params, state, x, key)
         h, kept = run_through(stages, x)
         values = self.loss.value(h[-1], target)
         require_weights(weights, values)
@@ -67,7 +70,7 @@ class predictive_coding(OfLoss):
         gradients = gradients_of(
             self.network, params, stages, run(settled)[1], shares(weights, values)
         )
-        return (weighted_mean(of_present(weights, values), weights), state), gradients
+        return weighted_mean(of_present(weights, values), weights), gradients
 
     def _slopes(
         self, stages: list[Stage], x: Any, target: Any, forward: tuple, v: list[Array]

@@ -73,7 +73,7 @@ class Stage(NamedTuple):
 
 
 def stages_of(
-    where: str, network: serial, params: Any, state: Any, key: Array | None
+    where: str, network: Layer, params: Any, state: Any, key: Array | None
 ) -> list[Stage]:
     """The stages of a network.
 

@@ -95,3 +95,14 @@ def test_a_network_of_two_values_learns():
 def test_other_levels_are_refused(levels, untyped):
     with pytest.raises((TypeError, ValueError), match="expected levels to be"):
         nn.quantized(nn.dense(2), levels)
+
+
+def test_outputs_of_a_transposed_convolution_are_along_another_axis():
+    layer = nn.quantized(nn.conv_transpose(3, (2, 2)), axis=-2)
+    x = normal(1, (2, 3, 3, 5))
+    params, state = started(layer, x)
+    weight = layer._given(params, state.own)[0]["weight"]
+    sizes = jnp.abs(params["weight"]).mean((0, 1, 3), keepdims=True)
+    np.testing.assert_allclose(jnp.abs(weight), jnp.broadcast_to(sizes, weight.shape), rtol=1e-6)
+    with pytest.raises(ValueError, match="quantized: expected axis to name one of the weight"):
+        nn.quantized(nn.dense(2), axis=2).init(jax.random.key(0), jnp.ones((1, 3)))

@@ -163,21 +163,26 @@ def test_at_rest_no_stage_could_lower_the_energy(x64):
     assert max(jnp.abs(slope).max() for slope in slopes()) < 1e-10
 
 
-def test_pepita_is_its_definition(x64):
-    """ΔWᵢ = hᵢ₋₁′ᵀ (hᵢ − hᵢ′), and hₘ₋₁′ᵀ e of the last layer."""
-    network = nn.serial(nn.dense(4), nn.tanh(), nn.dense(3))
+@pytest.mark.parametrize("last", [(), (nn.tanh(),)], ids=["linear", "tanh"])
+def test_pepita_is_its_definition(last, x64):
+    """ΔWᵢ = hᵢ₋₁′ᵀ (hᵢ − hᵢ′), and hₘ₋₁′ᵀ e of the last layer, whatever is behind it."""
+    network = nn.serial(nn.dense(4), nn.tanh(), nn.dense(3), *last)
     x = normal(1, (BATCH, 5))
     params, state = started(network, x)
     rule = pepita(network, LOSS, scale=0.3)
-    found = jax.jit(rule)(params, state, x, LABELS)[1]
-    first, last = params[0], params[2]
+    shares = np.array([0.5, 0.25, 0.0, 0.25])[:, None]
+    found = jax.jit(rule)(params, state, x, LABELS, None, jnp.asarray(4 * shares[:, 0]))[1]
+    first, second = params[0], params[2]
     hidden = np.tanh(x @ first["weight"] + first["bias"])
-    e = LOSS.gradient(hidden @ last["weight"] + last["bias"], LABELS)
+    y = hidden @ second["weight"] + second["bias"]
+    e = LOSS.gradient(jnp.tanh(y) if last else y, LABELS)
     projected = rule.projected(e, x)
     changed = np.tanh((x + projected) @ first["weight"] + first["bias"])
-    np.testing.assert_allclose(found[0]["weight"], (x + projected).T @ (hidden - changed) / BATCH)
-    np.testing.assert_allclose(found[0]["bias"], (hidden - changed).mean(0))
-    np.testing.assert_allclose(found[2]["weight"], changed.T @ e / BATCH)
+    delta = shares * (hidden - changed)
+    np.testing.assert_allclose(found[0]["weight"], (x + projected).T @ delta)
+    np.testing.assert_allclose(found[0]["bias"], delta.sum(0))
+    np.testing.assert_allclose(found[2]["weight"], changed.T @ (shares * e))
+    np.testing.assert_allclose(found[2]["bias"], (shares * e).sum(0))
     feedback = jax.vmap(lambda row: rule.projected(row[None], x[:1])[0])(jnp.eye(3))
     np.testing.assert_allclose(projected, e @ feedback)
     assert 0.2 * np.sqrt(6 / 5) < jnp.abs(feedback).max() <= 0.3 * np.sqrt(6 / 5)
@@ -206,6 +211,31 @@ def test_stages_of_forward_forward_descend_their_own_losses_alone(x64):
     *found, value, objective = both()
     assert_agree(found[:2], found[2:], 1e-12)
     assert value == objective
+
+
+def test_forward_forward_is_its_definition(x64):
+    """By NumPy, of one example: of the two labels that are wrong one has been drawn."""
+    network = nn.serial(nn.dense(6), nn.relu())
+    (x, label), right = (normal(1, (1, 4)), jnp.array([2])), 2
+    params, state = started(network, normal(0, (1, 7)))
+    rule = forward_forward(network, 3, threshold=0.5, temperature=0.7, label_scale=2.0)
+    (value, _), found = jax.jit(rule)(params, state, x, label, KEY)
+    weight, bias = (np.asarray(params[0][name]) for name in ("weight", "bias"))
+
+    def account(given, sign):
+        row = np.concatenate([2 * np.eye(3)[given], np.asarray(x)[0]])
+        h = np.maximum(row @ weight + bias, 0)
+        odds = np.exp(-sign * (np.mean(h**2) - 0.5) / 0.7)
+        delta = -sign * odds / (1 + odds) / 0.7 * 2 * h / 6
+        return np.log1p(odds), np.outer(row, delta)
+
+    sums = [
+        [a + b for a, b in zip(account(right, 1), account(wrong, -1), strict=True)]
+        for wrong in (0, 1)
+    ]
+    loss, gradient = min(sums, key=lambda pair: abs(pair[0] - value))
+    np.testing.assert_allclose(value, loss, rtol=1e-12)
+    np.testing.assert_allclose(found[0]["weight"], gradient, atol=1e-12)
 
 
 def test_forward_forward_finds_the_class_whose_label_makes_the_later_stages_good(x64):
@@ -267,3 +297,77 @@ def test_numbers_out_of_range_and_missing_keys_are_refused():
         forward_forward(network, 3)(params, state, x, LABELS)
     with pytest.raises(ValueError, match=r"expected x \[batch, features\]"):
         forward_forward(network, 3)(params, state, jnp.ones((BATCH, 2, 2)), LABELS, KEY)
+    for classes in (0, 1):
+        with pytest.raises(ValueError, match="expected classes to be at least 2"):
+            forward_forward(network, classes)
+
+
+def test_targets_of_forward_forward_that_are_no_labels_are_refused():
+    network, params, state, x = rectified()
+    for target, message in (
+        (LABELS.at[1].set(3), "expected labels to lie in 0 … 2, the classes, got 0 … 3"),
+        (LABELS - 1, "expected labels to lie in 0 … 2"),
+        (LABELS.astype(jnp.float32), "one integer for each of 4 examples, got float32"),
+        (LABELS[:, None], r"one integer for each of 4 examples, got int32 of shape \(4, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            forward_forward(network, 3)(params, state, x, target, KEY)
+
+
+@pytest.mark.parametrize("name", ["held predictions", "pepita", "equilibrium", "forward-forward"])
+def test_half_precision_is_that_of_the_result_alone(name):
+    """Activities settle, and are compared, in float32: in bfloat16 their differences are noise."""
+    rule, params, state, x = example(name)
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, x))
+    rounded = jax.tree.map(lambda a: a.astype(jnp.float32), half)
+
+    @jax.jit
+    def both():
+        return [rule(p, state, x, LABELS, KEY) for p, x in (half, rounded)]
+
+    found, expected = both()
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=2**-8, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["held predictions", "pepita", "equilibrium", "forward-forward"])
+def test_an_empty_batch_has_gradients_of_zero(name):
+    rule, params, state, x = example(name)
+    found = rule(params, state, x[:0], LABELS[:0], KEY)[1]
+    assert_agree(found, jax.tree.map(jnp.zeros_like, params), 0)
+
+
+@pytest.mark.parametrize("name", ["held predictions", "equilibrium", "forward-forward"])
+def test_predictions_draw_nothing(name):
+    rule, params, state, x = example(name)
+    cut = 2 if name == "forward-forward" else 6
+    layers = *rule.network.parts[:cut], nn.dropout(0.5), *rule.network.parts[cut:]
+    noisy = RULES[name](nn.serial(*layers))
+    own = [(*tree[:cut], (), *tree[cut:]) for tree in (params, state)]
+    assert_agree(noisy.predict(*own, x), rule.predict(params, state, x), 0)
+
+
+class centred(nn.Layer):
+    """Of every example the mean of the batch is taken away."""
+
+    def forward(self, params, state, x, key):
+        return x - x.mean(0), state, ()
+
+    def backward(self, params, residuals, dy):
+        return dy - dy.mean(0), ()
+
+
+def test_examples_that_are_mixed_are_refused():
+    """Each one's captures are multiplied by its own weight."""
+    x = jnp.ones((BATCH, 4))
+    apart, mixed = nn.serial(nn.dense(4)), nn.serial(nn.dense(4), centred(), nn.dense(4))
+    contrastive = nn.contrastive()
+    for network, loss, message in (
+        (mixed, LOSS, "1 centred mixes the examples"),
+        (apart, contrastive, "contrastive compares the examples"),
+    ):
+        params, state = network.init(jax.random.key(0), x)
+        for rule in (pepita, predictive_coding, equilibrium_propagation):
+            with pytest.raises(ValueError, match=message):
+                rule(network, loss)(params, state, x, LABELS)
