@@ -26,6 +26,7 @@ from jaxnn.training.arguments import (
     require_gradient,
     require_patience,
     require_step,
+    require_steps,
     require_values,
 )
 from jaxnn.training.crosschecking import Crosscheck, compared, make_checked_epoch
@@ -136,6 +137,7 @@ def train(
         compute = gather_params(compute, train_state)
     if isinstance(optimizer, Step):
         step = optimizer.of(network, loss)
+        on_mesh(mesh, require_steps)(step, train_state, (x, target), shapes)
     else:
         step = make_step(compute, optimizer)
     if mesh is not None:
