@@ -306,7 +306,7 @@ def test_meshes_and_layouts_that_do_not_fit_are_refused():
         state = own.create_state(jax.random.key(0), x)
         with (
             jax.set_mesh(mesh_of(2)),
-            pytest.raises(ValueError, match="state of 2 devices, got that of 1: training.place"),
+            pytest.raises(ValueError, match="state of 2 devices, got that of 1: training"),
         ):
             jax.eval_shape(own, state, x, jnp.asarray(LABELS))
         of_two = own.for_devices(state.optimizer_state, 2)
