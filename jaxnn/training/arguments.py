@@ -59,6 +59,14 @@ def require_step(optimizer: Any, train_state: TrainState, gradient: Any, measure
         )
 
 
+def require_steps(
+    step: Step, train_state: TrainState, data: Any, shapes: Sequence[Batches]
+) -> None:
+    """Raise what a `Step` refuses, of the train state and of each size of batch."""
+    for part in shapes:
+        jax.eval_shape(step, train_state, *_batch_of(data, part))
+
+
 def require_patience(patience: Any, validation: Any) -> None:
     """Raise unless patience is None, or positive and something to be patient with is there."""
     if patience is not None:
@@ -125,11 +133,7 @@ def require_values(
     params, state, _, key, _ = train_state
 
     def value_of(part: Batches) -> Any:
-        size, weights = part.indices.shape[1:], part.weights
-        batch = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((*size, *a.shape[1:]), jnp.result_type(a.dtype)), data
-        )
-        counted = None if weights is None else jax.ShapeDtypeStruct(size, weights.dtype)
+        *batch, counted = _batch_of(data, part)
         return jax.eval_shape(compute, params, state, *batch, key, counted)[0][0]
 
     values = [value_of(part) for part in (shapes if measured else shapes[:1])]
@@ -147,3 +151,12 @@ def require_values(
                 f"steps of {sizes} examples: measure something of the batch as a whole, or take a "
                 "batch_size that divides the examples"
             )
+
+
+def _batch_of(data: Any, part: Batches) -> tuple:
+    """(x, target, weights), as shapes."""
+    size, weights = part.indices.shape[1:], part.weights
+    batch = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((*size, *a.shape[1:]), jnp.result_type(a.dtype)), data
+    )
+    return (*batch, None if weights is None else jax.ShapeDtypeStruct(size, weights.dtype))

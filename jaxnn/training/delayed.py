@@ -118,18 +118,23 @@ class delayed(Step):
         values, delta = self.loss.weighted(ys[-1], target, shares(weights, shape))
         value = weighted_mean(of_present(weights, values), weights)
         residuals = [_require_alike((*old, own)) for old, own in zip(residuals, kept, strict=True)]
-        left, captures = list(deltas), []
+        left, gradients = list(deltas), []
         blocks = summing(self.network).parts
         for i in reversed(range(len(blocks))):
             with inside(self.network, i):
                 dx, capture = blocks[i].backward(params[i], residuals[i][0], delta)
-            captures.append(capture)
+            own = contract_for(params[i], capture)
+            if self.ages[i]:
+                # What is kept at the start is of no batch: its backward pass may even be NaN.
+                begun = count >= self.ages[i]
+                dx, own = jax.tree.map(lambda a, begun=begun: jnp.where(begun, a, 0), (dx, own))
+            gradients.append(own)
             residuals[i] = residuals[i][1:]
             if i:
                 delta, *rest = (*left[i - 1], dx)
                 left[i - 1] = tuple(rest)
-        captures = self._chain.gather(reversed(captures))
-        params, inner = self.updated(contract_for(params, captures), inner, params, value)
+        gradients = self._chain.gather(reversed(gradients))
+        params, inner = self.updated(gradients, inner, params, value)
         waiting = Waiting(inner, tuple(residuals), tuple(left))
         return TrainState(params, state, waiting, key, count + 1), value
 

@@ -49,7 +49,9 @@ def require_leaf_by_leaf(
 
 
 def require_elementwise(where: str, optimizer: Any, own: Own, way_out: str) -> None:
-    """Raise ValueError unless the optimiser's update of an element needs that element alone.
+    """Raise ValueError unless the optimiser's update of an element needs that element alone, and
+    that of a step nothing but what it was given until then: one that adds gradients up for a later
+    step would not be asked again for an element that is not looked up in that.
 
     Args:
         where: What wants it, for the error.
@@ -57,6 +59,14 @@ def require_elementwise(where: str, optimizer: Any, own: Own, way_out: str) -> N
         own: The parameters.
         way_out: What to take otherwise.
     """
+    state = jax.eval_shape(optimizer.init, own.params)
+    for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, _ADDING_UP)):
+        if isinstance(node, _ADDING_UP):
+            raise ValueError(
+                f"{where}: expected an optimiser that takes every step, but {name_of(optimizer)} "
+                f"adds gradients up ({type(node).__name__}), and those of elements that its last "
+                f"step is not of would be lost, for {own.label}: take {way_out}"
+            )
     for member in members(optimizer):
         refused = f"{where}: expected an optimiser that works element by element, but"
         refused = f"{refused} {name_of(member)}"
@@ -84,6 +94,7 @@ def name_of(optimizer: Any) -> str:
     return getattr(optimizer.update, "__qualname__", type(optimizer).__name__).split(".")[0]
 
 
+_ADDING_UP = optax.MultiStepsState, optax.ApplyEvery
 _PARTS = "init_fns", "update_fns"
 
 

@@ -12,6 +12,7 @@ without momentum, H = 1 is training by the mean of the gradients.
 """
 
 import dataclasses
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -25,7 +26,13 @@ from jaxnn.core.networks import label, walk
 from jaxnn.core.validation import require_positive_integer
 from jaxnn.kernels.parts import DATA, data_parts, parts_of
 from jaxnn.sharding.mesh import require_data_axis
-from jaxnn.training.steps import Step, TrainState, mean_over_copies, require_unscaled
+from jaxnn.training.steps import (
+    Step,
+    TrainState,
+    mean_over_copies,
+    require_copies,
+    require_unscaled,
+)
 
 
 class LocalState(NamedTuple):
@@ -41,7 +48,8 @@ class local_steps(Step):
 
     The params of the train state, which are evaluated, are those of the last average. Optimisers'
     states are not averaged. A batch that cannot be split evenly is taken by every device. Dropout
-    draws on each device from another key. Example weights count among the examples of a device.
+    draws on each device from another key. Example weights count among the examples of a device, and
+    a device whose examples all have weight 0 takes no step.
 
     Args:
         network: The network.
@@ -91,12 +99,7 @@ class local_steps(Step):
         averaged, state, copies, key, count = train_state
         self._require_apart(averaged, state, x)
         devices = data_parts()
-        held = jax.tree.leaves(copies)[0].shape[0]
-        if held != devices:
-            raise ValueError(
-                f"local_steps: expected the train state of {devices} devices, got that of {held}: "
-                "training.place(train_state, mesh, network, step) makes it"
-            )
+        require_copies(self.name, copies, devices)
         gradient = backprop(self.network, self.loss)
         step_key = jax.random.fold_in(key, count)
 
@@ -108,7 +111,14 @@ class local_steps(Step):
             if devices > 1:
                 key = jax.random.fold_in(key, lax.axis_index(DATA))
             (value, _), gradients = gradient(params, state, x, target, key, weights)
-            params, inner = self.updated(gradients, inner, params, value)
+            moved = self.updated(gradients, inner, params, value)
+            if weights is None:
+                params, inner = moved
+            else:  # of no examples there is no mean, and no step
+                some = jnp.any(weights != 0)
+                params, inner = jax.tree.map(partial(jnp.where, some), moved, (params, inner))
+                share = some.astype(value.dtype)
+                value = jnp.where(some, value, 0) / mean(share)
             if self.every == 1:
                 averaged = params = mean(params)
             else:

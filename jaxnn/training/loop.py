@@ -26,6 +26,7 @@ from jaxnn.training.arguments import (
     require_gradient,
     require_patience,
     require_step,
+    require_steps,
     require_values,
 )
 from jaxnn.training.crosschecking import Crosscheck, compared, make_checked_epoch
@@ -139,6 +140,7 @@ def train(
         compute = gather_params(compute, train_state)
     if isinstance(optimizer, Step):
         step = optimizer.of(network, loss)
+        on_mesh(mesh, require_steps)(step, train_state, (x, target), shapes)
     else:
         if isinstance(train_state.params, Staged):
             optimizer = by_stages(gradient, optimizer)  # pyright: ignore[reportArgumentType]

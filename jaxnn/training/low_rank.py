@@ -35,7 +35,13 @@ from jaxnn.core.validation import require_positive_integer
 from jaxnn.kernels.parts import DATA, data_parts, parts_of
 from jaxnn.kernels.products import rows_of, sum_dtype
 from jaxnn.sharding.mesh import require_data_axis
-from jaxnn.training.steps import Step, TrainState, mean_over_copies, require_unscaled
+from jaxnn.training.steps import (
+    Step,
+    TrainState,
+    mean_over_copies,
+    require_copies,
+    require_unscaled,
+)
 
 
 class Reduced(NamedTuple):
@@ -83,7 +89,8 @@ class low_rank(Step):
 
     Raises:
         ValueError: ``rank`` is not positive; a policy in float16 is in the network, whose deltas
-            are scaled; when called, under a mesh without the axis "data".
+            are scaled; when called, under a mesh without the axis "data", or with the errors of
+            another number of devices.
     """
 
     _: dataclasses.KW_ONLY
@@ -126,6 +133,7 @@ class low_rank(Step):
         """One step."""
         require_data_axis(self.name)
         params, state, (inner, errors, factors), key, count = train_state
+        require_copies(self.name, errors, data_parts())
         run = pass_with(self.network, self.loss, shares)
         step_key = jax.random.fold_in(key, count)
         result = run(params, state, x, target, step_key, weights)

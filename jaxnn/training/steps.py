@@ -74,9 +74,14 @@ class Step(Value):
 
     def updated(self, gradients: Any, inner: Any, params: Any, value: Any) -> tuple[Any, Any]:
         """(params, the optimiser's own state) after its update."""
-        update = optax.with_extra_args_support(self.optimizer).update
-        updates, inner = update(gradients, inner, params, value=value)
-        return optax.apply_updates(params, updates), inner
+        return updated(self.optimizer, gradients, inner, params, value)
+
+
+def updated(optimizer: Any, gradients: Any, inner: Any, params: Any, value: Any) -> tuple[Any, Any]:
+    """(params, the optimiser's own state) after its update, told the loss."""
+    update = optax.with_extra_args_support(optimizer).update
+    updates, inner = update(gradients, inner, params, value=value)
+    return optax.apply_updates(params, updates), inner
 
 
 def create_state(
@@ -103,6 +108,17 @@ def mean_over_copies(tree: Any, devices: int) -> Any:
         return jnp.broadcast_to(one, (devices, *a.shape[1:]))
 
     return jax.tree.map(spread, tree)
+
+
+def require_copies(where: str, tree: Any, devices: int) -> None:
+    """Raise ValueError unless the arrays [copies, …] of a train state are of so many devices."""
+    for leaf in jax.tree.leaves(tree)[:1]:
+        if leaf.shape[0] != devices:
+            raise ValueError(
+                f"{where}: expected the train state of {devices} devices, got that of "
+                f"{leaf.shape[0]}: training.place(train_state, mesh, network, step) makes it, and "
+                "step.for_devices(optimizer_state, 1) that of one device"
+            )
 
 
 def require_unscaled(where: str, network: Layer, path: str = "") -> None:

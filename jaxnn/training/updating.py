@@ -21,7 +21,6 @@ from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from jaxnn.core.adapters import Around
@@ -62,7 +61,7 @@ from jaxnn.rewrites.recompute import recompute
 from jaxnn.statistics.contractions import squared_norms
 from jaxnn.training.leaf_by_leaf import Own, require_elementwise, require_leaf_by_leaf
 from jaxnn.training.rows import rows_looked_up
-from jaxnn.training.steps import Step, TrainState, require_unscaled
+from jaxnn.training.steps import Step, TrainState, require_unscaled, updated
 
 
 class update_in_backward(Step):
@@ -89,7 +88,8 @@ class update_in_backward(Step):
             the batch looked up, in time and memory that do not grow with the table; see
             `jaxnn.training.rows`. The others stay as they are, and so does what the optimiser
             remembers of them: with momentum or decay, this is another step (that of PyTorch's
-            SparseAdam, for adam), with sgd the same. The optimiser has to work element by element.
+            SparseAdam, for adam), with sgd the same. The optimiser has to work element by element,
+            and to take every step: one that adds gradients up over steps is refused.
             A table that is used otherwise too, as one tied to the output, takes the whole step.
 
     Raises:
@@ -255,9 +255,7 @@ class _Unit(Around):
             gradients = _times(gradients, factor)
         if self.clip is not None:
             gradients = _times(gradients, _clipping(self.clip, _sum_of_squares(gradients)))
-        update = optax.with_extra_args_support(self.optimizer).update
-        updates, state = update(gradients, state, params, value=value)
-        return optax.apply_updates(params, updates), state
+        return updated(self.optimizer, gradients, state, params, value)
 
     def _rows(self, params: Any, captures: Any) -> Any:
         """The rows of the table that take a step, where this is a table and they alone do."""

@@ -201,6 +201,22 @@ def test_local_steps_are_those_of_every_device_by_itself_until_they_are_averaged
     assert step.sent_bytes(start.params, 4) == 2 * 3 / 4 * 8 * (25 * 6 + 7 * 3) / 2
 
 
+def test_a_device_whose_examples_do_not_count_takes_no_local_step(x64):
+    x, weights, optimizer = normal(0, (8, 24)), jnp.asarray([1.0, 2, 0, 0, 1, 1, 0, 3]), MOMENTUM
+    step, mesh = training.local_steps(APART, LOSS, optimizer, every=1), mesh_of(4)
+    start = step.create_state(jax.random.key(1), x)
+    with jax.set_mesh(mesh):
+        own = training.place(start, mesh, APART, step)
+        own, value = jax.jit(step)(own, *on(mesh, x, LABELS, weights))
+    plain = start._replace(optimizer_state=optimizer.init(start.params))
+    run = jax.jit(training.make_step(nn.backprop(APART, LOSS), optimizer))
+    cuts = [slice(i, i + 2) for i in (0, 4, 6)]
+    found = [run(plain, x[cut], LABELS[cut], weights[cut]) for cut in cuts]
+    params = [start.params, *(state.params for state, _ in found)]
+    expected = jax.tree.map(lambda *a: np.mean(a, 0), *params), np.mean([v for _, v in found])
+    assert_agree(jax.tree.map(np.asarray, (own.params, value)), expected, 1e-10)
+
+
 def test_averages_send_the_bytes_that_the_formula_says():
     step, mesh = training.local_steps(APART, LOSS, optax.sgd(0.1), every=1), mesh_of(4)
     x = jnp.zeros((8, 24), jnp.float32)
@@ -286,13 +302,16 @@ def test_meshes_and_layouts_that_do_not_fit_are_refused():
             jax.eval_shape(run, *arguments, x, jnp.asarray(LABELS))
     with pytest.raises(ValueError, match=r"layout replicated with low_rank.*got fully_sharded"):
         training.place(state, mesh_of(2), NETWORK, step, LAYOUTS["fully_sharded"])
-    local = training.local_steps(APART, LOSS, MOMENTUM)
-    state = local.create_state(jax.random.key(0), x)
-    with (
-        jax.set_mesh(mesh_of(2)),
-        pytest.raises(ValueError, match=r"train state of 2 devices, got that of 1: training.place"),
-    ):
-        jax.eval_shape(local, state, x, jnp.asarray(LABELS))
+    for own in (training.local_steps(APART, LOSS, MOMENTUM), step):
+        state = own.create_state(jax.random.key(0), x)
+        with (
+            jax.set_mesh(mesh_of(2)),
+            pytest.raises(ValueError, match="state of 2 devices, got that of 1: training"),
+        ):
+            jax.eval_shape(own, state, x, jnp.asarray(LABELS))
+        of_two = own.for_devices(state.optimizer_state, 2)
+        with pytest.raises(ValueError, match=f"{own.name}: .* state of 1 devices, got that of 2"):
+            jax.eval_shape(own, state._replace(optimizer_state=of_two), x, jnp.asarray(LABELS))
 
 
 @pytest.mark.parametrize("name", ["gradient", "measure"])

@@ -1,6 +1,7 @@
 """Delayed deltas: of which step each is, held against an account of all steps."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -79,7 +80,23 @@ def test_train_takes_batches_of_one_size_alone():
     (epoch,) = training.train(BLOCKS, LOSS, step, state, x, x, epochs=1, batch_size=5)
     assert np.isfinite(epoch.losses).all()
     with pytest.raises(ValueError, match="batches of the size of those whose deltas are on their"):
-        list(training.train(BLOCKS, LOSS, step, state, x, x, epochs=1, batch_size=4))
+        training.train(BLOCKS, LOSS, step, state, x, x, epochs=1, batch_size=4)
+
+
+class logarithm(nn.Layer):
+    def forward(self, params, state, x, key):
+        return jnp.log(jnp.abs(x)), state, x
+
+    def backward(self, params, residuals, dy):
+        return dy / residuals, ()
+
+
+def test_what_is_kept_at_the_start_has_no_effect_even_where_its_derivative_is_infinite(x64):
+    network = nn.serial(nn.serial(nn.dense(4, use_bias=False), logarithm()), nn.dense(3))
+    step = training.delayed(network, LOSS, optax.sgd(0.1), delays=(2,))
+    start, own, *_ = run(step, 2, target=3)
+    assert_agree(own.params[0], start.params[0], 0)
+    assert np.isfinite(own.params[1]["weight"]).all()
 
 
 @pytest.mark.parametrize(

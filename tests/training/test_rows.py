@@ -107,3 +107,12 @@ def test_an_optimiser_that_mixes_rows_is_refused(optimizer):
     network, x, shape = TABLES["embedding"]
     with pytest.raises(ValueError, match=r"element by element.*lazy_rows=False"):
         steps(network, optimizer, x, jnp.zeros(shape), lazy_rows=True)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optax.MultiSteps(ADAM, 2).gradient_transformation(), optax.apply_every(2)]
+)
+def test_an_optimiser_that_adds_gradients_up_is_refused(optimizer):
+    network, x, shape = TABLES["embedding"]
+    with pytest.raises(ValueError, match=r"takes every step.*adds gradients up"):
+        steps(network, optimizer, x, jnp.zeros(shape), lazy_rows=True)
