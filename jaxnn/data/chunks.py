@@ -21,12 +21,19 @@ from jaxnn.data.columns import Column
 from jaxnn.data.dataset import Dataset, require_two_classes
 from jaxnn.data.digests import digest
 from jaxnn.data.encoding import BY_DEFAULT, Embedded, Encoder, encode, fit_encoders
-from jaxnn.data.files import examples_like, feature_columns, kept_as_text, require_file
+from jaxnn.data.files import (
+    examples_like,
+    feature_columns,
+    kept_as_text,
+    require_file,
+    require_task,
+)
 from jaxnn.data.loading import (
     AUTO,
     draw,
     require_embedded,
     require_options,
+    require_prepared,
     require_some_weight,
     standardizing,
     told,
@@ -128,6 +135,8 @@ def map_table(
     """
     path, columns = Path(path).expanduser(), (target,) if isinstance(target, str) else target
     require_options(test_fraction, validation_fraction, seed)
+    require_task(path, task)
+    require_prepared("load", standardize, missing, embedded)
     folder = make_empty(folder)
     reading = reading.saying_categories(embedded.columns)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".", suffix=".tmp") as work:

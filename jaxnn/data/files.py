@@ -52,8 +52,7 @@ def read_file(
 ) -> Dataset:
     """The data set in ``path``; the arguments are those of `jaxnn.data.load`."""
     require_file(path)
-    if task is not None and task not in TASKS:
-        raise ValueError(f"{path}: {unknown_name('task', task, TASKS)}")
+    require_task(path, task)
     targets = _names(target)
     if is_table(path):
         columns = _names(inputs)
@@ -389,6 +388,12 @@ def is_file_name(path: Path) -> bool:
     if path.suffix.lower() == ".gz":
         return suffix_of(path) in TEXTS
     return path.suffix.lower() in SUFFIXES
+
+
+def require_task(path: Path, task: str | None) -> None:
+    """Raise ValueError unless this is one of `TASKS`, or none."""
+    if task is not None and task not in TASKS:
+        raise ValueError(f"{path}: {unknown_name('task', task, TASKS)}")
 
 
 def require_file(path: Path) -> None:

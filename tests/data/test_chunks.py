@@ -214,3 +214,15 @@ def test_categories_that_are_values_have_the_same_names_in_every_piece(some):
     whole = require_same("t.parquet", target="y", reading=reading)
     expected = ("False", "True") if some is True else ("0", "0.5", "1")
     assert whole.preparation.encoders[1].values == expected
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"task": "regresion"}, {"missing": "nix"}, {"standardize": "nix"}, {"embedded": (("k",), -1)}],
+)
+def test_options_that_there_are_not_are_refused(option):
+    option = {key: Embedded(*v) if key == "embedded" else v for key, v in option.items()}
+    path = written({"a": range(COUNT), "k": YES, "y": YES})
+    with pytest.raises(ValueError, match=rf"unknown {next(iter(option))}|embed_above"):
+        map_table(path, "mapped", target="y", **option)
+    assert not Path("mapped").exists()
