@@ -18,15 +18,22 @@ import numpy as np
 
 from jaxnn.data.cache import cache_folder, identity_of
 from jaxnn.data.columns import Column
-from jaxnn.data.dataset import Dataset, as_weights, require_two_classes
+from jaxnn.data.dataset import Dataset, require_two_classes
 from jaxnn.data.digests import digest
 from jaxnn.data.encoding import BY_DEFAULT, Embedded, Encoder, encode, fit_encoders
-from jaxnn.data.files import examples_like, feature_columns, kept_as_text, require_file
+from jaxnn.data.files import (
+    examples_like,
+    feature_columns,
+    kept_as_text,
+    require_file,
+    require_task,
+)
 from jaxnn.data.loading import (
     AUTO,
     draw,
     require_embedded,
     require_options,
+    require_prepared,
     require_some_weight,
     standardizing,
     told,
@@ -41,9 +48,9 @@ from jaxnn.data.mapped import (
 )
 from jaxnn.data.preparation import Preparation, fit_encoded
 from jaxnn.data.splitting import Splits, take
-from jaxnn.data.table import FOUND, INTEGER, NeedsText, Reading, Table
+from jaxnn.data.table import FOUND, INTEGER, ReadAgain, Reading, Table, are_many
 
-VERSION = 1  # changes when the same file would be mapped to something else
+VERSION = 2  # changes when the same file would be mapped to something else
 _ROWS = 1 << 16
 """How many rows are brought to features at a time."""
 _CELLS = 1 << 23
@@ -69,6 +76,9 @@ def load_table(path: str | os.PathLike[str], **options: Any) -> Splits:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".", suffix=".tmp") as unfinished:
             made = map_table(path, Path(unfinished) / "mapped", **options)
+            with contextlib.suppress(FileNotFoundError):
+                if folder.is_symlink():  # to what has been deleted
+                    folder.unlink()
             try:
                 made.rename(folder)
             except OSError:  # another process was faster
@@ -106,11 +116,13 @@ def map_table(
 ) -> Path:
     """Write a table, split and prepared as `jaxnn.data.load` does it, a piece at a time.
 
-    What the columns are, and whether whole numbers are classes, is found out on the first piece
-    (65,536 rows); what does not fit it below is refused with its line. `jaxnn.data.map_splits`
-    reads the folder. In memory are a few pieces, the targets, and some columns at a time; on the
-    disk, beside the folder, the cells as float64 until it is done. A file in ``test`` is read into
-    memory, as validation and test examples are when the folder is mapped.
+    What the columns are is found out on the first piece (65,536 rows), and so is whether whole
+    numbers are too many to be classes; what does not fit it below is refused with its line. The
+    table is read from the start again where a piece shows that those before it were read otherwise
+    than it has to be: where numbers follow words, say, or fractions whole targets.
+    `jaxnn.data.map_splits` reads the folder. In memory are a few pieces, the targets, and some
+    columns at a time; on the disk, beside the folder, the cells as float64 until it is done. A file
+    in ``test`` is read into memory, as validation and test examples are when the folder is mapped.
 
     Args:
         path: The table.
@@ -123,16 +135,21 @@ def map_table(
     """
     path, columns = Path(path).expanduser(), (target,) if isinstance(target, str) else target
     require_options(test_fraction, validation_fraction, seed)
+    require_task(path, task)
+    require_prepared("load", standardize, missing, embedded)
     folder = make_empty(folder)
     reading = reading.saying_categories(embedded.columns)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".", suffix=".tmp") as work:
         given = tuple(columns) if columns else None
         wanted = (inputs,) if isinstance(inputs, str) else inputs
-        options = (given, wanted, task, reading, groups, prefer_numbers, weights)
-        try:
-            examples = _decode(path, Path(work), False, *options)
-        except NeedsText:  # targets of numbers, which do not say all that their texts do
-            examples = _decode(path, Path(work), True, *options)
+        texts, aside = kept_as_text(reading, given, groups, weights)
+        options = (given, wanted, reading, groups, prefer_numbers, weights, aside)
+        examples = None
+        while examples is None:
+            try:
+                examples = _decode(path, Path(work), texts, task, *options)
+            except ReadAgain as again:
+                texts, task = (*dict.fromkeys((*texts, *again.as_text)),), again.task or task
         standardize, standardize_target = standardizing(examples, standardize, standardize_target)
         require_two_classes(f"load: {path}", examples)
         own_test = None
@@ -164,19 +181,18 @@ def map_table(
 def _decode(
     path: Path,
     work: Path,
-    as_text: bool,
+    texts: tuple[str, ...],
+    said: str | None,
     targets: tuple[str, ...] | None,
     inputs: Sequence[str] | None,
-    task: str | None,
     reading: Reading,
     groups: str | None,
     prefer_numbers: bool,
     weights: str | None,
+    aside: tuple[str, ...],
 ) -> Dataset:
-    """The examples, whose cells are in a file that is mapped."""
-    texts, aside = kept_as_text(reading, targets, groups, weights)
-    if as_text:
-        texts, aside = (*texts, *(targets or ())), aside[len(targets or ()) :]
+    """The examples, whose cells are in a file that is mapped; or what `ReadAgain` says."""
+    task = said
     found: dict[str, list[np.ndarray]] = {"target": [], "groups": [], "weights": []}
     classes, of_groups = _Codes(), _Codes()
     columns: list[Column] = []
@@ -190,7 +206,7 @@ def _decode(
                     raise ValueError(f"{path}: expected columns that are not dropped, got none")
                 categories = {c.name: _Codes() for c in columns if c.kind == "category"}
             target, kept = piece.target(targets or (), task, prefer_numbers=prefer_numbers)
-            task = target.task
+            task = target.task or task
             x = np.empty((len(kept), len(columns)))
             plain = [place for place, c in enumerate(columns) if c.name not in categories]
             known = [columns[place] for place in plain]
@@ -199,30 +215,33 @@ def _decode(
                 if column.name in categories:
                     values, cells = piece.categories(column.name)
                     x[:, place] = categories[column.name].renumber(values, cells)
+            if not kept.any():
+                continue
             file.write(np.ascontiguousarray(x[kept]).data)
             own = target.values
             if target.class_names:
+                assert targets is not None
+                if said is None and piece.has_fractions(targets[0], target.class_names):
+                    raise ReadAgain(task="regression")
                 own = classes.renumber(target.class_names, own).astype(np.int32)
             found["target"].append(own)
             if groups:
-                values = piece.texts(groups, kept)
-                of_each = np.arange(len(values))
-                found["groups"].append(of_groups.renumber(values, of_each).astype(np.int64))
+                names = piece.texts(groups)
+                of_groups.renumber([name for name in names if name], np.zeros(0))
+                own = np.array([of_groups.values.get(name, -1) for name in names])
+                found["groups"].append(own[kept])
             if weights:
-                known = [Column(weights, "number")]
-                found["weights"].append(piece.columns([weights], known)[1][kept, 0])
+                found["weights"].append(piece.weights(weights, kept))
+    if not found["target"]:
+        raise ValueError(f"{path}: expected rows with a target, got none")
     joined = {name: np.concatenate(arrays) for name, arrays in found.items() if arrays}
     labels, class_names, count = joined["target"], (), len(joined["target"])
     if classes.values:
         whole = all(map(INTEGER.fullmatch, classes.values))
+        if whole and said is None and are_many(len({*map(int, classes.values)}), count):
+            raise ReadAgain(task="regression")
         class_names, places = classes.in_order(whole=whole)
         labels = places[labels].astype(np.int32)
-    counted = None
-    if weights:
-        try:
-            counted = as_weights(joined["weights"], count)
-        except ValueError as error:
-            raise ValueError(f"{path}, column {weights!r}: {error}") from None
     x = np.memmap(work / "cells", np.float64, "r+", shape=(count, len(columns)))
     for place, column in enumerate(columns):
         if column.name in categories:
@@ -241,7 +260,7 @@ def _decode(
         "labels" if task == "labels" else "",
         tuple(columns),
         groups=joined.get("groups"),
-        weights=counted,
+        weights=joined.get("weights"),
     )
 
 
@@ -260,9 +279,10 @@ class _Codes:
     def in_order(self, *, whole: bool = False) -> tuple[tuple[str, ...], np.ndarray]:
         """The names in the order of the text or of the whole numbers that they are; and the
         place of each code among them."""
-        ordered = sorted(self.values, key=int if whole else None)
+        names = [str(int(name)) if whole else name for name in self.values]  # 01 is a 1
+        ordered = sorted({*names}, key=int if whole else None)
         place = {name: number for number, name in enumerate(ordered)}
-        return tuple(ordered), np.array([place[name] for name in self.values], int)
+        return tuple(ordered), np.array([place[name] for name in names], int)
 
 
 def _slices(count: int) -> Iterator[slice]:

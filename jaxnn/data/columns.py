@@ -83,12 +83,7 @@ def read_column(name: str, cells: Any, decimal: str, known: Column | None, kind:
             return found
         if kind == "boolean" and np.isin(found[1][~np.isnan(found[1])], (0, 1)).all():
             return Column(name, kind), found[1]
-        # Numbers that stand for categories; 3.0 is a 3 between empty cells.
-        numbers = found[1]
-        whole = bool(np.all(np.isnan(numbers) | (numbers == np.floor(numbers))))
-        cells = cells.map(
-            lambda v: "" if v != v else f"{v:.0f}" if whole else repr(float(v)), na_action="ignore"
-        ).astype("str")
+        cells = as_texts(cells)
     given, places = _different(cells)
     if kind in ("", "number"):
         numbers = as_numbers(given, decimal)
@@ -134,6 +129,16 @@ def is_text(cells: Any) -> bool:
     return cells.dtype.kind not in "biufcmM"
 
 
+def as_texts(cells: Any) -> Any:
+    """Values that stand for categories as their texts, each by itself: a whole number has no
+    fraction (3.0 is a 3 between empty cells), and a truth value is a word."""
+    if cells.dtype.kind == "f":
+        cells = cells.map(
+            lambda v: f"{v:.0f}" if float(v).is_integer() else repr(float(v)), na_action="ignore"
+        )
+    return cells.astype("str")
+
+
 def as_numbers(given: Any, decimal: str) -> np.ndarray:
     """Texts as float64: NaN where one is no number, infinity where it is too large for one."""
     import pandas as pd
@@ -154,7 +159,8 @@ def as_numbers(given: Any, decimal: str) -> np.ndarray:
 
 
 def find_decimal(texts: Sequence[Any], separator: str) -> str:
-    """ "," or ".", by the cells of all columns that could be meant so; "?" where both could be."""
+    """ "," or ".", by the cells of all columns that could be meant so; "?" where both could be,
+    and "" where nothing says it."""
     comma = point = unclear = False
     for cells in texts:
         found = cells[cells.str.contains(",", regex=False)].str.strip()
@@ -171,7 +177,7 @@ def find_decimal(texts: Sequence[Any], separator: str) -> str:
         return "?"
     if comma:
         return ","
-    return "?" if unclear and not point and separator != "," else "."
+    return "." if point or (unclear and separator == ",") else "?" if unclear else ""
 
 
 def _typed(name: str, cells: Any) -> tuple[Column, np.ndarray]:

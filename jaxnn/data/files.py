@@ -52,8 +52,7 @@ def read_file(
 ) -> Dataset:
     """The data set in ``path``; the arguments are those of `jaxnn.data.load`."""
     require_file(path)
-    if task is not None and task not in TASKS:
-        raise ValueError(f"{path}: {unknown_name('task', task, TASKS)}")
+    require_task(path, task)
     targets = _names(target)
     if is_table(path):
         columns = _names(inputs)
@@ -89,6 +88,8 @@ def _from_npz(
     features, classes = (_strings(path, key, arrays.get(key)) for key in optional)
     labels = arrays[target_name]
     if labels.dtype.kind == "U":
+        if task in ("regression", "labels"):
+            raise _words_for_numbers(path, target_name, task)
         labels, classes = _of_words(path, labels, classes)
     by_dtype = labels.dtype.kind == "f" or (prefer_numbers and labels.dtype.kind in "iu")
     if task in ("regression", "labels") or (task is None and not classes and by_dtype):
@@ -121,6 +122,10 @@ def _of_words(
     if unknown := [name for name in map(str, np.unique(words)) if name not in place]:
         raise ValueError(f"{path}: expected labels among {listed(names)}, got {listed(unknown)}")
     return np.array([place[str(word)] for word in words.ravel()]).reshape(words.shape), names
+
+
+def _words_for_numbers(path: Path, name: str, task: str) -> ValueError:
+    return ValueError(f"{path}: array {name!r}: expected numbers for the task {task}, got texts")
 
 
 def _weights_of(
@@ -170,7 +175,8 @@ def kept_as_text(
     reading: Reading, targets: Sequence[str] | None, groups: str | None, weights: str | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The columns that are read as they are written, and those that are beside the features."""
-    said = (t.rpartition("=")[0] for t in reading.kinds if t.endswith("=category"))
+    kinds = [text.rpartition("=") for text in reading.kinds]
+    said = (name for name, _, kind in kinds if kind.startswith(("category", "date")))
     as_text = (*said, *([groups] if groups else []))
     return as_text, (*(targets or ()), *([weights] if weights else []))
 
@@ -249,7 +255,7 @@ def inputs_like(known: Known, path: Path, inputs: Columns, reading: Reading = FO
     require_file(path)
     if is_table(path):
         wanted = _names(inputs) or _columns_of(known)
-        read = Table(path, reading._replace(kinds=()), _categories(known), wanted)
+        read = Table(path, reading._replace(kinds=()), _kept_as_text(known), wanted)
         return _columns_like(known, read, (), inputs)
     names = _columns_of(known)
     x_name = _array_name(path, inputs)
@@ -284,8 +290,8 @@ def _columns_of(known: Known) -> tuple[str, ...]:
     return tuple(column.name for column in known.columns) or known.feature_names
 
 
-def _categories(known: Known) -> tuple[str, ...]:
-    return tuple(column.name for column in known.columns if column.kind == "category")
+def _kept_as_text(known: Known) -> tuple[str, ...]:
+    return tuple(column.name for column in known.columns if column.kind in ("category", "date"))
 
 
 def examples_like(
@@ -314,7 +320,7 @@ def examples_like(
         targets = targets or known.target_names
         wanted = (*targets, *(_names(inputs) or _columns_of(known)))
         weighing = (weights,) if weights else ()
-        as_text = (*targets, *weighing, *_categories(known))
+        as_text = (*targets, *weighing, *_kept_as_text(known))
         read = Table(path, reading._replace(kinds=()), as_text, wanted)
         if not targets:
             raise ValueError(f"{path}: expected target to name a column: say --target")
@@ -332,6 +338,8 @@ def examples_like(
         given = _labels(arrays[name]) if classes else arrays[name]
         names = _strings(path, "class_names", arrays.get("class_names"))
         if given.dtype.kind == "U":
+            if not classes:
+                raise _words_for_numbers(path, name, task)
             given, names = _of_words(path, given, names)
         if classes and not names and all(map(INTEGER.fullmatch, classes)):
             # Labels without names are names of themselves.
@@ -380,6 +388,12 @@ def is_file_name(path: Path) -> bool:
     if path.suffix.lower() == ".gz":
         return suffix_of(path) in TEXTS
     return path.suffix.lower() in SUFFIXES
+
+
+def require_task(path: Path, task: str | None) -> None:
+    """Raise ValueError unless this is one of `TASKS`, or none."""
+    if task is not None and task not in TASKS:
+        raise ValueError(f"{path}: {unknown_name('task', task, TASKS)}")
 
 
 def require_file(path: Path) -> None:

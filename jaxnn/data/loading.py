@@ -153,8 +153,8 @@ def load(
     require_boolean("load", "standardize_target", standardize_target)
     require_boolean("load", "stratify", stratify)
     require_boolean("load", "flatten", flatten)
-    if standardize != AUTO:
-        require_standardization("load", standardize)
+    embedded = Embedded(tuple(embed), embed_above, embed_width)
+    require_prepared("load", standardize, missing, embedded)
     if is_mapped(name):
         _refuse(name, folder=folder, target=target, inputs=inputs, task=task, embed=embed or None)
         _refuse(name, test=test, groups=groups, weights=weights, fold=fold)
@@ -166,14 +166,9 @@ def load(
         )
         splits = map_splits(Path(name))
         return _flatten_splits(splits) if flatten else splits
-    require_integer("load", "embed_above", embed_above, 0)
-    require_integer("load", "embed_width", embed_width, 0)
-    embedded = Embedded(tuple(embed), embed_above, embed_width)
     if embed and (images is not None or name in NAMES or not is_table(Path(name))):
         _refuse(name, embed=embedded.columns)
     reading = reading.saying_categories(embedded.columns)
-    if missing not in MISSING:
-        raise ValueError(f"load: {unknown_name('missing', missing, MISSING)}")
     if images is not None or are_images(name):
         _refuse(name, folder=folder, inputs=inputs)
         if images is None:
@@ -208,6 +203,16 @@ def load(
     parts.reverse()  # none of them is kept when it is prepared
     train, validation, held_out = (preparation.apply(str(name), parts.pop()) for _ in range(3))
     return Splits(train, validation, held_out, preparation, source)
+
+
+def require_prepared(where: str, standardize: str, missing: str, embedded: Embedded) -> None:
+    """Raise ValueError for a way to prepare the features that there is not."""
+    if standardize != AUTO:
+        require_standardization(where, standardize)
+    if missing not in MISSING:
+        raise ValueError(f"{where}: {unknown_name('missing', missing, MISSING)}")
+    require_integer(where, "embed_above", embedded.above, 0)
+    require_integer(where, "embed_width", embedded.width, 0)
 
 
 def require_embedded(name: Any, columns: Sequence[Column], embed: Sequence[str]) -> None:

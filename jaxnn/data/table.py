@@ -21,6 +21,7 @@ from jaxnn.data.columns import (
     BadCell,
     Column,
     as_numbers,
+    as_texts,
     find_decimal,
     is_text,
     read_column,
@@ -29,7 +30,7 @@ from jaxnn.data.columns import (
 from jaxnn.data.dataset import BadWeight, as_weights
 from jaxnn.data.optional import require_library
 
-VERSION = 3  # changes when the same file would be decoded to something else
+VERSION = 4  # changes when the same file would be decoded to something else
 
 TEXTS = {".csv": "", ".tsv": "\t", ".tab": "\t", ".txt": ""}
 """Suffixes of tables in text, and the separator that they say."""
@@ -139,14 +140,24 @@ def is_table(path: Path) -> bool:
     return suffix_of(path) in {**TEXTS, **BINARIES}
 
 
+def are_many(classes: int, examples: int) -> bool:
+    """Whether whole numbers are too many different ones to be classes."""
+    return classes > _MOST_CLASSES and examples < 10 * classes
+
+
 def suffix_of(path: Path) -> str:
     """In lower case, that before .gz where a file is compressed."""
     suffix = path.suffix.lower()
     return path.with_suffix("").suffix.lower() if suffix == ".gz" else suffix
 
 
-class NeedsText(Exception):
-    """A column of a piece is needed as it is written: the table is to be read again so."""
+class ReadAgain(Exception):
+    """A piece shows that those before it were read otherwise than it has to be: the whole table is
+    to be read again, with these columns as they are written, or for this task."""
+
+    def __init__(self, as_text: Sequence[str] = (), task: str | None = None):
+        super().__init__(as_text, task)
+        self.as_text, self.task = tuple(as_text), task
 
 
 class Table:
@@ -188,6 +199,7 @@ class Table:
         self._aside: set[str] = set()
         self._before = 0  # rows, where this is a piece
         self._is_piece = False
+        self._decimals: dict[tuple[str, ...], str] = {}  # that pieces before this one have
         self.is_text = suffix_of(path) in TEXTS
 
     def _require_said(self) -> None:
@@ -208,8 +220,7 @@ class Table:
     ) -> Iterator["Table"]:
         """A table of text or of Parquet as tables of so many rows, one after the other.
 
-        The arguments are those of `Table`. A piece raises `NeedsText` where a column aside is
-        needed as it is written.
+        The arguments are those of `Table`. A piece may raise `ReadAgain`.
         """
         whole = cls.__new__(cls)
         whole._open(path, reading)
@@ -257,6 +268,7 @@ class Table:
     def categories(self, name: str) -> tuple[tuple[str, ...], np.ndarray]:
         """The different texts of a column, and the place of each cell among them, NaN for a gap."""
         try:
+            self._as_written([name])
             column, cells = read_column(name, self._cells(name), ".", None, "category")
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
@@ -288,11 +300,14 @@ class Table:
         """
         for name in names:
             self.require_column(name)
-        if not known and not self.reading.kinds:
+        if not known and not self.reading.kinds and self.reading.decimal != ",":
             numbers = self._plain(names)
             if numbers is not None:
                 return [Column(name, "number") for name in names], numbers
         decimal = self._decimal(names)
+        if decimal == ",":  # 1.234 is no fraction, which pandas takes it for
+            floats = [name for name in names if self._frame[name].dtype.kind == "f"]
+            self._as_written(names if floats and self._is_piece else floats)
         found, numbers, table = [], [], np.empty((len(self._frame), len(names)))
 
         def write() -> None:
@@ -371,6 +386,8 @@ class Table:
             without |= gaps
         kept = ~without
         if not kept.any():
+            if self._is_piece:
+                return Target(np.zeros(0), (), task or ""), kept
             raise ValueError(f"{self.path}: expected rows with a target, got none")
         if len(names) == 1:
             cells = texts[0][kept]
@@ -426,6 +443,8 @@ class Table:
         known = Column(name, "number")
         try:
             numbers = read_column(name, self._cells(name), self._decimal([name]), known, "")[1]
+            if self._is_piece and not numbers[kept].any():
+                return numbers[kept].astype(np.float32)  # others may count
             return as_weights(numbers[kept], int(kept.sum()))
         except BadCell as error:
             raise self._bad_cell(name, error) from None
@@ -454,14 +473,8 @@ class Table:
         unique = [str(value) for value in unique]
         all_integers = all(map(INTEGER.fullmatch, unique))
         if task is None:
-            numbers = as_numbers(self._pandas.Series(unique, dtype="str"), decimal)
-            is_number = ~np.isnan(numbers)
-            # One number with a fraction makes it a regression: a word among such is a mistake.
-            fractions = any(
-                fits and not INTEGER.fullmatch(text)
-                for fits, text in zip(is_number, unique, strict=True)
-            )
-            many = len(unique) > _MOST_CLASSES and len(codes) < 10 * len(unique)
+            fractions = self._has_fractions(unique, decimal)
+            many = are_many(len(unique), len(codes))
             short = (
                 all(abs(int(text)) < _LARGEST_EXACT for text in unique) if all_integers else False
             )
@@ -476,8 +489,8 @@ class Table:
                     "--data.task classification"
                 )
             return Target(values, (), task)
-        if classes and set(unique) <= set(classes):
-            values = unique
+        if self._is_piece or (classes and set(unique) <= set(classes)):
+            values = unique  # of a piece, since the words that make 01 one of them may follow
         else:
             values = [str(int(text)) for text in unique] if all_integers else unique
         longest = max(values, key=len)
@@ -491,6 +504,16 @@ class Table:
         place = {value: label for label, value in enumerate(ordered)}
         labels = np.array([place[value] for value in values], np.int32)[codes]
         return Target(labels, tuple(ordered), task)
+
+    def _has_fractions(self, texts: Sequence[str], decimal: str) -> bool:
+        """One number with a fraction makes it a regression: a word among such is a mistake."""
+        numbers = as_numbers(self._pandas.Series(texts, dtype="str"), decimal)
+        pairs = zip(~np.isnan(numbers), texts, strict=True)
+        return any(fits and not INTEGER.fullmatch(text) for fits, text in pairs)
+
+    def has_fractions(self, name: str, texts: Sequence[str]) -> bool:
+        """Whether some of these texts of a column are numbers that are no classes."""
+        return self._has_fractions(texts, self._decimal([name]))
 
     def _as_numbers(self, name: str, task: str | None) -> np.ndarray | None:
         """The cells of a column aside that says all it has to say as numbers: finite ones of at
@@ -522,7 +545,7 @@ class Table:
         if task not in (None, "classification") or classes:
             return None
         values, labels = np.unique(numbers, return_inverse=True)
-        if task is None and len(values) > _MOST_CLASSES and len(numbers) < 10 * len(values):
+        if task is None and are_many(len(values), len(numbers)):
             return Target(numbers.astype(np.float64), (), "regression")
         return Target(labels.astype(np.int32), tuple(map(str, values.tolist())), "classification")
 
@@ -556,32 +579,47 @@ class Table:
 
     def _texts(self, name: str) -> Any:
         """The cells as a table in text has them."""
-        if self.is_text and name in self._aside and not is_text(self._frame[name]):
-            if self._is_piece:
-                raise NeedsText(name)
-            self._aside.discard(name)
+        if self._is_piece or name in self._aside:
+            self._as_written([name])
+        return as_texts(self._frame[name]).str.strip()
+
+    def _as_written(self, names: Sequence[str]) -> None:
+        """Read these columns of a table in text once more, where pandas has made values of their
+        cells. Of a piece all of them are to be texts from the first row on: another may have 7 in
+        the place of 007."""
+        known = {*self._options["dtype"]} if self.is_text else {*names}
+        if self._is_piece:
+            if not {*names} <= known:
+                raise ReadAgain(names)
+            return
+        again = [name for name in names if name not in known and not is_text(self._frame[name])]
+        if again:
+            self._options["dtype"] |= dict.fromkeys(again, "str")
             with self._opens(self.path, "rb") as file:
-                options = {**self._options, "usecols": [name], "dtype": {name: "str"}}
-                options |= {"index_col": None}
-                self._frame[name] = self._pandas.read_csv(file, **options)[name]
-        cells = self._frame[name]
-        if cells.dtype.kind == "f":
-            whole = cells.dropna()
-            if (whole == np.floor(whole)).all():
-                cells = cells.astype("Int64")
-        return cells.astype("str").str.strip()
+                options = {**self._options, "usecols": again, "index_col": None}
+                cells = self._pandas.read_csv(file, **options)
+            for name in again:
+                self._frame[name] = cells[name]
 
     def _decimal(self, names: Sequence[str]) -> str:
         if self.reading.decimal or not self.is_text:
             return self.reading.decimal or "."
         texts = [self._cells(name) for name in names if is_text(self._frame[name])]
         found = find_decimal([cells.dropna() for cells in texts], self._separator)
+        if self._is_piece:
+            group = tuple(name for name in names if name in self._beside)
+            before = self._decimals.get(group)
+            if before and found in ("", "?"):
+                found = before
+            elif (before and found != before) or (before == "" and found == ","):
+                found = "?"
+            self._decimals[group] = found
         if found == "?":
             raise ValueError(
                 f"{self.path}: expected numbers that can be read in one way, got some where a "
                 "comma could be decimal or group thousands: say --data.decimal with , or ."
             )
-        return found
+        return found or "."
 
     def _read_binary(self) -> Any:
         read = BINARIES[suffix_of(self.path)]
@@ -610,7 +648,7 @@ class Table:
         return frame.reset_index(drop=True)
 
     def _open_text(self, as_text: Sequence[str], wanted: set[str], aside: Sequence[str]) -> None:
-        self._aside = {*aside} - {*as_text}
+        self._beside, self._aside = {*aside}, {*aside} - {*as_text}
         self._opens = gzip.open if self.path.suffix.lower() == ".gz" else open
         self._encoding = self.reading.encoding or self._find_encoding()
         self._separator = self._find_separator()

@@ -1,5 +1,6 @@
 """Tables that are read a piece at a time."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,10 @@ def test_the_folder_in_the_cache_is_of_the_file_and_the_options():
     before = {path.name for path in Path("cache").iterdir()}
     assert load_table("t.csv", **options, **said).source == auto.source
     assert {path.name for path in Path("cache").iterdir()} == before
+    for link in Path("cache").iterdir():
+        if not link.is_symlink():
+            shutil.rmtree(link)
+    assert load_table("t.csv", **options, **said).source == auto.source  # whose link leads nowhere
     assert load_table("t.csv", **options, seed=1).source.split != first.source.split
     changed = frame()
     changed.loc[7, "floor"] += 1
@@ -125,3 +130,99 @@ def test_only_what_can_be_read_in_pieces_is():
     frame().to_feather("t.feather")
     with pytest.raises(ValueError, match=r"can be read in pieces, got \.feather"):
         map_table("t.feather", "mapped", target="price", inputs=INPUTS)
+
+
+def written(columns, separator=","):
+    rows = zip(*columns.values(), strict=True)
+    lines = [separator.join(columns), *(separator.join(map(str, row)) for row in rows)]
+    Path("t.csv").write_text("\n".join(lines) + "\n")
+    return "t.csv"
+
+
+def require_same(path, **options):
+    """The splits in memory, which those in pieces equal."""
+    whole, reading = load(path, **options), options.pop("reading", chunks.FOUND)
+    pieces = map_splits(map_table(path, "mapped", **options, reading=reading))
+    assert pieces.preparation.facts()[0] == whole.preparation.facts()[0]
+    for part, own in zip(whole[:3], pieces[:3], strict=True):
+        np.testing.assert_allclose(own.x, part.x, rtol=1e-6)
+        np.testing.assert_allclose(own.target, part.target, rtol=1e-6)
+    return whole
+
+
+COUNT = 160
+LATE = [row >= 100 for row in range(COUNT)]
+YES = ["yes" if row % 2 else "no" for row in range(COUNT)]
+TARGETS = {
+    "words": ["cat" if late else f"0{row % 3}" for row, late in enumerate(LATE)],
+    "fractions": [row % 3 + late / 2 for row, late in enumerate(LATE)],
+    "many numbers": [*range(COUNT)],
+    "classes": [row // 40 for row in range(COUNT)],
+    "none in a piece": ["" if 64 <= row < 128 else word for row, word in enumerate(YES)],
+    "none at first": ["" if row < 64 else word for row, word in enumerate(YES)],
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_targets_are_what_the_whole_table_says(kind):
+    path = written({"a": range(COUNT), "y": TARGETS[kind]})
+    dropped = chunks.FOUND._replace(missing_target="drop")
+    whole = require_same(path, target="y", stratify=False, reading=dropped)
+    assert bool(whole.train.class_names) == (kind not in ("fractions", "many numbers"))
+
+
+@pytest.mark.parametrize("later", ["007", "TRUE", "1.50"])
+def test_a_category_is_the_same_where_a_piece_has_none_but_numbers(later):
+    words = [f"w{row % 3}" if row < 90 else later for row in range(COUNT)]
+    whole = require_same(written({"a": range(COUNT), "k": words, "y": YES}), target="y")
+    assert whole.preparation.encoders[1].values == (later, "w0", "w1", "w2")
+
+
+def test_a_decimal_comma_is_found_once_for_all_pieces():
+    grouped = [f"1.{row:03d}" + ",5" * (row < 64) for row in range(COUNT)]
+    path = written(
+        {"a": [f"{row},5" for row in range(COUNT)], "b": grouped, "y": grouped}, separator=";"
+    )
+    whole = require_same(path, target="y")
+    assert whole.preparation.encoders[1].fill > 1000
+    assert whole.train.target.min() > 999
+    mixed = [f"{row}{',' if late else '.'}5" for row, late in enumerate(LATE)]
+    written({"a": mixed, "y": YES}, separator=";")
+    with pytest.raises(ValueError, match=r"say --data\.decimal"):
+        map_table(path, "other", target="y")
+
+
+def test_groups_and_weights_by_rows_of_which_some_are_dropped():
+    columns = {
+        "a": range(COUNT),
+        "g": ["" if row % 9 == 0 else row * 7 % 11 for row in range(COUNT)],
+        "w": [int(row < 64) for row in range(COUNT)],
+        "y": ["" if row % 6 == 0 else row * 1.5 for row in range(COUNT)],
+    }
+    dropped = chunks.FOUND._replace(missing_target="drop")
+    require_same(written(columns), target="y", groups="g", weights="w", reading=dropped)
+
+
+@pytest.mark.parametrize("some", [0.5, True])
+def test_categories_that_are_values_have_the_same_names_in_every_piece(some):
+    late = [some if late else row % 2 for row, late in enumerate(LATE)]
+    if some is True:
+        late = [None if row > 100 and row % 9 == 0 else row % 2 == 0 for row in range(COUNT)]
+    found = pd.DataFrame({"a": range(COUNT), "k": late, "y": YES})
+    found.to_parquet("t.parquet")
+    reading = chunks.FOUND._replace(kinds=("k=category",))
+    whole = require_same("t.parquet", target="y", reading=reading)
+    expected = ("False", "True") if some is True else ("0", "0.5", "1")
+    assert whole.preparation.encoders[1].values == expected
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"task": "regresion"}, {"missing": "nix"}, {"standardize": "nix"}, {"embedded": (("k",), -1)}],
+)
+def test_options_that_there_are_not_are_refused(option):
+    option = {key: Embedded(*v) if key == "embedded" else v for key, v in option.items()}
+    path = written({"a": range(COUNT), "k": YES, "y": YES})
+    with pytest.raises(ValueError, match=rf"unknown {next(iter(option))}|embed_above"):
+        map_table(path, "mapped", target="y", **option)
+    assert not Path("mapped").exists()

@@ -27,6 +27,16 @@ def test_labels_of_an_archive_may_be_words(tmp_path):
         load(tmp_path / "d.npz")
 
 
+def test_words_of_an_archive_are_no_numbers_of_a_regression(tmp_path):
+    np.savez(tmp_path / "a.npz", x=X, target=np.arange(12) / 2)
+    np.savez(tmp_path / "b.npz", x=X, target=np.array([str(i / 2) for i in range(12)]))
+    with pytest.raises(ValueError, match=r"expected numbers for the task regression, got texts"):
+        load(tmp_path / "b.npz", task="regression")
+    known = load(tmp_path / "a.npz").train
+    with pytest.raises(ValueError, match=r"expected numbers for the task regression, got texts"):
+        examples_like(known, tmp_path / "b.npz", None, None)
+
+
 @pytest.mark.parametrize("of", ["class_names", "feature_names"])
 def test_names_of_an_archive_must_differ(of, tmp_path):
     names = {"class_names": ["a", "a", "b"], "feature_names": ["a", "a"]}[of]

@@ -526,3 +526,21 @@ def test_numbers_of_a_table_with_words_are_not_read_as_text_again(tmp_path, monk
     assert read == ["i", "O", "O"]  # a, for its question mark, is in text as a whole
     names = ("b", "word=blue", "word=red", "a")
     assert splits.train.feature_names[:4] == names
+
+
+def test_points_that_group_thousands_are_no_fractions_where_the_comma_is_decimal(tmp_path):
+    rows = "".join(f"{row},5;{row}.250;{row % 2}\n" for row in range(1, 20))
+    found = read_file(write(tmp_path, "a;b;y\n" + rows), "y", None, None)
+    assert found.x[0].tolist() == [1.5, 1250.0]
+    rows = "".join(f"{row}.250;{row % 2}\n" for row in range(1, 20))
+    path = write(tmp_path, "b;y\n" + rows)
+    assert read_file(path, "y", None, None).x[0].tolist() == [1.25]
+    assert read_file(path, "y", None, None, Reading(decimal=",")).x[0].tolist() == [1250.0]
+
+
+def test_dates_whose_day_is_a_zero_and_a_digit_keep_it(tmp_path):
+    path = write(tmp_path, "d,y\n" + "".join(f"0{1 + i % 9}022020,{i % 2}\n" for i in range(18)))
+    found = read_file(path, "y", None, None, Reading(kinds=("d=date:%d%m%Y",)))
+    expected = np.datetime64("2020-02-01", "s").astype(int)
+    assert found.x[0, 0] == expected
+    assert inputs_like(found, path, None)[0, 0] == expected
