@@ -356,8 +356,11 @@ def _is_key(leaf: Any) -> bool:
 
 
 def shape_of(leaf: Any, copies: tuple[int, int] | None) -> tuple[int, ...]:
-    """Of some copies of an array."""
-    return tuple(leaf.shape) if copies is None else (copies[1] - copies[0], *leaf.shape[1:])
+    """Of some copies of an array: without those that it has not."""
+    if copies is None:
+        return tuple(leaf.shape)
+    first, *others = leaf.shape or (0,)
+    return (len(range(first)[slice(*copies)]), *others)
 
 
 def dtype_of(row: str) -> str:

@@ -120,7 +120,8 @@ X64 = X.astype(np.float64)
 
 
 def trained(train_state, optimizer, gradient, epochs, **options):
-    options |= {"epochs": epochs, "batch_size": 8, "gradient": gradient}
+    # One batch, which the micro-batches do not divide: one program to compile.
+    options |= {"epochs": epochs, "batch_size": len(X64), "gradient": gradient}
     return list(train(SMALL, LOSS, optimizer, train_state, X64, LABELS, **options))
 
 
@@ -269,6 +270,15 @@ def test_a_mesh_without_the_axis_is_refused():
             gradient(params, state, jnp.asarray(X), jnp.asarray(LABELS), jax.random.key(0))
 
 
+def test_parameters_laid_out_for_other_stages_are_refused():
+    params, state = started(SMALL, X)
+    laid_out = pipelined(SMALL, LOSS, gpipe(2, 2), (1, 3)).laid_out(params)
+    for other in (gpipe(2, 2), None), (gpipe(2, 2), (3, 1)), (gpipe(4, 2), None):
+        gradient = pipelined(SMALL, LOSS, *other)
+        with pytest.raises(ValueError, match=r"that this gradient has laid out, got .* of 2"):
+            gradient(laid_out, state, jnp.asarray(X), jnp.asarray(LABELS), jax.random.key(0))
+
+
 def test_a_mesh_with_stages_has_their_axis_between_the_others():
     assert dict(mesh_of(1, 2, 2).shape) == {"data": 1, STAGE: 2, "model": 2}
     with pytest.raises(ValueError, match=r"data · stages · model to be .* got 1 · 3 · 1 = 3"):
@@ -313,6 +323,7 @@ def test_what_an_optimiser_keeps_otherwise_than_parameters_is_laid_out_and_itsel
             r"the dtype of the parameters, but scale_by_adam, .* has float32 for params\[0\]",
         ),
     ],
+    ids=["shapes", "dtypes"],
 )
 def test_an_optimiser_whose_arrays_do_not_fit_the_rows_is_refused(optimizer, dtype, message):
     start = create_state(SMALL, optimizer, jax.random.key(0), X[:1])
