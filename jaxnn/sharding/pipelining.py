@@ -57,8 +57,8 @@ class pipelined(Value):
     Raises:
         ValueError: the stages do not divide the network, or the loss compares the examples of a
             batch; when called, a layer mixes the examples or has state, which would pass from one
-            micro-batch to the next, m does not divide the batch, or the mesh has no axis "stage" of
-            as many devices as there are stages.
+            micro-batch to the next, m does not divide the batch, the parameters are laid out for
+            other stages, or the mesh has no axis "stage" of as many devices as there are stages.
     """
 
     network: serial
@@ -85,6 +85,12 @@ class pipelined(Value):
         """((value, state), gradients), laid out as the parameters are."""
         is_staged = isinstance(params, Staged)
         whole = jax.eval_shape(params.whole) if is_staged else params
+        if is_staged and params.arrangement != arrange_params(self.cut, whole):
+            raise ValueError(
+                "pipelined: expected params that this gradient has laid out, got those of "
+                f"{len(params.arrangement.trees)} stages that are cut otherwise: take "
+                "laid_out(unstaged(params)), or the gradient that they were laid out with"
+            )
         self._require_apart(whole, state, x, target, key)
         x, target, weights = self._filled(whole, state, x, target, key, weights)
         x, target = of_those_present(self.loss, weights, x, target)
@@ -157,9 +163,12 @@ class pipelined(Value):
 
     def _require_apart(self, params: Any, state: Any, x: Any, target: Any, key: Any) -> None:
         size, m = batch_size("pipelined", (x, target)), self.order.micro_batches
-        if (size % m and not self.fills) or not size:
+        if not size:
+            raise ValueError("pipelined: expected a batch of at least one example, got none")
+        if size % m and not self.fills:
             raise ValueError(
-                f"pipelined: expected a batch that {m} micro-batches divide, got {size} examples"
+                f"pipelined: expected a batch that {m} micro-batches divide, got {size} examples: "
+                "fills=True fills it with some without weight"
             )
         for name, part, own in zip(
             self.network.part_names, self.network.layers, state, strict=True

@@ -327,10 +327,11 @@ def arrange(whole: Any, own: Sequence[tuple[Any, Sequence[tuple[int, Any]]]]) ->
     """
     leaves = jax.tree.leaves(whole)
     used = [leaf for _, refs in own for leaf, copies in set(refs) if copies is None]
-    shared = sorted({leaf for leaf in used if used.count(leaf) > 1})
+    # What several stages have whole; keys, too, which no row could hold.
+    shared = sorted({leaf for leaf in used if used.count(leaf) > 1 or _is_key(leaves[leaf])})
     places = []
     for _, refs in own:
-        shapes = [_shape_of(leaves[leaf], copies) for leaf, copies in refs]
+        shapes = [shape_of(leaves[leaf], copies) for leaf, copies in refs]
         by_size = sorted(range(len(refs)), key=lambda i: -math.prod(shapes[i]))
         ends: dict[str, int] = {}
         found: dict[int, Place] = {}
@@ -350,8 +351,16 @@ def arrange(whole: Any, own: Sequence[tuple[Any, Sequence[tuple[int, Any]]]]) ->
     return Arrangement(jax.tree.structure(whole), tuple(t for t, _ in own), tuple(places))
 
 
-def _shape_of(leaf: Any, copies: tuple[int, int] | None) -> tuple[int, ...]:
-    return tuple(leaf.shape) if copies is None else (copies[1] - copies[0], *leaf.shape[1:])
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def shape_of(leaf: Any, copies: tuple[int, int] | None) -> tuple[int, ...]:
+    """Of some copies of an array: without those that it has not."""
+    if copies is None:
+        return tuple(leaf.shape)
+    first, *others = leaf.shape or (0,)
+    return (len(range(first)[slice(*copies)]), *others)
 
 
 def dtype_of(row: str) -> str:
@@ -384,11 +393,13 @@ def arranged(whole: Any, arrangement: Arrangement) -> Staged:
 def arrange_params(of: Cut, params: Any) -> Arrangement:
     """Where the parameters of a network in stages lie."""
     numbers = jax.tree.unflatten(jax.tree.structure(params), range(len(jax.tree.leaves(params))))
+    counts = _counts(of.network)
     own = []
     for pieces in of.pieces:
         trees = tuple(numbers[piece.layer] for piece in pieces)
         refs = [
-            (leaf, piece.copies)
+            # All copies are the array as it is, of which an optimiser may keep what has no rows.
+            (leaf, None if piece.copies == (0, counts[piece.layer]) else piece.copies)
             for piece, tree in zip(pieces, trees, strict=True)
             for leaf in jax.tree.leaves(tree)
         ]
@@ -467,7 +478,7 @@ def unstaged(tree: Any) -> Any:
         return tree
 
     def here(a: Any) -> Any:
-        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+        if not _is_key(a):
             return jnp.asarray(np.asarray(a))
         data = jnp.asarray(np.asarray(jax.random.key_data(a)))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(a))

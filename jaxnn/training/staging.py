@@ -10,14 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnn.core.networks import label
 from jaxnn.sharding import Staged, pipelined
-from jaxnn.sharding.stages import Arrangement, arrange, arranged, on_each_stage
-from jaxnn.training.leaf_by_leaf import Own, require_leaf_by_leaf
+from jaxnn.sharding.stages import Arrangement, arrange, arranged, on_each_stage, shape_of
+from jaxnn.training.leaf_by_leaf import Own, members, name_of, require_leaf_by_leaf
 from jaxnn.training.steps import TrainState
 
 
@@ -77,9 +78,26 @@ def by_stages(
 
 
 def require_stage_by_stage(gradient: pipelined, optimizer: Any, params: Any) -> None:
-    """Raise ValueError unless a stage's update is the same with its gradient alone."""
-    if gradient.order.stages == 1:
-        return
+    """Raise ValueError unless a stage's update is the same with its gradient alone, and lies in
+    rows of the parameters' dtypes."""
+    if gradient.order.stages > 1:
+        _require_leaf_by_leaf(gradient, optimizer, params)
+    update = optax.with_extra_args_support(optimizer).update
+    updates = jax.eval_shape(
+        lambda p: update(p, optimizer.init(p), p, value=jnp.float32(0))[0], params
+    )
+    for (path, own), given in zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(updates), strict=True
+    ):
+        if own.dtype != given.dtype:
+            raise ValueError(
+                "pipelined: expected an optimiser whose updates have the dtype of the parameters, "
+                f"but {_names_of(optimizer)} has {given.dtype} for params"
+                f"{jax.tree_util.keystr(path)} of {own.dtype}: keep its state in that dtype"
+            )
+
+
+def _require_leaf_by_leaf(gradient: pipelined, optimizer: Any, params: Any) -> None:
     cut = gradient.cut
     on_stages = [piece.layer for pieces in cut.pieces for piece in pieces]
     network = gradient.network
@@ -119,19 +137,42 @@ def _arrange_state(optimizer: Any, params: Any, of_params: Arrangement) -> Arran
         refs = []
         for tag in own_tags:
             place = None if tag < 0 else places[tag]
-            of_leaf = kept[-1] if place is None else kept[place.leaf]
-            refs.append((of_leaf[met.get(tag, 0)], place and place.copies))
+            leaf = kept[tag if place is None else place.leaf][met.get(tag, 0)]
+            refs.append((leaf, place and place.copies))
             met[tag] = met.get(tag, 0) + 1
         own.append((jax.tree.structure(state), refs))
+        _require_shapes(optimizer, state, [shape_of(jax.tree.leaves(whole)[n], c) for n, c in refs])
     return arrange(whole, own)
+
+
+def _require_shapes(optimizer: Any, state: Any, expected: list[tuple[int, ...]]) -> None:
+    found = [tuple(leaf.shape) for leaf in jax.tree.leaves(state)]
+    if found != expected:
+        odd = next((f, e) for f, e in zip(found, expected, strict=True) if f != e)
+        raise ValueError(
+            "pipelined: expected an optimiser that keeps of some copies of a repeat a part of what "
+            f"it keeps of all, but {_names_of(optimizer)} keeps {odd[0]} where that part is "
+            f"{odd[1]}: take serial in place of repeat, or leave its copies on one stage"
+        )
+
+
+def _names_of(optimizer: Any) -> str:
+    return ", ".join(map(name_of, members(optimizer)))
 
 
 def _tagged(optimizer: Any, params: Any) -> tuple[Any, list[int]]:
     """(the shapes of its state, for each leaf which parameter it is kept for, −1 for none)."""
     state = jax.eval_shape(optimizer.init, params)
-    numbers = jax.tree.unflatten(jax.tree.structure(params), range(len(jax.tree.leaves(params))))
+    treedef = jax.tree.structure(params)
+
+    def numbered(like: Any) -> list:
+        # Of a parameter it may keep several arrays, or, where it is masked, none.
+        return [
+            jax.tree.map(lambda _, n=n: n, own) for n, own in enumerate(treedef.flatten_up_to(like))
+        ]
+
     tags = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, n: n, state, numbers, transform_non_params=lambda _: -1
+        optimizer, numbered, state, transform_non_params=lambda _: -1, is_leaf=lambda _: True
     )
     return state, jax.tree.leaves(tags)
 
