@@ -245,8 +245,14 @@ def require_some_weight(where: str, parts: Sequence[Dataset]) -> None:
 
 
 def told(examples: Dataset) -> list:
-    """What their digest is of: all but how files became pixels, which the pixels say."""
+    """What their digest is of: all but how files became pixels, which the pixels say, and how the
+    numbers were written."""
     facts = examples._asdict()
+    if examples.columns:
+        facts["columns"] = tuple(
+            column._replace(format="") if column.kind == "number" else column
+            for column in examples.columns
+        )
     if examples.weights is None:
         facts.pop("weights")
     return [fact for name, fact in facts.items() if name != "images"]

@@ -304,7 +304,9 @@ class Table:
             numbers = self._plain(names)
             if numbers is not None:
                 return [Column(name, "number") for name in names], numbers
-        decimal = self._decimal(names)
+        commas = any(column.kind == "number" and column.format == "," for column in known)
+        of_training = "," if commas and self.is_text else ""
+        decimal = self.reading.decimal or of_training or self._decimal(names)
         if decimal == ",":  # 1.234 is no fraction, which pandas takes it for
             floats = [name for name in names if self._frame[name].dtype.kind == "f"]
             self._as_written(names if floats and self._is_piece else floats)
@@ -326,7 +328,8 @@ class Table:
             except ValueError as error:
                 raise ValueError(f"{self.path}: {error}") from None
             if column.kind != "drop":
-                found.append(column)
+                is_comma = decimal == "," and self.is_text and column.kind == "number"
+                found.append(column._replace(format=",") if is_comma else column)
                 numbers.append(cells)
                 if len(numbers) == _TOGETHER:
                     write()

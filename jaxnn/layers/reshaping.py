@@ -31,8 +31,9 @@ class _Reshaping(ParameterFree):
         example = tuple(x.shape[1:])
         return x.reshape(x.shape[0], *self.target(example)), Static(example)
 
-    def pull_back(self, residuals: Static, dy: Array):
-        return dy.reshape(dy.shape[0], *residuals.value)
+    def pull_back(self, residuals: Static, dy: Array | None):
+        # Of integers, such as the ids of an embedding, there is no gradient.
+        return None if dy is None else dy.reshape(dy.shape[0], *residuals.value)
 
 
 class flatten(_Reshaping):

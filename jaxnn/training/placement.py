@@ -56,13 +56,15 @@ def place(
         train_state = train_state._replace(optimizer_state=spread)
         own = optimizer.specs(spread)
     else:
-        own = optax.tree_utils.tree_map_params(
-            optimizer,
-            lambda leaf, spec: spec,
-            train_state.optimizer_state,
-            of_params,
-            transform_non_params=lambda leaf: P(),
-        )
+        shapes, tags = kept_for(optimizer, train_state.params)
+        leaves, split = jax.tree.leaves(train_state.params), jax.tree.leaves(of_params)
+
+        def spec_of(shape: Any, tag: int) -> P:
+            is_like = tag >= 0 and tuple(shape.shape) == tuple(leaves[tag].shape)
+            return split[tag] if is_like else P()
+
+        of_state = map(spec_of, jax.tree.leaves(shapes), tags)
+        own = jax.tree.structure(shapes).unflatten(list(of_state))
     specs = jax.tree.map(lambda leaf: P(), train_state)._replace(
         params=of_params, optimizer_state=own
     )
@@ -73,6 +75,26 @@ def place(
     )
     impl = jax.random.key_impl(train_state.key)
     return placed._replace(key=jax.random.wrap_key_data(placed.key, impl=impl))
+
+
+def kept_for(optimizer: optax.GradientTransformation, params: Any) -> tuple[Any, list[int]]:
+    """(the shapes of the optimiser's state, for each leaf of it the number of the parameter that it
+    is kept for, −1 for none)."""
+    state, treedef = jax.eval_shape(optimizer.init, params), jax.tree.structure(params)
+
+    def numbered(like: Any) -> list:
+        # Of a parameter it may keep several arrays, or, where it is masked, none.
+        return [
+            jax.tree.map(lambda _, n=n: n, own) for n, own in enumerate(treedef.flatten_up_to(like))
+        ]
+
+    try:
+        tags = optax.tree_utils.tree_map_params(
+            optimizer, numbered, state, transform_non_params=lambda _: -1, is_leaf=lambda _: True
+        )
+    except Exception:  # optax asks with placeholders, which an optimiser that looks cannot take
+        tags = jax.tree.map(lambda _: -1, state)
+    return state, jax.tree.leaves(tags)
 
 
 def _put(leaf: Array, sharding: NamedSharding) -> Array:

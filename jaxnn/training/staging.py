@@ -19,6 +19,7 @@ from jaxnn.core.networks import label
 from jaxnn.sharding import Staged, pipelined
 from jaxnn.sharding.stages import Arrangement, arrange, arranged, on_each_stage, shape_of
 from jaxnn.training.leaf_by_leaf import Own, members, name_of, require_leaf_by_leaf
+from jaxnn.training.placement import kept_for
 from jaxnn.training.steps import TrainState
 
 
@@ -125,14 +126,14 @@ def _arrange_state(optimizer: Any, params: Any, of_params: Arrangement) -> Arran
     """
     shapes = jax.eval_shape(lambda p: p, params)
     leaves = jax.tree.leaves(shapes)
-    whole, tags = _tagged(optimizer, shapes)
+    whole, tags = kept_for(optimizer, shapes)
     kept: dict[int, list[int]] = {}
     for number, tag in enumerate(tags):
         kept.setdefault(tag, []).append(number)
     own = []
     for treedef, places in zip(of_params.trees, of_params.places, strict=True):
         of_stage = [jax.ShapeDtypeStruct(p.shape, leaves[p.leaf].dtype) for p in places]
-        state, own_tags = _tagged(optimizer, treedef.unflatten(of_stage))
+        state, own_tags = kept_for(optimizer, treedef.unflatten(of_stage))
         met: dict[int, int] = {}
         refs = []
         for tag in own_tags:
@@ -158,23 +159,6 @@ def _require_shapes(optimizer: Any, state: Any, expected: list[tuple[int, ...]])
 
 def _names_of(optimizer: Any) -> str:
     return ", ".join(map(name_of, members(optimizer)))
-
-
-def _tagged(optimizer: Any, params: Any) -> tuple[Any, list[int]]:
-    """(the shapes of its state, for each leaf which parameter it is kept for, −1 for none)."""
-    state = jax.eval_shape(optimizer.init, params)
-    treedef = jax.tree.structure(params)
-
-    def numbered(like: Any) -> list:
-        # Of a parameter it may keep several arrays, or, where it is masked, none.
-        return [
-            jax.tree.map(lambda _, n=n: n, own) for n, own in enumerate(treedef.flatten_up_to(like))
-        ]
-
-    tags = optax.tree_utils.tree_map_params(
-        optimizer, numbered, state, transform_non_params=lambda _: -1, is_leaf=lambda _: True
-    )
-    return state, jax.tree.leaves(tags)
 
 
 def require_staged_gradient(train_state: TrainState, gradient: Callable | None) -> None:

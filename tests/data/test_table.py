@@ -544,3 +544,17 @@ def test_dates_whose_day_is_a_zero_and_a_digit_keep_it(tmp_path):
     expected = np.datetime64("2020-02-01", "s").astype(int)
     assert found.x[0, 0] == expected
     assert inputs_like(found, path, None)[0, 0] == expected
+
+
+def test_the_comma_that_training_found_is_decimal_in_other_files_too(tmp_path):
+    path, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    rows = "".join(f"{n},5;{n % 2}\n" for n in range(10))
+    path.write_text("x;y\n" + rows)
+    other.write_text("x\n12.234\n")
+    preparation = load(path, target="y", stratify=False).preparation
+    assert inputs_like(preparation, other, None).tolist() == [[12234]]
+    other.write_text("x\n16.5\n")
+    with pytest.raises(ValueError, match=r"column 'x'"):
+        inputs_like(preparation, other, None)
+    said = inputs_like(preparation, other, None, Reading(decimal="."))
+    assert said.tolist() == [[16.5]]

@@ -1,7 +1,8 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import normal
+from helpers import assert_agree, normal
 
 import jaxnn as nn
 
@@ -113,3 +114,16 @@ def test_pixels_are_shuffled_and_put_back_in_1_to_3_dimensions(factor, shape):
 def test_pixels_that_cannot_be_shuffled_are_refused(run, error, message, untyped):
     with pytest.raises(error, match=message):
         run()
+
+
+@pytest.mark.parametrize("layer", [nn.flatten(), nn.reshape(4)])
+def test_ids_of_an_embedding_can_be_reshaped(layer):
+    network = nn.serial(layer, nn.embedding(7, 3), nn.flatten(), nn.dense(2))
+    x, arguments = jnp.arange(8).reshape(2, 2, 2) % 7, (jnp.asarray([0, 1]),)
+    params, state = network.init(jax.random.key(0), x)
+    loss = nn.softmax_cross_entropy()
+    found, expected = (
+        gradient(network, loss)(params, state, x, *arguments)[1]
+        for gradient in (nn.backprop, nn.autodiff)
+    )
+    assert_agree(found, expected, 1e-6)

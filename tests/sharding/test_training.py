@@ -6,9 +6,11 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import assert_agree, normal
 
@@ -79,6 +81,7 @@ def test_a_dense_network_has_the_parameters_of_one_device(data, model, layout, x
 
 
 EIGHT = """
+import chex
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
@@ -134,6 +137,30 @@ def test_micro_batches_have_the_gradient_of_one_device(x64):
 def test_a_batch_that_does_not_divide_is_refused_before_any_step():
     with pytest.raises(ValueError, match=r"batch_size to be a multiple of the 4 devices .* got 6"):
         run(SMALL, (8,), make_mesh(), batch_size=6)
+
+
+def by_kind(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key, params)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.partition({"weight": optax.adam(1e-2), "bias": optax.sgd(0.1)}, by_kind),
+        optax.masked(optax.adam(1e-2), lambda p: jax.tree.map(lambda a: a.ndim > 1, p)),
+        optax.contrib.muon(1e-2),
+        optax.sm3(1e-2),
+        optax.adafactor(1e-2),
+        optax.lbfgs(),
+    ],
+    ids=["partition", "masked", "muon", "sm3", "adafactor", "lbfgs"],
+)
+def test_whatever_an_optimiser_keeps_can_be_placed(optimizer):
+    params = SMALL.init(jax.random.key(0), jnp.ones((1, 4)))[0]
+    state = create_state(SMALL, optimizer, jax.random.key(0), jnp.ones((1, 4)))
+    placed = place(state, make_mesh(4), SMALL, optimizer, LAYOUTS["fully_sharded"])
+    chex.assert_trees_all_equal(placed.optimizer_state, optimizer.init(params))
+    assert not placed.params[2]["weight"].sharding.is_fully_replicated
 
 
 def test_parameters_and_optimiser_stay_split_as_they_were_placed():
