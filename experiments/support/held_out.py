@@ -73,7 +73,7 @@ def as_images(preparation: Preparation, x: np.ndarray) -> np.ndarray | None:
     """x as images [n, height, width, channels] in its original units, if it holds images."""
     if preparation.feature_names or preparation.encoders:
         return None
-    x = preparation.standardization.invert(x).reshape(-1, *preparation.shape)
+    x = preparation.standardization.invert(np.asarray(x)).reshape(-1, *preparation.shape)
     if x.ndim == 4:
         return x if preparation.images is None else x / 255
     side = round(x.shape[-1] ** 0.5)

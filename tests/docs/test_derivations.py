@@ -33,6 +33,7 @@ CHAPTERS = sorted(Path(docs.derivations.__path__[0]).parent.glob("chapters/*.md"
 WITHOUT = {
     "a base of others": ("Layer", "Loss", "ParameterFree", "Pointwise"),
     "put together from others": ("bidirectional", "feed_forward", "transformer_block"),
+    "serial, whose heads learn elsewhere": ("auxiliary_heads",),
     "x itself, or a part of it that is put where it was": (
         "center_crop",
         "on",
@@ -58,6 +59,7 @@ WITHOUT = {
         "direct_feedback_alignment",
         "feedback_alignment",
         "kolen_pollack",
+        "quantized",
         "sign_concordant",
         "straight_through",
     ),

@@ -15,7 +15,7 @@ LAYERS_WITHOUT_FUNCTION = {
     **dict.fromkeys(("serial", "fork", "parallel", "on", "skip", "share", "repeat"), PARTS),
     **dict.fromkeys(("bidirectional", "feed_forward", "transformer_block"), PARTS),
     **dict.fromkeys(("recompute", "compress", "reversible", "straight_through"), PARTS),
-    **dict.fromkeys(("sampled", "low_precision_deltas"), PARTS),
+    **dict.fromkeys(("sampled", "low_precision_deltas", "quantized", "auxiliary_heads"), PARTS),
     **dict.fromkeys(("weight_norm", "spectral_norm", "with_precision"), PARTS),
     **dict.fromkeys(
         ("feedback_alignment", "direct_feedback_alignment", "kolen_pollack", "sign_concordant"),
