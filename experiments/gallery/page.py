@@ -6,6 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from latex2mathml.converter import convert
+
 from experiments.gallery.result import Result, Table
 from experiments.support.calling import command
 
@@ -105,14 +107,7 @@ def _section(section: Section) -> str:
 
 
 def _formula(latex: str) -> str:
-    """Typeset as MathML, in pieces that a narrow page puts below each other.
-
-    Nothing without latex2mathml: the derivation says the same in plain text.
-    """
-    try:
-        from latex2mathml.converter import convert
-    except ModuleNotFoundError:
-        return ""
+    """Typeset as MathML, in pieces that a narrow page puts below each other."""
     pieces = (convert(piece) for piece in latex.split(r", \quad "))
     # What HTML is told of MathML's name space is of no use to it.
     math = "\n".join(re.sub(r' xmlns="[^"]*"', "", piece) for piece in pieces)
