@@ -31,6 +31,7 @@ SUITES = (
     "pooling",
     "recurrent",
     "scaling",
+    "stages",
     "statistics",
     "sweeps",
 )
@@ -42,9 +43,9 @@ class Options:
 
     Times are for one step or one epoch. The ratio is to the first contender: how many times as long
     the minimum is. The suites are attention, cnn, convolution, dense, embedding, functions,
-    pooling, recurrent, scaling, statistics and sweeps (for which as many devices as the processor
-    has cores are worth having: --devices); growth, how cost grows with sizes; and choose, which
-    finds the algorithms of convolutions that are fastest here.
+    pooling, recurrent, scaling, stages, statistics and sweeps (for which as many devices as the
+    processor has cores are worth having: --devices); growth, how cost grows with sizes; and choose,
+    which finds the algorithms of convolutions that are fastest here.
     """
 
     suites: tyro.conf.Positional[tuple[str, ...]] = ("dense",)

@@ -267,8 +267,9 @@ class Run:
         ]
 
         def tick(held: dict, at: Column):
+            before = jnp.array(False)
             for number, task in enumerate(branches, 1):
-                held = _where(at.branch == number, partial(task, at=at), held)
+                held, before = _where(at.branch == number, partial(task, at=at), held, before)
             for out, place, into, way in (
                 ("sent", at.arriving_activations, "activations", 1),
                 ("returned", at.arriving_deltas, "deltas", -1),
@@ -354,17 +355,20 @@ class Run:
         return dx, found[-1]
 
 
-def _where(condition: Array, function: Callable, held: Any) -> Any:
-    """function(held) where the condition is true, and otherwise what is held.
+def _where(condition: Array, function: Callable, held: Any, before: Array) -> tuple[Any, Array]:
+    """(function(held) where the condition is true, and otherwise what is held; False).
 
     A loop of one turn or none: what it carries is changed in place, while a compiler copies all
-    that goes through the branches of a conditional.
+    that goes through the branches of a conditional. It would copy a buffer here, too, that this
+    loop reads and the next one changes, were it free to run the next one first: so that one is
+    given the False that this one ends with, as ``before``.
     """
-    return lax.while_loop(
+    after, held = lax.while_loop(
         lambda carried: carried[0],
         lambda carried: (jnp.zeros_like(condition), function(carried[1])),
-        (condition, held),
-    )[1]
+        (condition | before, held),
+    )
+    return held, after
 
 
 def _once(form: Form, known: list, leaves: list) -> list:

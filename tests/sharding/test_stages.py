@@ -1,6 +1,7 @@
 """Pipelines over the devices of a mesh: the numbers of one device, and what a device holds."""
 
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -92,6 +93,21 @@ def agrees_with_one_device(make, data, stages, model=1):
 )
 def test_gradients_over_stages_are_those_of_one_device(name, data, stages, model, x64):
     agrees_with_one_device(SCHEDULES[name], data, stages, model)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_what_a_stage_keeps_is_changed_in_place(name):
+    x, width = normal(0, (64, 48)), 48
+    network = nn.serial(*(nn.serial(nn.relu(), nn.dense(width)),) * 4)
+    params, state = started(network, x)
+    gradient = pipelined(network, LOSS, SCHEDULES[name](2, M))
+    arguments = gradient.laid_out(params), state, x, jnp.arange(64) % width
+    with jax.set_mesh(mesh_of(1, 2)):
+        program = jax.jit(gradient).lower(*arguments).compile().as_text()
+    assert "while(" in program
+    copied = re.findall(rf"f32\[\d,{64 // M},(\d+)\]\S* copy\(", program)
+    # What arrives from the stage beside, as wide as an activation, may be.
+    assert set(map(int, copied)) <= {width}
 
 
 EIGHT = """
