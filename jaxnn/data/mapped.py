@@ -118,12 +118,13 @@ def map_splits(folder: str | Path) -> Splits:
         )
     preparation = Preparation(x.shape[1:], class_names=names) if known is None else known
     shapes = [array.shape[1:] for array in preparation.apart(x).values()]
-    given = [array.shape[1:] for array in preparation.apart(preparation.sample()).values()]
+    # Of no examples, since a stranger's file may say that there are any number of features.
+    given = [array.shape[1:] for array in preparation.apart(preparation.sample(0)).values()]
     if given != shapes or preparation.class_names != names:
         raise ValueError(
             f"{folder / PREPARATION[0]}: expected a preparation of examples of shape "
-            f"{listed(shapes)} of the classes {listed(names) or 'none'}, got one of "
-            f"{listed(given)} and {listed(preparation.class_names) or 'none'}"
+            f"{listed(map(str, shapes))} of the classes {listed(names) or 'none'}, got one of "
+            f"{listed(map(str, given))} and {listed(preparation.class_names) or 'none'}"
         )
     weighs = (folder / "train_weights.npy").exists()
     weights = _weights(folder, "train", count) if weighs else None

@@ -1,3 +1,6 @@
+import json
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -157,6 +160,23 @@ def test_a_damaged_folder_is_refused(change, error, message, tmp_path):
     folder = write_mapped(load("wine", test_fraction=0.3), tmp_path / "data")
     change(folder)
     with pytest.raises(error, match=message):
+        map_splits(folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"class_names": ["c0", "c1", "x"]}, "(13,) of the classes {names}, got one of (13,)"),
+        ({"shape": [999_999_999_999]}, "got one of (999999999999,) and {names}"),
+    ],
+)
+def test_a_preparation_of_other_data_is_refused_before_it_takes_memory(changed, message, tmp_path):
+    splits = load("wine", test_fraction=0.3)
+    folder = write_mapped(splits, tmp_path / "data")
+    facts = json.loads((folder / "preparation.json").read_text())
+    (folder / "preparation.json").write_text(json.dumps(facts | changed))
+    names = ", ".join(splits.train.class_names)
+    with pytest.raises(ValueError, match=re.escape(message.format(names=names))):
         map_splits(folder)
 
 
