@@ -6,8 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-# The programs of the pages run in processes of their own. They compile many small programs, run most
-# of them once, and have many in common.
+# The programs of the pages run in processes of their own. They compile many small programs, most of
+# which run once, and have many in common.
 os.environ |= {
     "PYTHONPATH": str(ROOT),
     "JAX_PLATFORMS": "cpu",
