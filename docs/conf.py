@@ -1,4 +1,4 @@
-"""Settings of the book: ``sphinx-build -W docs build/book`` from the root of a checkout."""
+"""Settings of the book: ``sphinx-build -W -j auto docs build/book`` from the root of a checkout."""
 
 import os
 import sys
@@ -6,8 +6,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
-# The programs of the pages run in processes of their own.
-os.environ |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+# The programs of the pages run in processes of their own. They compile many small programs, most of
+# which run once, and have many in common.
+os.environ |= {
+    "PYTHONPATH": str(ROOT),
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / "build" / "book_compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 import jaxnn  # noqa: E402
 

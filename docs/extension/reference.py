@@ -19,6 +19,10 @@ MODULES = {
     "jaxnn.training": "Training",
     "jaxnn.learning.privacy": "Private training",
     "jaxnn.learning.preconditioning": "Preconditioning",
+    "jaxnn.learning.damping": "Damping that adapts itself",
+    "jaxnn.learning.accumulation": "Batches in parts",
+    "jaxnn.learning.feedback": "Deltas over other weights",
+    "jaxnn.learning.local": "Rules without a backward pass from layer to layer",
     "jaxnn.interop": "Captures of any function, other libraries",
     "jaxnn.sharding": "Several devices",
     "jaxnn.decoding": "Decoding",
@@ -34,14 +38,14 @@ def setup(app: Any) -> None:
 
 
 def public_names(module: str) -> dict[str, Any]:
-    """What a module exports of its own, by name."""
+    """What a module exports, by name: a package what it imports, a file what it defines."""
     found = import_module(module)
     exported = {name: getattr(found, name) for name in dir(found) if not name.startswith("_")}
+    own = module.partition(".")[0] if hasattr(found, "__path__") else module
     return {
         name: value
         for name, value in exported.items()
-        if not inspect.ismodule(value)
-        and getattr(value, "__module__", "").startswith(module.partition(".")[0])
+        if not inspect.ismodule(value) and getattr(value, "__module__", "").startswith(own)
     }
 
 
@@ -52,7 +56,8 @@ def page(module: str, name: str, value: Any) -> str:
     """
     full = f"{module}.{name}"
     kind = "class" if inspect.isclass(value) else "function" if callable(value) else "data"
-    lines = ["---", "orphan: true", "---", "", f"# `{name}`", "", *_described(kind, full, value)]
+    lines = ["---", "orphan: true", "---", "", f"# `{name}`", "", f"Of [`{module}`]({module}.md)."]
+    lines += ["", *_described(kind, full, value)]
     for member, of in vars(value).items() if kind == "class" else ():
         if member.startswith("_") or not inspect.getdoc(of):
             continue

@@ -23,7 +23,9 @@ from jaxnn.core.files import write_file
 from jaxnn.core.validation import unknown_name
 
 
-def main(output: Path, only: tuple[str, ...] = (), overwrite: bool = False) -> None:
+def main(
+    output: Path = Path("runs/gallery"), only: tuple[str, ...] = (), overwrite: bool = False
+) -> None:
     """Run the themes of the gallery and write index.html and their figures into one folder.
 
     Args:

@@ -275,7 +275,7 @@ def draw_wine(probabilities: np.ndarray, labels: np.ndarray) -> Picture:
     wrong = np.flatnonzero(probabilities[order].argmax(1) != labels[order])
     axes.plot(wrong, np.full(len(wrong), 0.5), "x", color=style.BLACK, markersize=8)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=3)
-    mistakes = f"{len(wrong)} of {len(order)} go to the wrong one (crosses)"
+    mistakes = f"Wrong: {len(wrong)} of {len(order)} (crosses)"
     caption = f"The probabilities of each test wine's grower; every bar is 1 high. {mistakes}."
     return Picture("wine", caption, figure)
 
@@ -391,8 +391,8 @@ def run() -> Result:
             Table(
                 "Wine: two growers by four inputs (alcohol, colour, flavanoids, proline), the "
                 "least certain test wines",
-                ("probabilities", "sum", "true class"),
-                [(pairs[i], float(pairs[i].sum()), int(pair_labels[i])) for i in unsure],
+                ("probabilities of the growers", "sum", "true grower"),
+                [(pairs[i], float(pairs[i].sum()), int(pair_labels[i]) + 1) for i in unsure],
             ),
             Table(
                 "Wine: accuracy on the test wines",
@@ -411,7 +411,7 @@ def run() -> Result:
                 [(f"{size:.0f}", int(rooms), f"{t:.1f}") for (size, rooms), t in houses_shown()],
             ),
             Table(
-                "House price in thousands",
+                "House price: constant and slopes, thousand $",
                 ("method", "constant", "per ft²", "per room", "2104 ft², 3 rooms"),
                 [(name, *(f"{v:.4g}" for v in row)) for name, row in lines.items()],
             ),

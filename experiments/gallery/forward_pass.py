@@ -177,7 +177,7 @@ def draw_network(
             for k, ((x0, y0), w) in enumerate(zip(left, row, strict=True)):
                 colour = style.VERMILLION if w < 0 else style.BLUE
                 axes.plot([x0, x1], [y0, y1], color=colour, linewidth=1, zorder=1)
-                along = 0.22 + 0.19 * k  # apart, where lines cross
+                along = 0.3 + 0.2 * k  # apart, where lines cross
                 place = (x0 + along * (x1 - x0), y0 + along * (y1 - y0))
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
                 axes.text(

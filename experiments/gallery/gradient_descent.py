@@ -27,7 +27,7 @@ from experiments.support import style
 
 FORMULAS = (
     r"w \leftarrow w - \eta\, f'(w)",
-    r"w - m \leftarrow (1 - \eta c)\,(w - m) \quad\text{on}\quad f(w) = \frac{c}{2} (w - m)^2",
+    r"f(w) = \frac{c}{2} (w - m)^2, \quad w - m \leftarrow (1 - \eta c)\,(w - m)",
 )
 
 REGIMES = {"too small": 0.02, "right": 0.9, "large": 1.85, "too large": 2.1}
@@ -148,8 +148,7 @@ def draw_rates() -> Picture:
         _tangent(panel, path[0], path[0] ** 2 / 2, path[0], 1.1)
         panel.set(title=f"{name}: η = {REGIMES[name]:g}", xlabel="w", ylabel="f(w)", ylim=(-2, 19))
         if len(shown) < min(len(path), 40):
-            left = f"after {len(shown) - 1} updates\noff the picture"
-            panel.text(0, 6, left, ha="center", va="top")
+            panel.set(xlabel=f"w (off the picture after {len(shown) - 1} updates)")
     for name, path in paths.items():
         axes[1, 2].semilogy(np.maximum(path**2 / 2, 1e-9), label=name)
     axes[1, 2].set(title="all four", xlabel="update", ylabel="f(w)", ylim=(1e-8, 1e9))

@@ -154,7 +154,7 @@ def draw_histograms(x: jax.Array) -> Picture:
             row[index].set_title(deviation, fontsize=7, loc="right", pad=1)
         row[0].set(ylabel=f"{name}\nshare [%]")
     for index, (top, bottom) in enumerate(zip(grid[0], grid[-1], strict=True)):
-        top.set_title(f"layer {index + 1}")
+        top.set_title(f"layer {index + 1}", loc="left")
         bottom.set(xlabel="activation")
     caption = (
         "The activations of five tanh layers on digits, before training, with their deviation σ: "

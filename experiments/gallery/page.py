@@ -31,28 +31,46 @@ class Section(NamedTuple):
 
 
 _STYLE = """
+:root { color-scheme: light dark; --page: #fff; --text: #1a1a1a; --quiet: #555; --line: #ddd;
+  --code: #f5f5f2; --warning: #fdf3ec; --edge: #0005; }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a; background: #fff; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid #ccc; padding-top: 1rem; }
-pre { background: #f5f5f2; padding: .8rem; overflow-x: auto; font-size: .85rem; line-height: 1.35; }
+  color: var(--text); background: var(--page); }
+h1, h2 { line-height: 1.2; }
+h2 { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem; }
+pre { padding: .8rem; overflow-x: auto; font-size: .85rem; line-height: 1.35; }
+/* A shadow at the edge behind which there is more, hidden by what scrolls where there is not. */
+pre, .table { --own: var(--page); background:
+  linear-gradient(90deg, var(--own) 40%, transparent) left / 2rem 100% no-repeat local,
+  linear-gradient(270deg, var(--own) 40%, transparent) right / 2rem 100% no-repeat local,
+  linear-gradient(90deg, var(--edge), transparent) left / .6rem 100% no-repeat,
+  linear-gradient(270deg, var(--edge), transparent) right / .6rem 100% no-repeat, var(--own); }
+pre { --own: var(--code); }
 figure { margin: 1rem 0; } img { width: 100%; height: auto; }
-figcaption, .seconds { color: #555; font-size: .9rem; }
+figcaption, .seconds { color: var(--quiet); font-size: .9rem; }
 .table { overflow-x: auto; margin: .3rem 0 1rem; }
 table { border-collapse: collapse; font-size: .85rem; }
 .title { font-weight: 600; font-size: .85rem; margin: 1rem 0 0; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0;
-  border-bottom: 1px solid #ddd; }
-td { font-family: ui-monospace, monospace; white-space: pre; font-size: .8rem; }
+  border-bottom: 1px solid var(--line); }
+td { font-family: ui-monospace, monospace; font-size: .8rem; }
+.array { white-space: pre; }
 .formula { overflow: auto hidden; margin: .2rem 0; padding: .3rem 0; font-size: 1.1rem; }
 .formula math { margin-right: 1.5rem; math-style: normal; }
-summary { cursor: pointer; color: #555; }
-.left-out { border-left: .3rem solid #D55E00; padding: .2rem .8rem; background: #fdf3ec; }
+summary { cursor: pointer; color: var(--quiet); }
+.left-out { border-left: .3rem solid #D55E00; padding: .2rem .8rem; background: var(--warning); }
 @media (max-width: 40rem) { .picture { overflow-x: auto; } .picture img { min-width: 38rem; } }
 @media (prefers-color-scheme: dark) {
-  body { color: #ddd; background: #151515; } a { color: #8ab4f8; } pre { background: #232323; }
-  figcaption, .seconds, summary { color: #aaa; } .left-out { background: #33241b; }
+  :root { --page: #151515; --text: #ddd; --quiet: #aaa; --line: #444; --code: #232323;
+    --warning: #33241b; --edge: #fff5; }
+  a { color: #8ab4f8; } img { filter: brightness(.87); }
 }
 """
+
+_NOTES = (
+    "“The notes” are five sets of Japanese study notes on neural networks, whose systems and "
+    "printed numbers are computed here; the page “The study notes, row by row” of the book has "
+    "them all, each with its test."
+)
 
 
 def page(sections: Sequence[Section], machine: str) -> str:
@@ -75,7 +93,7 @@ def page(sections: Sequence[Section], machine: str) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>The jaxnn gallery</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>The jaxnn gallery</h1>\n<p>{escape(machine)}</p>\n"
+        f"<h1>The jaxnn gallery</h1>\n<p>{_NOTES}</p>\n<p>{escape(machine)}</p>\n"
         f"{missing if left_out else ''}<ul>\n{contents}</ul>\n"
         f"{''.join(map(_section, sections))}</body>\n</html>\n"
     )
@@ -86,7 +104,7 @@ def _section(section: Section) -> str:
     parts += [f'<p class="left-out">Left out: {escape(r)}</p>\n' for r in section.left_out]
     if section.result is None:
         return "".join(parts)
-    parts.append(f"<p>{escape(section.result.explanation)}</p>\n")
+    parts.append(_paragraph(section.result.explanation))
     for picture, image in zip(section.result.pictures, section.images, strict=True):
         caption = escape(picture.caption)
         parts.append(
@@ -117,16 +135,21 @@ def _formula(latex: str) -> str:
 def _paragraph(text: str) -> str:
     """Prose runs on from line to line; what is set off by an indentation keeps its lines."""
     tag = "pre" if text.startswith(" ") or "\n    " in text else "p"
-    return f"<{tag}>{escape(text)}</{tag}>\n"
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    return f"<{tag}>{text}</{tag}>\n"
 
 
 def _table(table: Table) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in table.cells()
-    )
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in table.cells())
     return (
         f'<p class="title">{escape(table.title)}</p>\n'
         f'<div class="table"><table aria-label="{escape(table.title)}">\n'
         f"<tr>{head}</tr>\n{rows}</table></div>\n"
     )
+
+
+def _cell(text: str) -> str:
+    """Words may wrap on a narrow page; an array keeps its lines and columns, a number its sign."""
+    kind = "" if re.search(r"[^\W\d]{2} ", text) else ' class="array"'
+    return f"<td{kind}>{escape(text)}</td>"

@@ -155,8 +155,9 @@ def run() -> Result:
     }
     remedies = {kind: going_back(norms_by_layer("sigmoid", kind)[0]) for kind in KINDS}
     return Result(
-        "A delta that goes back through a sigmoid layer keeps at most a quarter of its length, so "
-        "the first layers of a deep network learn almost nothing. tanh and ReLU keep it, if the "
+        "A delta that goes back through a sigmoid layer whose weights are orthogonal keeps at most "
+        "a quarter of its length, so the first layers of a deep network learn almost nothing. "
+        "tanh and ReLU keep it, if the "
         "initialisation neither shrinks nor blows it up. A skip connection and batch norm help "
         f"even the sigmoid: {remedies['skip connection'][-1]:.2g} and "
         f"{remedies['batch norm'][-1]:.2g} of the delta are left after {DEPTH - 1} layers. Layer "

@@ -118,6 +118,7 @@ EXERCISES = (
                 "A negative dy passes where x > 0: what is cut off is x, and not the derivative.",
             ),
             Mistake("dy, 0.0", "x, 0.0", "That is y: what is wanted is dy times the slope."),
+            Mistake("dy, 0.0", "dy, dy", "All of dy is let through: where x < 0 the slope is 0."),
             Mistake("x > 0, dy", "x < 0, dy", "The wrong half is let through."),
             Mistake(
                 "dy, 0.0",

@@ -9,6 +9,7 @@ Figures are made without pyplot, so that no window system is needed and nothing 
 The colours are those of Okabe and Ito (2008), which people with any colour vision can tell apart.
 """
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +34,21 @@ SEQUENTIAL, DIVERGING = "cividis", "PuOr"
 
 WANTED = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Arabic")
 WANTED = (*WANTED, "Noto Sans Hebrew", "Arial Unicode MS", "PingFang SC", "Microsoft YaHei")
-FONTS = sorted({*WANTED} & {font.name for font in font_manager.fontManager.ttflist})
-"""Those of this machine that have the letters which the first one lacks."""
+
+
+def _fonts() -> list[str]:
+    """Those of this machine that have the letters which the first one lacks."""
+    fonts = font_manager.fontManager
+    if not {*WANTED} & {font.name for font in fonts.ttflist}:
+        # Matplotlib keeps its list from one start to the next: look for what was installed since.
+        known = {font.fname for font in fonts.ttflist}
+        for path in sorted({*font_manager.findSystemFonts()} - known):
+            with contextlib.suppress(RuntimeError, OSError):  # not one that it can draw
+                fonts.addfont(path)
+    return sorted({*WANTED} & {font.name for font in fonts.ttflist})
+
+
+FONTS = _fonts()
 
 WIDTH = 8.0
 """The width of a figure in inches, a page's width; text is set for this size."""

@@ -5,6 +5,7 @@ import re
 
 import matplotlib.figure
 import pytest
+from matplotlib import font_manager
 
 from experiments import gallery
 from experiments.gallery import norms
@@ -107,6 +108,25 @@ def test_a_table_aligns_cells_of_several_lines():
         "           [2.]]",
         "  number  0.5",
     ]
+
+
+def test_names_in_prose_are_code_and_cells_of_numbers_are_not_broken():
+    page = importlib.import_module("experiments.gallery.page")
+    table = Table("t", ("way", "value"), [("by a unit for each", "3.56e-05"), ("x", [1, 2])])
+    result = contract.Result("what `jax.grad` says", (), (table,))
+    shown = page.page([page.Section("a", "a", "x", result, (), (), 0.0)], "&")
+    assert "what <code>jax.grad</code> says" in shown
+    assert "<td>by a unit for each</td>" in shown
+    assert '<td class="array">3.56e-05</td>' in shown
+    assert '<td class="array">[1, 2]</td>' in shown
+
+
+def test_a_font_that_was_installed_after_the_list_was_made_is_found(monkeypatch):
+    path = font_manager.findfont("DejaVu Sans")
+    monkeypatch.setattr(style, "WANTED", ("DejaVu Sans",))
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [path, "/no/such/font.ttf"])
+    assert style._fonts() == ["DejaVu Sans"]
 
 
 def test_a_figure_is_not_written_over_another_unless_told(tmp_path):
