@@ -12,7 +12,7 @@ from jaxnn.core.residuals import Static
 from jaxnn.core.validation import require_positive_integer
 from jaxnn.kernels.convolution.choosing import run
 from jaxnn.kernels.convolution.geometry import Geometry
-from jaxnn.kernels.products import sum_dtype
+from jaxnn.kernels.products import norm_along, sum_dtype
 from jaxnn.layers.padding import filled, filled_backward
 from jaxnn.layers.windows import Pairs, require_spatial
 
@@ -36,11 +36,11 @@ class scattering(ParameterFree):
         σ = 0.8 · 2^j,  ξ = ¾ π / 2^j,  s = 4 / L, at most 1,
 
     with β so that it sums to 0, cut off at three deviations σ / s. φ is a Gaussian of deviation
-    0.8 · 2^(J − 1) that sums to 1. Images, and moduli, are mirrored at their borders; the moduli of
-    scale j are computed at every 2^j-th row and column. Shifts of x that are small against 2^J
-    hardly change y, and small deformations little (Mallat, 2012; the waves are those of Bruna and
-    Mallat, 2013). Nothing is learnt: before a private network it costs no budget (Tramèr and Boneh,
-    2021).
+    0.8 · 2^(J − 1) that sums to 1, cut off at four deviations. Images, and moduli, are mirrored at
+    their borders; the moduli of scale j are computed at every 2^j-th row and column, and averaged
+    over these. Shifts of x that are small against 2^J hardly change y, and small deformations
+    little (Mallat, 2012; the waves are those of Bruna and Mallat, 2013). Nothing is learnt: before
+    a private network it costs no budget (Tramèr and Boneh, 2021).
 
     Backward: convolutions and averages are linear, their transposes take a delta back. With
     z = x ⋆ ψ_jl a pair (re, im), the modulus gives ∂|z| / ∂z = z / |z|, and 0 where z = 0.
@@ -67,27 +67,26 @@ class scattering(ParameterFree):
                 f"{self.name}: expected every spatial size of x to be at least 2^scales = "
                 f"{2**self.scales}, got {size}; fewer scales fit"
             )
-        channels = x.shape[-1]
-        image = _apart(x, channels).astype(sum_dtype(x.dtype))
+        image = _apart(x, 1).astype(sum_dtype(x.dtype))
         averages, phases = [_averaged(image, self._averages(size))], []
         for scale in range(self.scales):
             modulus, phase = _modulus(self._waves(image, scale))
             averages.append(_averaged(modulus, self._averages(size, scale)))
             phases.append(phase)
-        y = _together(jnp.concatenate(averages, -1), channels)
+        y = _together(jnp.concatenate(averages, -1), x.shape[0], x.shape[-1])
         return y.astype(x.dtype), (tuple(phases), Static(size))
 
     def pull_back(self, residuals: Any, dy: Array):
         phases, size = residuals[0], residuals[1].value
-        channels = dy.shape[-1] // (1 + self.scales * self.orientations)
-        deltas = _apart(dy, channels).astype(sum_dtype(dy.dtype))
+        features = 1 + self.scales * self.orientations
+        deltas = _apart(dy, features).astype(sum_dtype(dy.dtype))
         dx = _averaged_backward(deltas[..., :1], self._averages(size))
         for scale, phase in enumerate(phases):
             first = 1 + scale * self.orientations
             of_average = deltas[..., first : first + self.orientations]
             of_modulus = _averaged_backward(of_average, self._averages(size, scale))
             dx += self._waves_backward(_modulus_backward(phase, of_modulus), size, scale)
-        return _together(dx, channels).astype(dy.dtype)
+        return _together(dx, dy.shape[0], dy.shape[-1] // features).astype(dy.dtype)
 
     def _waves(self, image: Array, scale: int) -> Array:
         """x ⋆ ψ of a scale: the real parts of all orientations, then the imaginary ones."""
@@ -137,18 +136,17 @@ def averages(size: int, scale: int, scales: int) -> np.ndarray:
     return matrix
 
 
-def _apart(a: Array, channels: int) -> Array:
+def _apart(a: Array, n: int) -> Array:
     """[batch, *size, channels · n] as [batch · channels, *size, n]."""
     batch, *size, features = a.shape
-    n = features // channels
-    a = a.reshape(batch, *size, channels, n)
-    return jnp.moveaxis(a, -2, 1).reshape(batch * channels, *size, n)
+    channels = features // n
+    a = jnp.moveaxis(a.reshape(batch, *size, channels, n), -2, 1)
+    return a.reshape(batch * channels, *size, n)
 
 
-def _together(a: Array, channels: int) -> Array:
+def _together(a: Array, batch: int, channels: int) -> Array:
     """[batch · channels, *size, n] as [batch, *size, channels · n]."""
-    images, *size, n = a.shape
-    batch = images // channels
+    _, *size, n = a.shape
     a = jnp.moveaxis(a.reshape(batch, channels, *size, n), 1, -2)
     return a.reshape(batch, *size, channels * n)
 
@@ -171,11 +169,11 @@ def _geometry(size: tuple[int, ...], scale: int, reach: int) -> Geometry:
 
 def _modulus(z: Array) -> tuple[Array, Array]:
     """|z| of (re, im), and z / |z|, or 0 where z is."""
-    re, im = jnp.split(z, 2, -1)
-    square = re**2 + im**2
-    zero = square == 0  # where autodiff of the root would say NaN
-    modulus = jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
-    return modulus, z / jnp.tile(jnp.where(zero, 1, modulus), 2)
+    pairs = z.reshape(*z.shape[:-1], 2, z.shape[-1] // 2)
+    modulus = norm_along(pairs, (-2,))
+    zero = modulus == 0
+    phase = jnp.where(zero, 0, pairs / jnp.where(zero, 1, modulus))
+    return jnp.squeeze(modulus, -2), phase.reshape(z.shape)
 
 
 def _modulus_backward(phase: Array, dy: Array) -> Array:

@@ -12,7 +12,7 @@ from helpers import assert_agree, normal
 from scipy.signal import convolve2d
 
 import jaxnn as nn
-from jaxnn.layers.scattering import FREQUENCY, WIDTH, waves
+from jaxnn.layers.scattering import FREQUENCY, WIDTH, _modulus, _modulus_backward, waves
 
 PEERS = Path(__file__).parent.parent / "references" / "peers.json"
 
@@ -77,6 +77,33 @@ def test_the_modulus_sends_nothing_back_where_it_is_zero():
     y, residuals = layer.apply(x)
     dx = layer.pull_back(residuals, jnp.ones_like(y).at[..., 0].set(0))
     np.testing.assert_array_equal(dx, 0)
+
+
+@pytest.mark.parametrize("factor", [1e-25, 1e25])
+def test_the_modulus_of_waves_far_from_1_neither_vanishes_nor_overflows(factor):
+    z = jnp.array([3.0, 4.0], jnp.float32) * factor
+    modulus, phase = _modulus(z)
+    np.testing.assert_allclose(modulus, [5 * factor], rtol=1e-6)
+    np.testing.assert_allclose(phase, [0.6, 0.8], rtol=1e-6)
+
+
+def test_a_modulus_that_is_no_number_is_not_taken_for_zero():
+    assert np.isnan(_modulus(jnp.array([jnp.nan, 1.0]))[1]).all()
+
+
+def test_the_second_derivative_of_the_modulus_at_zero_is_that_of_autodiff(x64):
+    def second(slope):
+        return jax.jacobian(slope)(jnp.zeros(2))
+
+    expected = second(jax.grad(lambda z: _modulus(z)[0][0]))
+    assert_agree(second(lambda z: _modulus_backward(_modulus(z)[1], jnp.ones(1))), expected, 0)
+
+
+def test_images_without_channels_stay_without():
+    layer, x = nn.scattering(1, 2), jnp.zeros((2, 4, 4, 0))
+    y, residuals = layer.apply(x)
+    assert y.shape == (2, 2, 2, 0)
+    assert layer.pull_back(residuals, y).shape == x.shape
 
 
 def test_as_the_first_layer_it_is_not_gone_back_through():
