@@ -72,7 +72,8 @@ class scattering(ParameterFree):
         for scale in range(self.scales):
             modulus, phase = _modulus(self._waves(image, scale))
             averages.append(_averaged(modulus, self._averages(size, scale)))
-            phases.append(phase)
+            # The examples on an axis of their own, as a rewrite of what is kept finds them.
+            phases.append(phase.reshape(x.shape[0], x.shape[-1], *phase.shape[1:]))
         y = _together(jnp.concatenate(averages, -1), x.shape[0], x.shape[-1])
         return y.astype(x.dtype), (tuple(phases), Static(size))
 
@@ -85,6 +86,7 @@ class scattering(ParameterFree):
             first = 1 + scale * self.orientations
             of_average = deltas[..., first : first + self.orientations]
             of_modulus = _averaged_backward(of_average, self._averages(size, scale))
+            phase = phase.reshape(deltas.shape[0], *phase.shape[2:])
             dx += self._waves_backward(_modulus_backward(phase, of_modulus), size, scale)
         return _together(dx, dy.shape[0], dy.shape[-1] // features).astype(dy.dtype)
 

@@ -106,6 +106,11 @@ def test_images_without_channels_stay_without():
     assert layer.pull_back(residuals, y).shape == x.shape
 
 
+def test_what_it_keeps_of_several_channels_can_be_compressed():
+    x = normal(0, (2, 8, 8, 2))
+    nn.compress(nn.scattering(1, 2), 8).init(jax.random.key(0), x)
+
+
 def test_as_the_first_layer_it_is_not_gone_back_through():
     network, loss = nn.serial(nn.scattering(1, 2), nn.flatten(), nn.dense(3)), nn.hinge()
     x, target = jnp.ones((2, 16, 16, 1)), jnp.ones((2, 3))
