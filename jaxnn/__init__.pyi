@@ -173,6 +173,7 @@ from .layers.resizing import (
     upsample as upsample,
 )
 from .layers.reversible import reversible as reversible
+from .layers.scattering import scattering as scattering
 from .layers.transformer import (
     feed_forward as feed_forward,
     transformer_block as transformer_block,

@@ -130,6 +130,7 @@ LAYERS = {
     "resize": (nn.resize((4, 9)), IMAGES),
     "resize by a scale": (nn.resize(scale=1.5, method="nearest"), IMAGES),
     "upsample": (nn.upsample((2, 1)), IMAGES),
+    "scattering": (nn.scattering(2, 4), IMAGES),
     "dropout": (nn.dropout(0.3), ROWS),
     "spatial dropout": (nn.dropout(0.3, spatial=True), IMAGES),
     "random_flip": (nn.random_flip(), IMAGES),

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 import jaxnn as nn
 from experiments.support import style
@@ -74,7 +75,7 @@ def cnn() -> tuple[nn.Layer, ...]:
 PROBLEMS = {
     "digits, MLP": Problem(DataConfig("digits"), mlp, 32, 40),
     "digits, CNN": Problem(DataConfig("digits", flatten=False), cnn, 32, 40, is_flat=False),
-    "Fashion-MNIST, MLP": Problem(DataConfig("fashion_mnist", standardize="all"), mlp, 128, 12),
+    "Fashion-MNIST, MLP": Problem(DataConfig("fashion_mnist", standardize="all"), mlp, 128, 4),
 }
 
 RULES: dict[str, Callable[..., nn.Layer]] = {
@@ -217,6 +218,8 @@ def draw(results: dict[str, Any]) -> Figure:
         row[1].axhline(90, color=style.GREY, lw=0.8)
         row[1].set(ylabel="angle to the gradient (°)", ylim=(-3, 125))
         row[1].set_title("hidden layers, mean")
+        for place in row:
+            place.xaxis.set_major_locator(MaxNLocator(integer=True))
     for place in axes[-1]:
         place.set_xlabel("epoch")
     return figure

@@ -106,5 +106,6 @@ from jaxnn.functional.windows import (
     random_flip,
     random_shift,
     resize,
+    scattering,
     upsample,
 )

@@ -18,6 +18,7 @@ from jaxnn.functional.arrays import floats, given, run
 from jaxnn.functional.making import function_of
 from jaxnn.interop.functions import over_batches
 from jaxnn.layers import augmentation, convolution, padding, pooling, reshaping, resizing
+from jaxnn.layers import scattering as waves
 
 
 def _on_images(make: Callable, x: Any):
@@ -124,6 +125,7 @@ global_avg_pool = function_of(pooling.global_avg_pool, _on_images)
 pad = function_of(padding.pad, _on_images)
 resize = function_of(resizing.resize, _on_images)
 upsample = function_of(resizing.upsample, _on_images)
+scattering = function_of(waves.scattering, _on_images)
 pixel_shuffle = function_of(reshaping.pixel_shuffle, _on_images)
 pixel_unshuffle = function_of(reshaping.pixel_unshuffle, _on_images)
 random_flip = function_of(augmentation.random_flip, _at_random)

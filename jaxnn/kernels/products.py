@@ -39,14 +39,15 @@ def add_all(*terms: Array) -> Array:
 
 
 def norm_along(x: Array, axes: tuple[int, ...]) -> Array:
-    """‖x‖ along axes, which stay with size 1; the derivative at 0 is 0.
+    """‖x‖ along axes, which stay with size 1; the derivatives at 0 are 0.
 
     Of x divided by its largest element, whose square neither overflows nor vanishes.
     """
     largest = lax.stop_gradient(jnp.max(abs(x), axes, keepdims=True, initial=0))
     unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     squares = jnp.sum(jnp.square(x / unit), axes, keepdims=True)
-    return unit * jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), squares)
+    zero = squares == 0
+    return unit * jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
 
 
 def contract_rows(inputs: Array, deltas: Array) -> Array:

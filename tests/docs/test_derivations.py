@@ -46,6 +46,9 @@ WITHOUT = {
         "select",
     ),
     "others computed together": ("conv_relu_max_pool",),
+    "convolutions with kernels that are constants, whose modulus its docstring derives": (
+        "scattering",
+    ),
     "derived with its loss": ("projection", "projection_at_rest"),
     "another way to the gradient of what stands inside": (
         "compress",

@@ -92,6 +92,7 @@ CASES = {
     "resize": (nn.resize((4, 9)), IMAGES, lambda p, x: f.resize(x, (4, 9))),
     "resize by a scale": (nn.resize(scale=1.5), IMAGES, lambda p, x: f.resize(x, scale=1.5)),
     "upsample": (nn.upsample(2), IMAGES, lambda p, x: f.upsample(x, 2)),
+    "scattering": (nn.scattering(1, 4), IMAGES, lambda p, x: f.scattering(x, 1, orientations=4)),
     "pixel_shuffle": (nn.pixel_shuffle(2), IMAGES, lambda p, x: f.pixel_shuffle(x, 2)),
     "pixel_unshuffle": (
         nn.pixel_unshuffle((2, 1)),

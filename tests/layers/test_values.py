@@ -54,6 +54,8 @@ LAYERS = {
     "resize(scale=(0.5, 2.0), method='nearest')": IMAGES,
     "pad(1, mode='edge')": IMAGES,
     "pad(1, value=2.0)": IMAGES,
+    "scattering(1)": IMAGES,
+    "scattering(2, 4)": IMAGES,
     "global_max_pool()": IMAGES,
     "global_avg_pool()": IMAGES,
     "feed_forward(4)": SEQUENCES,

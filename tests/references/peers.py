@@ -1,10 +1,12 @@
-"""Numbers of PyTorch libraries, of small networks in float64, written to peers.json beside this.
+"""Numbers of other libraries, of small networks in float64, written to peers.json beside this.
 
     python -m venv peers
     peers/bin/pip install torch curvlinops-for-pytorch laplace-torch kronfluence
+    peers/bin/pip install kymatio "scipy<1.15"
     peers/bin/python tests/references/peers.py
 
-Made with torch 2.13.0, curvlinops-for-pytorch 3.0.1, laplace-torch 0.3 and kronfluence 1.0.1.
+Made with torch 2.13.0, curvlinops-for-pytorch 3.0.1, laplace-torch 0.3, kronfluence 1.0.1 and
+kymatio 0.3.0.
 """
 
 import json
@@ -146,7 +148,20 @@ def influence():
     return found
 
 
+def scattering():
+    from kymatio.scattering2d.frontend.numpy_frontend import ScatteringNumPy2D
+
+    x = np.round(np.random.default_rng(2).normal(size=(20, 22)), 3)
+    y = ScatteringNumPy2D(J=1, shape=x.shape, L=8, max_order=1)(x)
+    return {"x": x.tolist(), "inner": y[:, 4:-4, 4:-4].tolist()}
+
+
 if __name__ == "__main__":
-    numbers = {"curvature": curvature(), "laplace": uncertainty(), "influence": influence()}
+    numbers = {
+        "curvature": curvature(),
+        "laplace": uncertainty(),
+        "influence": influence(),
+        "scattering": scattering(),
+    }
     path = Path(__file__).parent / "peers.json"
     path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")

@@ -118,8 +118,8 @@ def test_influence_scores_are_those_of_kronfluence(strategy, kind, x64):
 
 
 @pytest.mark.skipif(
-    not all(map(find_spec, ("torch", "curvlinops", "laplace", "kronfluence"))),
-    reason="torch, curvlinops, laplace and kronfluence are not all installed",
+    not all(map(find_spec, ("torch", "curvlinops", "laplace", "kronfluence", "kymatio"))),
+    reason="torch, curvlinops, laplace, kronfluence and kymatio are not all installed",
 )
 def test_the_peers_give_these_numbers(tmp_path):
     script = tmp_path / "peers.py"

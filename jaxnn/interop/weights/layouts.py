@@ -44,6 +44,7 @@ from jaxnn.layers.positions import positional_embedding
 from jaxnn.layers.recurrent.layers import Recurrent
 from jaxnn.layers.reshaping import flatten, pixel_shuffle, pixel_unshuffle, reshape, split
 from jaxnn.layers.resizing import resize, upsample
+from jaxnn.layers.scattering import scattering
 from jaxnn.losses.projection import projection
 from jaxnn.rewrites.precision import with_precision
 
@@ -79,7 +80,7 @@ COPIES = 4
 _POOLS = (max_pool, avg_pool, adaptive_max_pool, adaptive_avg_pool)
 _POOLS += (global_max_pool, global_avg_pool)
 SPATIAL = (Convolution, conv_relu_max_pool, batch_norm, group_norm, instance_norm, *_POOLS)
-SPATIAL += (pad, resize, upsample, pixel_shuffle, pixel_unshuffle)
+SPATIAL += (pad, resize, upsample, pixel_shuffle, pixel_unshuffle, scattering)
 """With channels first in PyTorch, where there are positions."""
 _SEQUENTIAL = (Recurrent, attention, embedding, embedding_bag, positional_embedding)
 _SEQUENTIAL += (dense, projection, bilinear)

@@ -8,20 +8,12 @@ from jax import Array
 
 from jaxnn.core.combinators import serial
 from jaxnn.core.contract import Loss
-from jaxnn.core.gradients import (
-    of_present,
-    of_those_present,
-    require_weights,
-    shares,
-    weighted_mean,
-)
-from jaxnn.core.mixing import require_loss_apart
 from jaxnn.core.validation import require_positive, require_positive_integer
-from jaxnn.learning.local.rule import Rule
+from jaxnn.learning.local.rule import OfLoss
 from jaxnn.learning.local.stages import Stage, gradients_of
 
 
-class equilibrium_propagation(Rule):
+class equilibrium_propagation(OfLoss):
     """Gradients from two states of rest of a network with symmetric weights (Scellier and Bengio,
     2017).
 
@@ -58,13 +50,9 @@ class equilibrium_propagation(Rule):
     two_sided: bool = True
 
     def update(self, params, state, x, target, key, weights) -> tuple[Array, Any]:
-        x, target = of_those_present(self.loss, weights, x, target)
-        require_loss_apart(self.name, self.loss, self.network, params, state, x, target, key)
-        stages = self.stages(params, state, x, key)
+        stages, x, target = self.prepared(params, state, x, target, key, weights)
         free = self._rest(stages, x)
-        values = self.loss.value(free[-1], target)
-        require_weights(weights, values)
-        factors = shares(weights, values)
+        value, factors = self.shared(self.loss.value(free[-1], target), weights)
 
         def slope(beta: float) -> Any:
             s = (
@@ -80,16 +68,14 @@ class equilibrium_propagation(Rule):
 
         low, high = (-self.beta if self.two_sided else 0.0), self.beta
         gradients = jax.tree.map(lambda a, b: (a - b) / (high - low), slope(low), slope(high))
-        return weighted_mean(of_present(weights, values), weights), gradients
+        return value, gradients
 
-    def objective(self, params, state, x, target, key=None, weights=None) -> Array:
-        x, target = of_those_present(self.loss, weights, x, target)
-        stages = self.stages(params, state, x, key)
-        values = self.loss.value(self._rest(stages, x)[-1], target)
-        return weighted_mean(of_present(weights, values), weights)
+    def output(self, stages: list[Stage], x: Any) -> Array:
+        """s⁰ₘ."""
+        return self._rest(stages, x)[-1]
 
     def predict(self, params: Any, state: Any, x: Any) -> Any:
-        return self._rest(self.stages_at_rest(params, state), x)[-1]
+        return self.output(self.stages_at_rest(params, state), x)
 
     def _rest(self, stages: list[Stage], x: Any) -> list[Array]:
         """s⁰."""

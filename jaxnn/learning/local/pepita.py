@@ -9,14 +9,6 @@ from jax import Array
 
 from jaxnn.core.combinators import serial
 from jaxnn.core.contract import Loss
-from jaxnn.core.gradients import (
-    of_present,
-    of_those_present,
-    require_weights,
-    shares,
-    weighted_mean,
-)
-from jaxnn.core.mixing import require_loss_apart
 from jaxnn.core.validation import require_count, require_floating, require_positive
 from jaxnn.learning.local.rule import OfLoss
 from jaxnn.learning.local.stages import gradients_of, run_through
@@ -47,20 +39,17 @@ class pepita(OfLoss):
 
     def update(self, params, state, x, target, key, weights) -> tuple[Array, Any]:
         require_floating(self.name, "x", x)
-        x, target = of_those_present(self.loss, weights, x, target)
-        require_loss_apart(self.name, self.loss, self.network, params, state, x, target, key)
-        stages = self.stages(params, state, x, key)
+        stages, x, target = self.prepared(params, state, x, target, key, weights)
         h, _ = run_through(stages, x)
-        values, error = self.loss.value(h[-1], target), self.loss.gradient(h[-1], target)
-        require_weights(weights, values)
+        value, factors = self.shared(self.loss.value(h[-1], target), weights)
+        error = self.loss.gradient(h[-1], target)
         changed, kept = run_through(stages, x + self.projected(error, x))
         deltas = [*(a - b for a, b in zip(h[:-1], changed[:-1], strict=True)), error]
         captures = [
             stage.weigh_back(weighed, delta)[1]
             for stage, (weighed, _), delta in zip(stages, kept, deltas, strict=True)
         ]
-        gradients = gradients_of(self.network, params, stages, captures, shares(weights, values))
-        return weighted_mean(of_present(weights, values), weights), gradients
+        return value, gradients_of(self.network, params, stages, captures, factors)
 
     def projected(self, error: Array, x: Any) -> Array:
         """e F, in the shape of x."""

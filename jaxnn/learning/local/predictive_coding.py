@@ -8,14 +8,6 @@ from jax import Array
 
 from jaxnn.core.combinators import serial
 from jaxnn.core.contract import Loss
-from jaxnn.core.gradients import (
-    of_present,
-    of_those_present,
-    require_weights,
-    shares,
-    weighted_mean,
-)
-from jaxnn.core.mixing import require_loss_apart
 from jaxnn.core.validation import require_positive, require_positive_integer
 from jaxnn.learning.local.rule import OfLoss
 from jaxnn.learning.local.stages import Stage, gradients_of, run_through
@@ -54,12 +46,9 @@ class predictive_coding(OfLoss):
     fixed_prediction: bool = False
 
     def update(self, params, state, x, target, key, weights) -> tuple[Array, Any]:
-        x, target = of_those_present(self.loss, weights, x, target)
-        require_loss_apart(self.name, self.loss, self.network, params, state, x, target, key)
-        stages = self.stages(params, state, x, key)
+        stages, x, target = self.prepared(params, state, x, target, key, weights)
         h, kept = run_through(stages, x)
-        values = self.loss.value(h[-1], target)
-        require_weights(weights, values)
+        value, factors = self.shared(self.loss.value(h[-1], target), weights)
         run = partial(self._slopes, stages, x, target, (h, kept))
 
         def settle(_: Any, v: list[Array]) -> list[Array]:
@@ -67,10 +56,7 @@ class predictive_coding(OfLoss):
             return [a - self.rate * slope for a, slope in zip(v, slopes, strict=True)]
 
         settled = jax.lax.fori_loop(0, self.steps, settle, h[:-1])
-        gradients = gradients_of(
-            self.network, params, stages, run(settled)[1], shares(weights, values)
-        )
-        return weighted_mean(of_present(weights, values), weights), gradients
+        return value, gradients_of(self.network, params, stages, run(settled)[1], factors)
 
     def _slopes(
         self, stages: list[Stage], x: Any, target: Any, forward: tuple, v: list[Array]

@@ -10,8 +10,14 @@ from jax import Array
 from jaxnn.core.captures import in_dtypes_of
 from jaxnn.core.combinators import serial
 from jaxnn.core.contract import Loss
-from jaxnn.core.gradients import of_present, of_those_present, weighted_mean
-from jaxnn.core.mixing import require_apart
+from jaxnn.core.gradients import (
+    of_present,
+    of_those_present,
+    require_weights,
+    shares,
+    weighted_mean,
+)
+from jaxnn.core.mixing import require_apart, require_loss_apart
 from jaxnn.core.networks import in_inference_mode
 from jaxnn.core.value import Value
 from jaxnn.learning.feedback.angles import angles_between
@@ -64,16 +70,31 @@ class Rule(Value):
 
 
 class OfLoss(Rule):
-    """A rule whose objective is the weighted mean loss of the forward pass."""
+    """A rule whose objective is the weighted mean loss of an output."""
 
     network: serial
     loss: Loss
 
     def objective(self, params, state, x, target, key=None, weights=None) -> Array:
         x, target = of_those_present(self.loss, weights, x, target)
-        outputs, _ = run_through(self.stages(params, state, x, key), x)
-        values = self.loss.value(outputs[-1], target)
+        y = self.output(self.stages(params, state, x, key), x)
+        values = self.loss.value(y, target)
         return weighted_mean(of_present(weights, values), weights)
+
+    def output(self, stages: list[Stage], x: Any) -> Any:
+        """That of the forward pass, where a rule does not say otherwise."""
+        return run_through(stages, x)[0][-1]
+
+    def prepared(self, params, state, x, target, key, weights) -> tuple[list[Stage], Any, Any]:
+        """The stages, x and target of an update; raises where something mixes the examples."""
+        x, target = of_those_present(self.loss, weights, x, target)
+        require_loss_apart(self.name, self.loss, self.network, params, state, x, target, key)
+        return self.stages(params, state, x, key), x, target
+
+    def shared(self, values: Array, weights: Any) -> tuple[Array, Array]:
+        """The weighted mean of the losses, and the share of each example in it."""
+        require_weights(weights, values)
+        return weighted_mean(of_present(weights, values), weights), shares(weights, values)
 
 
 def objective_angles(rule: Rule) -> Callable[..., dict[str, Array]]:
