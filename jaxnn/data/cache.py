@@ -1,12 +1,16 @@
 """Decoded data sets on disk, so that the second load does not decode again."""
 
+import contextlib
 import functools
 import hashlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,11 +44,30 @@ def cached(
     arrays = decode()
     if largest is not None and max(array.nbytes for array in arrays.values()) > largest:
         return arrays
-    try:
-        _write(entry, arrays)
-    except OSError as error:
-        _warn_unwritable(entry.parent, error.strerror)
+    if (background := _background.get()) is None:
+        _warn_unwritable(entry.parent, _keep(entry, arrays))
+    else:
+        thread, kept = background
+        kept.append((entry.parent, thread.submit(_keep, entry, arrays)))
     return arrays
+
+
+_background: ContextVar[Any] = ContextVar("background", default=None)
+
+
+@contextlib.contextmanager
+def in_background() -> Iterator[ThreadPoolExecutor]:
+    """Within, entries are written by this thread, while other work goes on; at the end they are
+    there."""
+    kept: list[tuple[Path, Future[str]]] = []
+    with ThreadPoolExecutor(1) as thread:
+        token = _background.set((thread, kept))
+        try:
+            yield thread
+        finally:
+            _background.reset(token)
+    for folder, reason in kept:  # here, where nothing else sets what is warned of
+        _warn_unwritable(folder, reason.result())
 
 
 def cache_folder() -> Path:
@@ -67,6 +90,15 @@ def _entry(path: Path, facts: tuple) -> Path:
     return cache_folder() / f"{identity_of(path, facts)}.npz"
 
 
+def _keep(entry: Path, arrays: Arrays) -> str:
+    """Write an entry; why it cannot be, if so."""
+    try:
+        _write(entry, arrays)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def _write(entry: Path, arrays: Arrays) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=entry.parent, prefix=".", suffix=".tmp")
@@ -80,5 +112,6 @@ def _write(entry: Path, arrays: Arrays) -> None:
 
 
 @functools.cache
-def _warn_unwritable(folder: Path, reason: str | None) -> None:
-    warnings.warn(f"decoded data sets are not cached in {folder}: {reason}", stacklevel=2)
+def _warn_unwritable(folder: Path, reason: str) -> None:
+    if reason:
+        warnings.warn(f"decoded data sets are not cached in {folder}: {reason}", stacklevel=3)

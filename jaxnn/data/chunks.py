@@ -20,7 +20,7 @@ from jaxnn.data.cache import cache_folder, identity_of
 from jaxnn.data.columns import Column
 from jaxnn.data.dataset import Dataset, require_two_classes
 from jaxnn.data.digests import digest
-from jaxnn.data.encoding import BY_DEFAULT, Embedded, Encoder, encode, fit_encoders
+from jaxnn.data.encoding import BY_DEFAULT, Embedded
 from jaxnn.data.files import (
     examples_like,
     feature_columns,
@@ -46,15 +46,13 @@ from jaxnn.data.mapped import (
     write_preparation,
     write_targets,
 )
-from jaxnn.data.preparation import Preparation, fit_encoded
+from jaxnn.data.preparation import Preparation, fit_at
 from jaxnn.data.splitting import Splits, take
 from jaxnn.data.table import FOUND, INTEGER, ReadAgain, Reading, Table, are_many
 
 VERSION = 2  # changes when the same file would be mapped to something else
 _ROWS = 1 << 16
 """How many rows are brought to features at a time."""
-_CELLS = 1 << 23
-"""How many cells of some columns are in memory while these are fitted."""
 
 
 def load_table(path: str | os.PathLike[str], **options: Any) -> Splits:
@@ -163,9 +161,8 @@ def map_table(
         parts = [take(numbered, index) for index in indices]
         require_some_weight(f"load: {path}", [*parts, *([] if own_test is None else [own_test])])
         require_embedded(path, examples.columns, embedded.columns)
-        encoders = _fit_encoders(examples, indices[0], missing, embedded)
-        blocks = _Encoded(examples.x, indices[0], encoders)
-        preparation = fit_encoded(parts[0], blocks, encoders, standardize, standardize_target)
+        how = standardize, standardize_target
+        preparation = fit_at(examples, indices[0], *how, missing, embedded)
         for name, part in zip(PARTS, parts, strict=False):
             _write(folder, name, examples.x, part, preparation, weighs=weights is not None)
         if own_test is not None:
@@ -287,31 +284,6 @@ class _Codes:
 
 def _slices(count: int) -> Iterator[slice]:
     return (slice(start, start + _ROWS) for start in range(0, count, _ROWS))
-
-
-def _fit_encoders(
-    examples: Dataset, index: np.ndarray, missing: str, embedded: Embedded
-) -> tuple[Encoder, ...]:
-    """Some columns at a time, as many as are read together without much memory."""
-    columns, together = examples.columns, max(_CELLS // len(index), 1)
-    encoders = []
-    for start in range(0, len(columns), together):
-        some = slice(start, start + together)
-        encoders += fit_encoders(examples.x[:, some][index], columns[some], missing, embedded)
-    return tuple(encoders)
-
-
-class _Encoded:
-    """The features of the examples at an index, a block at a time, as often as one likes."""
-
-    def __init__(self, x: np.ndarray, index: np.ndarray, encoders: tuple[Encoder, ...]):
-        self._x, self._index, self._encoders = x, index, encoders
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are told where the features are written
-            for rows in _slices(len(self._index)):
-                yield encode("fit", self._x[self._index[rows]], self._encoders)[0]
 
 
 def _write(

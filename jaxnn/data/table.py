@@ -29,6 +29,8 @@ from jaxnn.data.columns import (
 )
 from jaxnn.data.dataset import BadWeight, as_weights
 from jaxnn.data.optional import require_library
+from jaxnn.data.spans import spans_of
+from jaxnn.data.threads import in_threads
 
 VERSION = 4  # changes when the same file would be decoded to something else
 
@@ -56,8 +58,9 @@ _LARGEST_EXACT = 2**53
 _CHUNK = 1 << 20
 _TOGETHER = 8
 _PROBED = 1 << 8
-_ROWS = 1 << 16
+_ROWS = 1 << 14
 """How many are read at once of a table of numbers."""
+_UNREADABLE = (UnicodeDecodeError, EOFError, OSError)
 
 
 class Reading(NamedTuple):
@@ -704,51 +707,104 @@ class Table:
             with warnings.catch_warnings(), self._opens(self.path, "rb") as file:
                 warnings.simplefilter("error", self._pandas.errors.ParserWarning)
                 yield file
-        except (
-            self._pandas.errors.ParserError,
-            self._pandas.errors.ParserWarning,
-            UnicodeDecodeError,
-            EOFError,
-            OSError,
-        ) as error:
-            self._require_rows()
-            raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
         except self._pandas.errors.EmptyDataError:
             raise ValueError(f"{self.path}: expected rows below the header, got none") from None
+        except (*_UNREADABLE, *self._parsing_errors()) as error:
+            self._require_rows()
+            raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
+
+    def _parsing_errors(self) -> tuple[type[Exception], ...]:
+        errors = self._pandas.errors
+        return errors.ParserError, errors.ParserWarning, errors.EmptyDataError
 
     def _read_numbers(self, file: Any, options: dict[str, Any]) -> Any:
-        """The table in pieces, of which no more than one is there as text at a time; None where a
-        column but those that are kept as they are written is no numbers that float64 holds."""
+        """The table in pieces, of which no more than a few are there as text at a time; None where
+        a column but those that are kept as they are written is no numbers that float64 holds."""
         aside = [n for n in self._names if n in options["dtype"] or n in self._aside]
-        pieces, matrices = [], []
+        names = [name for name in self._names if name not in aside]
         start = self._pandas.read_csv(file, nrows=_PROBED, **options).drop(columns=aside)
-        if not {dtype.kind for dtype in start.dtypes} <= {"i", "f"}:
+        if not names or not {dtype.kind for dtype in start.dtypes} <= {"i", "f"}:
             return None
-        file.seek(0)
-        with self._pandas.read_csv(file, chunksize=_ROWS, **options) as reader:
-            for piece in reader:
-                pieces.append(piece[aside])
-                numbers = piece.drop(columns=aside)
-                whole = numbers.select_dtypes("int64")
-                if not {dtype.kind for dtype in numbers.dtypes} <= {"i", "f"} or (
-                    whole.size and whole.abs().to_numpy().max() > _LARGEST_EXACT
-                ):
+        found = self._read_spans(options, aside, len(names))
+        if found is None:
+            file.seek(0)
+            pieces, matrices = [], []
+            for piece, numbers in self._number_pieces(file, options, aside):
+                if numbers is None:
                     return None
-                matrices.append(np.ascontiguousarray(numbers.to_numpy(np.float64)))
-        if not matrices or matrices[0].shape[1] == 0:
-            return None
-        table = np.empty((sum(map(len, matrices)), matrices[0].shape[1]))
-        end = len(table)
-        while matrices:  # none is there twice
-            own = matrices.pop()
-            table[end - len(own) : end] = own
-            end -= len(own)
-        self._matrix = list(numbers.columns), table
-        frame = self._pandas.DataFrame(self._matrix[1], columns=numbers.columns, copy=False)
+                pieces.append(piece)
+                matrices.append(np.ascontiguousarray(numbers))
+            if not matrices:
+                return None
+            table = np.empty((sum(map(len, matrices)), len(names)))
+            end = len(table)
+            while matrices:  # none is there twice
+                own = matrices.pop()
+                table[end - len(own) : end] = own
+                end -= len(own)
+            found = table, pieces
+        table, pieces = found
+        self._matrix = names, table
+        frame = self._pandas.DataFrame(table, columns=names, copy=False)
         if aside:
             # A column that is text in one piece and numbers in another is read again as text.
             frame[aside] = self._pandas.concat(pieces, ignore_index=True)
         return frame
+
+    def _number_pieces(
+        self, file: Any, options: dict[str, Any], aside: list[str]
+    ) -> Iterator[tuple[Any, np.ndarray | None]]:
+        """The columns aside and the numbers of the others, None where these are none."""
+        with self._pandas.read_csv(file, chunksize=_ROWS, **options) as reader:
+            for piece in reader:
+                numbers = piece.drop(columns=aside)
+                whole = numbers.select_dtypes("int64")
+                fits = {dtype.kind for dtype in numbers.dtypes} <= {"i", "f"} and not (
+                    whole.size and whole.abs().to_numpy().max() > _LARGEST_EXACT
+                )
+                yield piece[aside], numbers.to_numpy(np.float64) if fits else None
+
+    def _read_spans(
+        self, options: dict[str, Any], aside: list[str], columns: int
+    ) -> tuple[np.ndarray, list[Any]] | None:
+        """The numbers and the columns aside, by as many threads as there are processors; None where
+        the table is to be read from its start to its end, also to say what is wrong with it."""
+        if self._opens is not open or self._encoding not in ("utf-8", "utf-8-sig"):
+            return None
+        spans = spans_of(self.path, self._separator, len(self._names))
+        if not spans:
+            return None
+        starts = np.cumsum([0, *(span.lines for span in spans)])
+        starts[1:] -= self._header_rows
+        table = np.empty((starts[-1], columns))
+        below = options | {"header": None, "encoding": "utf-8"}
+
+        def read(place: int) -> tuple[int, list[Any]] | None:
+            row, pieces = starts[place], []
+            with spans[place].open() as file:
+                how = below if place else options
+                for piece, numbers in self._number_pieces(file, how, aside):
+                    if numbers is None or row + len(numbers) > starts[place + 1]:
+                        return None
+                    table[row : row + len(numbers)] = numbers
+                    row += len(numbers)
+                    pieces.append(piece)
+            return row - starts[place], pieces
+
+        try:
+            found = in_threads(read, range(len(spans)))
+        except (*_UNREADABLE, *self._parsing_errors()):
+            return None
+        read_all, end = [], 0
+        for place, own in enumerate(found):
+            if own is None:
+                return None
+            count, pieces = own
+            if end != starts[place]:  # where lines are empty
+                table[end : end + count] = table[starts[place] : starts[place] + count]
+            end += count
+            read_all += pieces
+        return table[:end], read_all
 
     def _require_rows(self) -> None:
         """Raise ValueError for the first row whose cells are not as many as the columns."""

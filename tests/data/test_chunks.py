@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxnn.data import chunks, load, map_splits
+from jaxnn.data import chunks, encoding, load, map_splits
 from jaxnn.data.chunks import load_table, map_table
 from jaxnn.data.encoding import Embedded
 
@@ -17,7 +17,7 @@ def small_pieces(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAXNN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(chunks, "_ROWS", 64)
-    monkeypatch.setattr(chunks, "_CELLS", 300)
+    monkeypatch.setattr(encoding, "_CELLS", 300)
 
 
 def frame(count=300):

@@ -1,0 +1,23 @@
+"""Threads, for work on arrays and files during which Python lets others go on."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """function(item) for each, in their order: for what lets other threads go on."""
+    items = list(items)
+    workers = min(processors(), len(items))
+    if workers < 2:
+        return list(map(function, items))
+    with ThreadPoolExecutor(workers) as threads:
+        return list(threads.map(function, items))
