@@ -4,7 +4,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 
 from jaxnn.data.npz import read_npz
 from jaxnn.data.optional import require_library
+from jaxnn.data.tidying import most_bytes, sweep, tidy, touch, unfinished_file
 
 Arrays = dict[str, np.ndarray]
 
@@ -30,14 +30,17 @@ def cached(
 
     An entry belongs to the file's path, size and time of modification and to ``facts`` (the
     decoder's version, its options). It is a plain .npz in the folder $JAXNN_CACHE, or else the
-    platform's cache folder; a damaged entry is decoded anew, and a folder that cannot be written
-    is warned of once. Arrays of more than ``largest`` bytes are not kept.
+    platform's cache folder, and goes when others, used later, fill $JAXNN_CACHE_BYTES (16 GiB); a
+    damaged entry is decoded anew, and a folder that cannot be written is warned of once. Arrays of
+    more than ``largest`` bytes are not kept.
     """
+    most_bytes()  # refuses what is no number
     entry = _entry(path, facts)
     try:
         arrays = read_npz(entry)
         names = arrays.pop(_CONTENTS).tolist()
         if names == sorted(arrays):
+            touch(entry)
             return arrays
     except (OSError, ValueError, KeyError):  # not there, or damaged
         pass
@@ -101,14 +104,12 @@ def _keep(entry: Path, arrays: Arrays) -> str:
 
 def _write(entry: Path, arrays: Arrays) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=entry.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    sweep(entry.parent)
+    with unfinished_file(entry.parent) as temporary:
+        with temporary.open("wb") as file:
             np.savez(file, **arrays, **{_CONTENTS: sorted(arrays)})  # pyright: ignore[reportArgumentType]
         os.replace(temporary, entry)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    tidy(entry.parent, entry)
 
 
 @functools.cache

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,12 +42,14 @@ from jaxnn.data.mapped import (
     SOURCE,
     make_empty,
     map_splits,
+    new_mapped,
     write_preparation,
     write_targets,
 )
 from jaxnn.data.preparation import Preparation, fit_at
 from jaxnn.data.splitting import Splits, take
 from jaxnn.data.table import FOUND, INTEGER, ReadAgain, Reading, Table, are_many
+from jaxnn.data.tidying import most_bytes, tidy, unfinished, use
 
 VERSION = 2  # changes when the same file would be mapped to something else
 _ROWS = 1 << 16
@@ -70,10 +71,24 @@ def load_table(path: str | os.PathLike[str], **options: Any) -> Splits:
         return cache / identity_of(path, facts)
 
     folder = folder_of(options)
-    if not folder.exists():
+    while not use(folder):  # from now on nobody throws it away
+        _write_entry(path, folder, options)
+    splits = map_splits(folder)
+    if options.get("standardize") == AUTO:  # a run that is resumed says what that has become
+        scaled = not splits.preparation.target_standardization.is_identity
+        found = folder_of(options | {"standardize": "features", "standardize_target": scaled})
+        with contextlib.suppress(OSError):
+            found.symlink_to(folder.name, target_is_directory=True)
+    return splits
+
+
+def _write_entry(path: Path, folder: Path, options: dict[str, Any]) -> None:
+    cache = folder.parent
+    most_bytes()
+    try:
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".", suffix=".tmp") as unfinished:
-            made = map_table(path, Path(unfinished) / "mapped", **options)
+        with unfinished(cache) as work:
+            made = map_table(path, work / "mapped", **options)
             with contextlib.suppress(FileNotFoundError):
                 if folder.is_symlink():  # to what has been deleted
                     folder.unlink()
@@ -82,13 +97,14 @@ def load_table(path: str | os.PathLike[str], **options: Any) -> Splits:
             except OSError:  # another process was faster
                 if not folder.exists():
                     raise
-    splits = map_splits(folder)
-    if options.get("standardize") == AUTO:  # a run that is resumed says what that has become
-        scaled = not splits.preparation.target_standardization.is_identity
-        found = folder_of(options | {"standardize": "features", "standardize_target": scaled})
-        with contextlib.suppress(OSError):
-            found.symlink_to(folder.name, target_is_directory=True)
-    return splits
+        tidy(cache, folder)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"{path}: expected a folder that can be written for what is mapped of it, got {cache}: "
+            f"{error.strerror or error}: say another with $JAXNN_CACHE"
+        ) from error
 
 
 def map_table(
@@ -137,7 +153,7 @@ def map_table(
     require_prepared("load", standardize, missing, embedded)
     folder = make_empty(folder)
     reading = reading.saying_categories(embedded.columns)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".", suffix=".tmp") as work:
+    with unfinished(folder.parent) as work:
         given = tuple(columns) if columns else None
         wanted = (inputs,) if isinstance(inputs, str) else inputs
         texts, aside = kept_as_text(reading, given, groups, weights)
@@ -145,7 +161,7 @@ def map_table(
         examples = None
         while examples is None:
             try:
-                examples = _decode(path, Path(work), texts, task, *options)
+                examples = _decode(path, work, texts, task, *options)
             except ReadAgain as again:
                 texts, task = (*dict.fromkeys((*texts, *again.as_text)),), again.task or task
         standardize, standardize_target = standardizing(examples, standardize, standardize_target)
@@ -295,7 +311,7 @@ def _write(
     for array, one in preparation.apart(preparation.sample()).items():
         file, shape = folder / f"{name}_{array}.npy", (count, *one.shape[1:])
         if count:
-            out[array] = np.lib.format.open_memmap(file, "w+", one.dtype, shape)
+            out[array] = new_mapped(file, one.dtype, shape)
         else:
             np.save(file, np.zeros(shape, one.dtype), allow_pickle=False)
     with warnings.catch_warnings(record=True) as said:
