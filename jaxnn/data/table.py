@@ -221,7 +221,7 @@ class Table:
         aside: Sequence[str],
         rows: int,
     ) -> Iterator["Table"]:
-        """A table of text or of Parquet as tables of so many rows, one after the other.
+        """The table as tables of so many rows, one after the other.
 
         The arguments are those of `Table`. A piece may raise `ReadAgain`.
         """
@@ -255,17 +255,36 @@ class Table:
                 yield frame.drop(columns=self._index)
 
     def _binary_pieces(self, rows: int) -> Iterator[Any]:
-        if BINARIES[suffix_of(self.path)] != "read_parquet":
-            raise ValueError(
-                f"{self.path}: expected a table of text or .parquet, which can be read in pieces, "
-                f"got {suffix_of(self.path)}: write it as one, or leave --stream out"
-            )
-        parquet = require_library("pyarrow.parquet", f"reading the table {self.path}")
+        match BINARIES[suffix_of(self.path)]:
+            case "read_parquet":
+                batches = self._parquet_batches(rows)
+            case "read_feather":
+                batches = self._arrow_batches(rows)
+            case _:  # a sheet has no more than 1,048,576 rows, and is read at once
+                whole = self._read_binary()
+                for start in range(0, len(whole), rows):
+                    yield whole.iloc[start : start + rows].reset_index(drop=True)
+                return
         try:
-            with parquet.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(rows):
-                    yield self._named(batch.to_pandas())
+            for batch in batches:
+                yield self._named(batch.to_pandas())
         except (OSError, ArithmeticError, self._pandas.errors.OutOfBoundsDatetime) as error:
+            raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
+
+    def _parquet_batches(self, rows: int) -> Iterator[Any]:
+        parquet = require_library("pyarrow.parquet", f"reading the table {self.path}")
+        with parquet.ParquetFile(self.path) as file:
+            yield from file.iter_batches(rows)
+
+    def _arrow_batches(self, rows: int) -> Iterator[Any]:
+        arrow = require_library("pyarrow", f"reading the table {self.path}")
+        try:
+            with arrow.memory_map(str(self.path)) as file, arrow.ipc.open_file(file) as reader:
+                for place in range(reader.num_record_batches):
+                    batch = reader.get_batch(place)
+                    for start in range(0, len(batch), rows):
+                        yield batch.slice(start, rows)
+        except arrow.ArrowException as error:
             raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
 
     def categories(self, name: str) -> tuple[tuple[str, ...], np.ndarray]:
