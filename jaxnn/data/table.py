@@ -5,6 +5,7 @@ import contextlib
 import copy
 import csv
 import gzip
+import itertools
 import re
 import warnings
 import zlib
@@ -793,8 +794,8 @@ class Table:
         spans = spans_of(self.path, self._separator, len(self._names))
         if not spans:
             return None
-        starts = np.cumsum([0, *(span.lines for span in spans)])
-        starts[1:] -= self._header_rows
+        ends = itertools.accumulate((span.lines for span in spans), initial=-self._header_rows)
+        starts = [max(end, 0) for end in ends]
         table = np.empty((starts[-1], columns))
         below = options | {"header": None, "encoding": "utf-8"}
 

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxnn.data import load, spans
+
+
+@pytest.fixture(autouse=True)
+def two_spans(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(spans, "SMALLEST", 1)
+    monkeypatch.setattr(spans, "processors", lambda: 3)
+
+
+def lines(rows=60):
+    return ["a,b,c,y", *(f"{row / 7:.6g},{row % 5},{row},{row % 11 / 8}" for row in range(rows))]
+
+
+def taken(monkeypatch, content, **options):
+    """The splits of a file in spans, and of the same at once."""
+    Path("t.csv").write_bytes(content)
+    found = load("t.csv", target="y", **options)
+    with monkeypatch.context() as at_once:
+        at_once.setenv("JAXNN_CACHE", "other")
+        at_once.setattr("jaxnn.data.table.spans_of", lambda *_: [])
+        return found, load("t.csv", target="y", **options)
+
+
+ENDS = {
+    "line feeds": "\n".join(lines()) + "\n",
+    "none at the end": "\n".join(lines()),
+    "carriage returns": "\r\n".join(lines()) + "\r\n",
+    "empty lines": "\n".join([*lines()[:10], "", "", *lines()[10:], "", "\n"]),
+    "carriage returns alone": "\r".join(lines()),
+    "a mark": "\ufeff" + "\n".join(lines()),
+    "gaps": "\n".join([*lines(), ",,,1.5", "3,,1,2.5"]),
+    "quotes": "\n".join([*lines(), '"1","2",3,4.5']),
+}
+
+
+@pytest.mark.parametrize("ends", ENDS)
+def test_spans_give_what_the_whole_gives(ends, monkeypatch):
+    content = ENDS[ends].encode()
+    found, whole = taken(monkeypatch, content, standardize="features")
+    assert found.source == whole.source
+    for own, other in zip(found[:3], whole[:3], strict=True):
+        np.testing.assert_array_equal(own.x, other.x)
+
+
+def test_a_word_in_the_last_span_is_refused_with_its_line():
+    Path("t.csv").write_text("\n".join([*lines(), "x,1,2,3.5"]))
+    with pytest.raises(ValueError, match=r"t.csv, line 62, column 'a': expected .*, got 'x'"):
+        load("t.csv", target="y")
+
+
+@pytest.mark.parametrize(("row", "given"), [("1,2,3,4.5,", 5), ("1,2,3", 3), ("1,2,3,4,5", 5)])
+@pytest.mark.parametrize("line", [22, 23, 40, 60])
+def test_a_row_of_another_length_is_refused_with_its_line(row, given, line):
+    text = lines()
+    text.insert(line - 1, row)
+    Path("t.csv").write_text("\n".join(text))
+    with pytest.raises(ValueError, match=rf"t.csv, line {line}: expected 4 cells .*, got {given}"):
+        load("t.csv", target="y")
+
+
+def test_a_span_is_every_line_once():
+    content = "\n".join(lines())
+    Path("t.csv").write_text(content)
+    found = spans.spans_of(Path("t.csv"), ",", 4)
+    assert len(found) == 3
+    texts = []
+    for span in found:
+        with span.open() as file:
+            texts.append(file.read().decode())
+    assert "".join(texts) == content
+    assert [span.lines for span in found] == [len(text.splitlines()) for text in texts]
