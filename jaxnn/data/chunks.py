@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxnn.data.cache import cache_folder, identity_of
-from jaxnn.data.columns import Column
+from jaxnn.data.columns import Column, may_be_other
 from jaxnn.data.dataset import Dataset, require_two_classes
 from jaxnn.data.digests import digest
 from jaxnn.data.encoding import BY_DEFAULT, Embedded
@@ -158,12 +158,15 @@ def map_table(
         wanted = (inputs,) if isinstance(inputs, str) else inputs
         texts, aside = kept_as_text(reading, given, groups, weights)
         options = (given, wanted, reading, groups, prefer_numbers, weights, aside)
-        examples = None
+        examples, settled = None, {}
         while examples is None:
             try:
-                examples = _decode(path, work, texts, task, *options)
+                examples = _decode(path, work, texts, task, settled, *options)
             except ReadAgain as again:
                 texts, task = (*dict.fromkeys((*texts, *again.as_text)),), again.task or task
+                seeking = (*aside, *(wanted or ()))
+                for name in again.unsettled:
+                    settled[name] = Table.column_of(path, reading, texts, seeking, name)
         standardize, standardize_target = standardizing(examples, standardize, standardize_target)
         require_two_classes(f"load: {path}", examples)
         own_test = None
@@ -180,7 +183,8 @@ def map_table(
         how = standardize, standardize_target
         preparation = fit_at(examples, indices[0], *how, missing, embedded)
         for name, part in zip(PARTS, parts, strict=False):
-            _write(folder, name, examples.x, part, preparation, weighs=weights is not None)
+            weighs = weights is not None
+            _write(str(path), folder, name, examples.x, part, preparation, weighs=weighs)
         if own_test is not None:
             prepared = preparation.apply(str(test), own_test)
             for array, x in preparation.apart(prepared.x).items():
@@ -196,6 +200,7 @@ def _decode(
     work: Path,
     texts: tuple[str, ...],
     said: str | None,
+    settled: dict[str, Column],
     targets: tuple[str, ...] | None,
     inputs: Sequence[str] | None,
     reading: Reading,
@@ -211,10 +216,15 @@ def _decode(
     columns: list[Column] = []
     categories: dict[str, _Codes] = {}
     with (work / "cells").open("wb") as file:
-        for piece in Table.pieces(path, reading, texts, (*aside, *(inputs or ())), aside, _ROWS):
+        wanted = (*aside, *(inputs or ()))
+        pieces = 0
+        for piece in Table.pieces(path, reading, texts, wanted, aside, _ROWS, [*settled]):
+            pieces += 1
             if not columns:
                 names = feature_columns(piece, targets, inputs, groups, weights)
-                columns = piece.columns(names)[0]
+                told = piece.columns([name for name in names if name not in settled])[0]
+                by_name = {column.name: column for column in told} | settled
+                columns = [by_name[name] for name in names if name in by_name]
                 if not columns:
                     raise ValueError(f"{path}: expected columns that are not dropped, got none")
                 categories = {c.name: _Codes() for c in columns if c.kind == "category"}
@@ -264,6 +274,11 @@ def _decode(
             for rows in _slices(count):
                 cells = x[rows, place]
                 x[rows, place] = new[np.where(np.isnan(cells), -1, cells).astype(int)]
+    for column in columns if pieces > 1 else ():
+        if column.name in settled or reading.kind_of(column.name) or not may_be_other(column):
+            continue
+        if Table.column_of(path, reading, texts, wanted, column.name) != column:
+            raise ReadAgain(unsettled=(column.name,))
     return Dataset(
         x,
         labels if class_names else labels.reshape(count, -1),
@@ -303,7 +318,14 @@ def _slices(count: int) -> Iterator[slice]:
 
 
 def _write(
-    folder: Path, name: str, x: np.ndarray, part: Dataset, preparation: Preparation, *, weighs: bool
+    where: str,
+    folder: Path,
+    name: str,
+    x: np.ndarray,
+    part: Dataset,
+    preparation: Preparation,
+    *,
+    weighs: bool,
 ) -> None:
     """The features of a part, whose x are numbers of rows."""
     out: dict[str, Any] = {}
@@ -317,11 +339,11 @@ def _write(
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for rows in _slices(count):
-            prepared = preparation.inputs(name, x[part.x[rows]])
+            prepared = preparation.inputs(where, x[part.x[rows]])
             for array, values in preparation.apart(prepared).items():
                 out[array][rows] = values
     for message in {re.sub(r": [0-9]+ cells", ": cells", str(each.message)) for each in said}:
         warnings.warn(message, stacklevel=3)
     if not part.class_names:
-        part = part._replace(target=preparation.target_standardization.apply(part.target))
+        part = part._replace(target=preparation.targets(where, part.target))
     write_targets(folder, name, part, weighs=weighs)

@@ -95,7 +95,7 @@ def map_images(
     preparation = fit(parts[0], standardize, standardize_target, flatten=False)
     for name, part in zip(PARTS, parts, strict=True):
         if not examples.class_names:
-            part = part._replace(target=preparation.target_standardization.apply(part.target))
+            part = part._replace(target=preparation.targets(str(path), part.target))
         write_targets(folder, name, part, weighs=weights is not None)
         x = part.x
         if not isinstance(x, np.memmap):

@@ -246,6 +246,21 @@ class Preparation(NamedTuple):
         numbers = self.standardization.apply(flattened(x) if self.flatten else x)
         return self.together(numbers, codes)
 
+    def targets(self, where: str, target: np.ndarray) -> np.ndarray:
+        """Targets of a regression as the network is to predict them, float32; raises ValueError
+        where one is too large for that."""
+        with np.errstate(over="ignore"):
+            found = self.target_standardization.apply(target)
+        if len(bad := np.argwhere(~np.isfinite(found))):
+            way_out = "; --data.standardize-target brings them into its range"
+            raise ValueError(
+                f"{where}: expected targets that are finite in float32, got "
+                f"{target[tuple(bad[0])]} (and {len(bad) - 1} more)"
+                + way_out
+                * self.target_standardization.is_identity
+            )
+        return found
+
     def apply(self, where: str, examples: Dataset, index: np.ndarray | None = None) -> Dataset:
         """Examples of a file as the network takes them; those at ``index``, of which no other
         copy is made, where they `are_features`."""
@@ -253,7 +268,7 @@ class Preparation(NamedTuple):
         if index is not None:
             target, weights = target[index], None if weights is None else weights[index]
         if not self.class_names:
-            target = self.target_standardization.apply(target)
+            target = self.targets(where, target)
         if index is None:
             x = self.inputs(where, examples.x)
         else:

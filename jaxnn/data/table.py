@@ -157,11 +157,14 @@ def suffix_of(path: Path) -> str:
 
 class ReadAgain(Exception):
     """A piece shows that those before it were read otherwise than it has to be: the whole table is
-    to be read again, with these columns as they are written, or for this task."""
+    to be read again, with these columns as they are written, for this task, or once it is known
+    what these columns hold as a whole (see `Table.column_of`)."""
 
-    def __init__(self, as_text: Sequence[str] = (), task: str | None = None):
-        super().__init__(as_text, task)
-        self.as_text, self.task = tuple(as_text), task
+    def __init__(
+        self, as_text: Sequence[str] = (), task: str | None = None, unsettled: Sequence[str] = ()
+    ):
+        super().__init__(as_text, task, unsettled)
+        self.as_text, self.task, self.unsettled = tuple(as_text), task, tuple(unsettled)
 
 
 class Table:
@@ -203,6 +206,7 @@ class Table:
         self._aside: set[str] = set()
         self._before = 0  # rows, where this is a piece
         self._is_piece = False
+        self._settled: set[str] = set()
         self._decimals: dict[tuple[str, ...], str] = {}  # that pieces before this one have
         self.is_text = suffix_of(path) in TEXTS
 
@@ -221,13 +225,16 @@ class Table:
         wanted: Sequence[str],
         aside: Sequence[str],
         rows: int,
+        settled: Sequence[str] = (),
     ) -> Iterator["Table"]:
         """The table as tables of so many rows, one after the other.
 
-        The arguments are those of `Table`. A piece may raise `ReadAgain`.
+        The arguments are those of `Table`, and the columns of which `column_of` has said what they
+        are. A piece may raise `ReadAgain`.
         """
         whole = cls.__new__(cls)
         whole._open(path, reading)
+        whole._settled = {*settled}
         if whole.is_text:
             whole._open_text(as_text, {*wanted, *as_text, *aside}, aside)
             frames = whole._text_pieces(rows)
@@ -244,6 +251,23 @@ class Table:
             whole._before += len(frame)
         if not found:
             raise ValueError(f"{path}: expected rows below the header, got none")
+
+    @classmethod
+    def column_of(
+        cls, path: Path, reading: Reading, as_text: Sequence[str], wanted: Sequence[str], name: str
+    ) -> Column:
+        """What a column is by all of its cells, of which no others are read; raises ValueError as
+        `Table.columns` does of the whole table."""
+        whole = cls.__new__(cls)
+        whole._open(path, reading)
+        if whole.is_text:
+            whole._open_text(as_text, {*wanted, *as_text}, ())
+            with whole._reading() as file:
+                options = {**whole._options, "usecols": [name], "index_col": None}
+                whole._frame = whole._pandas.read_csv(file, **options)
+        else:
+            whole._frame = whole._read_binary()[[name]]
+        return whole.columns([name])[0][0]
 
     def _text_pieces(self, rows: int) -> Iterator[Any]:
         checked = False
@@ -345,10 +369,13 @@ class Table:
         for place, name in enumerate(names):
             said, of = self.reading.kind_of(name), known[place] if known else None
             try:
+                self._require_alike(name, of)
                 column, cells = read_column(name, self._cells(name), decimal, of, said)
-            except BadCell as error:
-                raise self._bad_cell(name, error) from None
             except ValueError as error:
+                if self._is_piece and name not in self._settled:
+                    raise ReadAgain(unsettled=(name,)) from None
+                if isinstance(error, BadCell):
+                    raise self._bad_cell(name, error) from None
                 raise ValueError(f"{self.path}: {error}") from None
             if column.kind != "drop":
                 is_comma = decimal == "," and self.is_text and column.kind == "number"
@@ -358,6 +385,15 @@ class Table:
                     write()
         write()
         return found, np.ascontiguousarray(table[:, : len(found)])
+
+    def _require_alike(self, name: str, known: Column | None) -> None:
+        """Raise ValueError where pandas has made numbers of the cells of a piece, and truth values
+        of those before it, or the other way round: as a whole they are words."""
+        cells = self._frame[name]
+        if known is not None and self._is_piece and self.is_text and cells.notna().any():
+            made = {"b": "boolean"}.get(cells.dtype.kind, "number" * (not is_text(cells)))
+            if {made, known.kind} == {"boolean", "number"}:
+                raise ValueError(f"column {name!r}: expected {known.kind}s, got {made}s")
 
     def target(
         self,

@@ -1,6 +1,7 @@
 """Tables that are read a piece at a time."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -250,3 +251,48 @@ def test_options_that_there_are_not_are_refused(option):
     with pytest.raises(ValueError, match=rf"unknown {next(iter(option))}|embed_above"):
         map_table(path, "mapped", target="y", **option)
     assert not Path("mapped").exists()
+
+
+def day(row):
+    return f"2024-01-{row % 28 + 1:02d}"
+
+
+BEYOND_THE_FIRST = {
+    "words": lambda row: "" if row < 64 else "ab"[row % 2],
+    "dates": lambda row: "" if row < 64 else day(row),
+    "truth": lambda row: "" if row < 64 else YES[row],
+    "words after dates": lambda row: day(row) if row < 150 else "soon",
+    "another form of dates": lambda row: (
+        f"0{row % 9 + 1}/0{row % 9 + 1}/2024 10:0{row % 6}"
+        if row < 64
+        else f"01/{row % 28 + 1:02d}/2024 10:00"
+    ),
+    "words after truth": lambda row: YES[row] if row < 150 else "maybe",
+    "numbers after truth": lambda row: row % 2 == 0 if row < 128 else 1,
+    "the other truth": lambda row: "yes" if row < 64 else YES[row],
+    "numbers after words": lambda row: "ab"[row % 2] if row < 64 else row % 3,
+    "a gap as large as a piece": lambda row: "" if 64 <= row < 128 else row,
+    "numbers that no integer holds": lambda row: row if row < 100 else 2**70 + row,
+    "line feeds between quotes": lambda row: '"a\nb"' if row in (63, 64, 127) else "c",
+}
+
+
+@pytest.mark.parametrize("cells", BEYOND_THE_FIRST)
+def test_a_column_is_what_all_of_its_cells_say(cells):
+    columns = {"n": range(COUNT), "c": map(BEYOND_THE_FIRST[cells], range(COUNT)), "y": YES}
+    path = written(columns)
+    try:
+        whole = load(path, target="y")
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            map_table(path, "mapped", target="y")
+    else:
+        require_same(path, target="y")
+        assert whole.preparation.columns[1].name == "c"
+
+
+def test_a_target_that_float32_does_not_hold_is_refused():
+    path = written({"n": range(COUNT), "y": ["1e39" if late else "0.5" for late in LATE]})
+    for read in (load, lambda *a, **b: map_table(*a, "mapped", **b)):
+        with pytest.raises(ValueError, match=r"finite in float32.* --data.standardize-target"):
+            read(path, target="y", test_fraction=0.5)
