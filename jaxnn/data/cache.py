@@ -44,7 +44,8 @@ def cached(
             return arrays
     except (OSError, ValueError, KeyError):  # not there, or damaged
         pass
-    arrays = decode()
+    with unchanged(path):
+        arrays = decode()
     if largest is not None and max(array.nbytes for array in arrays.values()) > largest:
         return arrays
     if (background := _background.get()) is None:
@@ -53,6 +54,32 @@ def cached(
         thread, kept = background
         kept.append((entry.parent, thread.submit(_keep, entry, arrays)))
     return arrays
+
+
+@contextlib.contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Raise ValueError at the end unless the file is still what it was."""
+
+    def identity() -> tuple[int, int]:
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns
+
+    before = identity()
+    try:
+        yield
+    except ValueError as error:
+        if identity() == before:
+            raise
+        raise _changed(path) from error
+    if identity() != before:
+        raise _changed(path)
+
+
+def _changed(path: Path) -> ValueError:
+    return ValueError(
+        f"{path}: expected a file that stays as it is while it is read, and it has changed: start "
+        "again once it is written"
+    )
 
 
 _background: ContextVar[Any] = ContextVar("background", default=None)

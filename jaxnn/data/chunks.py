@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnn.data.cache import cache_folder, identity_of
+from jaxnn.data.cache import cache_folder, identity_of, unchanged
 from jaxnn.data.columns import Column, may_be_other
 from jaxnn.data.dataset import Dataset, require_two_classes
 from jaxnn.data.digests import digest
@@ -158,15 +158,16 @@ def map_table(
         wanted = (inputs,) if isinstance(inputs, str) else inputs
         texts, aside = kept_as_text(reading, given, groups, weights)
         options = (given, wanted, reading, groups, prefer_numbers, weights, aside)
-        examples, settled = None, {}
-        while examples is None:
-            try:
-                examples = _decode(path, work, texts, task, settled, *options)
-            except ReadAgain as again:
-                texts, task = (*dict.fromkeys((*texts, *again.as_text)),), again.task or task
-                seeking = (*aside, *(wanted or ()))
-                for name in again.unsettled:
-                    settled[name] = Table.column_of(path, reading, texts, seeking, name)
+        with unchanged(path):
+            examples, settled = None, {}
+            while examples is None:
+                try:
+                    examples = _decode(path, work, texts, task, settled, *options)
+                except ReadAgain as again:
+                    texts, task = (*dict.fromkeys((*texts, *again.as_text)),), again.task or task
+                    seeking = (*aside, *(wanted or ()))
+                    for name in again.unsettled:
+                        settled[name] = Table.column_of(path, reading, texts, seeking, name)
         standardize, standardize_target = standardizing(examples, standardize, standardize_target)
         require_two_classes(f"load: {path}", examples)
         own_test = None

@@ -304,7 +304,7 @@ class Table:
     def _arrow_batches(self, rows: int) -> Iterator[Any]:
         arrow = require_library("pyarrow", f"reading the table {self.path}")
         try:
-            with arrow.memory_map(str(self.path)) as file, arrow.ipc.open_file(file) as reader:
+            with arrow.OSFile(str(self.path)) as file, arrow.ipc.open_file(file) as reader:
                 for place in range(reader.num_record_batches):
                     batch = reader.get_batch(place)
                     for start in range(0, len(batch), rows):
