@@ -66,6 +66,8 @@ def spans_of(path: Path, separator: str, cells: int) -> list[Span]:
             *(_line_after(file, size * place // count) for place in range(1, count)),
             size,
         ]
+        if borders != sorted({*borders}):
+            return []
         for border in borders[1:-1]:
             file.seek(border)
             if file.readline(_BLOCK).count(separator.encode()) != cells - 1:
@@ -75,9 +77,9 @@ def spans_of(path: Path, separator: str, cells: int) -> list[Span]:
 
 
 def _line_after(file: BinaryIO, place: int) -> int:
+    """Where the next line begins; −1 where this one is too long to be read to its end."""
     file.seek(place)
-    file.readline(_BLOCK)
-    return file.tell()
+    return place + len(line) if (line := file.readline(_BLOCK)).endswith(b"\n") else -1
 
 
 def _counted(path: Path, start: int, end: int) -> Span | None:

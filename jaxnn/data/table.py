@@ -263,7 +263,7 @@ class Table:
         if whole.is_text:
             whole._open_text(as_text, {*wanted, *as_text}, ())
             with whole._reading() as file:
-                options = {**whole._options, "usecols": [name], "index_col": None}
+                options = {**whole._options, "usecols": [name]}
                 whole._frame = whole._pandas.read_csv(file, **options)
         else:
             whole._frame = whole._read_binary()[[name]]
@@ -656,12 +656,13 @@ class Table:
             return
         again = [name for name in names if name not in known and not is_text(self._frame[name])]
         if again:
-            self._options["dtype"] |= dict.fromkeys(again, "str")
-            with self._opens(self.path, "rb") as file:
-                options = {**self._options, "usecols": again, "index_col": None}
-                cells = self._pandas.read_csv(file, **options)
-            for name in again:
-                self._frame[name] = cells[name]
+            self._frame[again] = self._read_as_written(again)
+
+    def _read_as_written(self, names: Sequence[str]) -> Any:
+        self._options["dtype"] |= dict.fromkeys(names, "str")
+        with self._opens(self.path, "rb") as file:
+            options = {**self._options, "usecols": names}
+            return self._pandas.read_csv(file, **options)[names]
 
     def _decimal(self, names: Sequence[str]) -> str:
         if self.reading.decimal or not self.is_text:
@@ -803,8 +804,12 @@ class Table:
         self._matrix = names, table
         frame = self._pandas.DataFrame(table, columns=names, copy=False)
         if aside:
-            # A column that is text in one piece and numbers in another is read again as text.
             frame[aside] = self._pandas.concat(pieces, ignore_index=True)
+            # 007 is a 7 in a piece of numbers, and beside those with words the same class.
+            texts = [name for name in aside if is_text(frame[name])]
+            mixed = [n for n in texts if not all(is_text(piece[n]) for piece in pieces)]
+            if mixed:
+                frame[mixed] = self._read_as_written(mixed)
         return frame
 
     def _number_pieces(

@@ -36,6 +36,9 @@ ENDS = {
     "a mark": "\ufeff" + "\n".join(lines()),
     "gaps": "\n".join([*lines(), ",,,1.5", "3,,1,2.5"]),
     "quotes": "\n".join([*lines(), '"1","2",3,4.5']),
+    "words after numbers": "\n".join(
+        ["a,y", *(f"{row},{'007' if row < 30 or row % 2 else 'x'}" for row in range(60))]
+    ),
 }
 
 
@@ -64,6 +67,15 @@ def test_a_row_of_another_length_is_refused_with_its_line(row, given, line):
         load("t.csv", target="y")
 
 
+@pytest.mark.parametrize("length", range(20, 40))
+def test_a_line_longer_than_what_is_looked_at_is_not_cut(length, monkeypatch):
+    monkeypatch.setattr(spans, "_BLOCK", 8)
+    content = "w,a,y\n" + "x" * length + ",5,6\n1,2,3\n1,2,3\n"
+    Path("t.csv").write_text(content)
+    for span in spans.spans_of(Path("t.csv"), ",", 3)[1:]:
+        assert content[span.start - 1] == "\n"
+
+
 def test_a_span_is_every_line_once():
     content = "\n".join(lines())
     Path("t.csv").write_text(content)
@@ -75,3 +87,8 @@ def test_a_span_is_every_line_once():
             texts.append(file.read().decode())
     assert "".join(texts) == content
     assert [span.lines for span in found] == [len(text.splitlines()) for text in texts]
+
+
+def test_separators_at_the_ends_of_rows_say_nothing_where_a_column_is_read_once_more():
+    Path("t.csv").write_text("a,y\n" + "".join(f"{row},{row % 2}.0,\n" for row in range(30)))
+    assert {*load("t.csv", target="y").train.target[:, 0]} == {0, 1}
