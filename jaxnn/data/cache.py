@@ -58,11 +58,11 @@ def cached(
 
 @contextlib.contextmanager
 def unchanged(path: Path) -> Iterator[None]:
-    """Raise ValueError at the end unless the file is still what it was."""
+    """Raise ValueError at the end unless the file is still what it was; a folder may be filled."""
 
-    def identity() -> tuple[int, int]:
+    def identity() -> tuple[int, ...]:
         status = path.stat()
-        return status.st_size, status.st_mtime_ns
+        return () if path.is_dir() else (status.st_size, status.st_mtime_ns)
 
     before = identity()
     try:

@@ -219,7 +219,9 @@ def load(
             preparation = fit(parts[-1], *how, flatten, missing, embedded)
             found = [preparation.apply(str(name), parts.pop()) for _ in indices]
         found += [preparation.apply(str(name), test) for test in others]
-        return Splits(*found, preparation, Source(data.result(), digest(*indices)))
+        train, validation, held_out = found
+        source = Source(data.result(), digest(*indices))
+        return Splits(train, validation, held_out, preparation, source)
 
 
 def require_prepared(where: str, standardize: str, missing: str, embedded: Embedded) -> None:

@@ -624,7 +624,7 @@ class Table:
         """The numbers of columns that hold nothing else, all at once."""
         if self._matrix is not None and self._matrix[0] == list(names):
             numbers = self._matrix[1]
-            return None if np.isinf(numbers).any() else numbers
+            return None if _is_infinite(numbers) else numbers
         frame = self._frame[list(names)] if list(names) != self.names else self._frame
         if not all(dtype.kind in "iuf" for dtype in set(frame.dtypes)):
             return None
@@ -633,7 +633,7 @@ class Table:
                 warn_rounded(name, frame[name].dropna())
         # Row by row: splits take rows.
         numbers = np.ascontiguousarray(frame.to_numpy(np.float64, na_value=np.nan))
-        return None if np.isinf(numbers).any() else numbers
+        return None if _is_infinite(numbers) else numbers
 
     def _cells(self, name: str) -> Any:
         cells = self._frame[name]
@@ -995,3 +995,9 @@ class Table:
         return ValueError(
             f"{self._where(error.row, name)}: expected {error.expected}, got {got}{error.hint}"
         )
+
+
+def _is_infinite(numbers: np.ndarray) -> bool:
+    """Whether some are, without another array of as many; NaN is passed over."""
+    ends = np.fmin.reduce(numbers, None), np.fmax.reduce(numbers, None)
+    return bool(np.isinf(ends).any())
