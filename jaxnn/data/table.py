@@ -999,5 +999,5 @@ class Table:
 
 def _is_infinite(numbers: np.ndarray) -> bool:
     """Whether some are, without another array of as many; NaN is passed over."""
-    ends = np.fmin.reduce(numbers, None), np.fmax.reduce(numbers, None)
+    ends = [f.reduce(numbers, None, initial=0.0) for f in (np.fmin, np.fmax)]
     return bool(np.isinf(ends).any())

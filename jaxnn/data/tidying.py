@@ -22,6 +22,8 @@ VARIABLE = "JAXNN_CACHE_BYTES"
 MOST_BYTES = 1 << 34
 """How much is kept unless $JAXNN_CACHE_BYTES says otherwise."""
 _ENTRY = re.compile(r".*-[0-9a-f]{32}(\.npz)?")
+_MAPPED = "train_*.npy"
+"""What a folder has that is an entry."""
 _PREFIX, _SUFFIX = ".jaxnn-", ".tmp"
 _YOUNG = 60.0
 """Seconds within which what is hidden may be about to be locked."""
@@ -49,7 +51,8 @@ def use(folder: Path) -> bool:
     status = os.fstat(opened)
     place = status.st_dev, status.st_ino
     if fcntl is not None:
-        fcntl.flock(opened, fcntl.LOCK_SH)  # waits for one who throws it away
+        with contextlib.suppress(OSError):  # of a file system without locks, where nobody does
+            fcntl.flock(opened, fcntl.LOCK_SH)  # waits for one who throws it away
     if not folder.exists() or (folder.stat().st_dev, folder.stat().st_ino) != place:
         os.close(opened)
         return False
@@ -127,7 +130,7 @@ def _delete(path: Path) -> bool:
         if path.is_dir():
             hidden = path
             if not path.name.startswith(_PREFIX):  # at once for who looks for it
-                hidden = path.with_name(f"{_PREFIX}{path.name}-{os.getpid()}{_SUFFIX}")
+                hidden = path.with_name(f"{_PREFIX}{path.name[-32:]}-{os.getpid()}{_SUFFIX}")
                 path.rename(hidden)
             shutil.rmtree(hidden, ignore_errors=True)
         else:
@@ -148,6 +151,8 @@ def tidy(cache: Path, newest: Path) -> None:
                 if not path.exists():
                     path.unlink()
                 continue
+            if path.is_dir() and not any(path.glob(_MAPPED)):
+                continue  # of someone else, such as the sounds of `jaxnn.data.speech`
             found.append((path.stat().st_mtime, path, _size(path)))
     left = sum(size for _, _, size in found)
     bound = most_bytes()

@@ -277,6 +277,11 @@ BEYOND_THE_FIRST = {
 }
 
 
+def test_the_only_column_is_what_all_of_its_cells_say():
+    path = written({"c": map(BEYOND_THE_FIRST["words"], range(COUNT)), "y": YES})
+    require_same(path, target="y")
+
+
 @pytest.mark.parametrize("cells", BEYOND_THE_FIRST)
 def test_a_column_is_what_all_of_its_cells_say(cells):
     columns = {"n": range(COUNT), "c": map(BEYOND_THE_FIRST[cells], range(COUNT)), "y": YES}

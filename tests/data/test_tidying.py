@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxnn.data import cache, chunks
+from jaxnn.data import cache, chunks, tidying
 from jaxnn.data.cache import cached
 from jaxnn.data.tidying import tidy, unfinished, use
 
@@ -50,6 +51,31 @@ def test_what_is_used_is_not_thrown_away(monkeypatch):
     os.utime(mapped, (0, 0))
     monkeypatch.setenv("JAXNN_CACHE_BYTES", "0")
     tidy(cache.cache_folder(), newest=other)
+    assert left() == {"mapped", "other"}
+
+
+def test_a_long_name_is_thrown_away_and_a_folder_of_another_kind_is_not(monkeypatch):
+    sounds = entry("speech", 1000, 200, "folder")
+    (sounds / "train_x.npy").rename(sounds / "1.wav")
+    entry("n" * 215, 1000, 300, "folder")
+    monkeypatch.setenv("JAXNN_CACHE_BYTES", "0")
+    tidy(cache.cache_folder(), newest=entry("other", 1000, 100))
+    assert left() == {"speech", "other"}
+
+
+def test_a_folder_on_a_file_system_without_locks_is_used(monkeypatch):
+    class Unlocked:
+        LOCK_SH = LOCK_EX = LOCK_NB = 0
+
+        @staticmethod
+        def flock(*_):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(tidying, "fcntl", Unlocked)
+    folder = entry("mapped", 1000, 200, "folder")
+    assert use(folder)
+    monkeypatch.setenv("JAXNN_CACHE_BYTES", "0")
+    tidy(cache.cache_folder(), newest=entry("other", 1000, 100))
     assert left() == {"mapped", "other"}
 
 
