@@ -226,6 +226,9 @@ def _decode(
                 told = piece.columns([name for name in names if name not in settled])[0]
                 by_name = {column.name: column for column in told} | settled
                 columns = [by_name[name] for name in names if name in by_name]
+                empty = [c.name for c in told if c.kind == "category" and not c.values]
+                if unsaid := [name for name in empty if not reading.kind_of(name)]:
+                    raise ReadAgain(unsettled=unsaid)
                 if not columns:
                     raise ValueError(f"{path}: expected columns that are not dropped, got none")
                 categories = {c.name: _Codes() for c in columns if c.kind == "category"}

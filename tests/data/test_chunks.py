@@ -261,6 +261,7 @@ BEYOND_THE_FIRST = {
     "words": lambda row: "" if row < 64 else "ab"[row % 2],
     "dates": lambda row: "" if row < 64 else day(row),
     "truth": lambda row: "" if row < 64 else YES[row],
+    "dates after words for gaps": lambda row: "NA" if row < 64 else day(row),
     "words after dates": lambda row: day(row) if row < 150 else "soon",
     "another form of dates": lambda row: (
         f"0{row % 9 + 1}/0{row % 9 + 1}/2024 10:0{row % 6}"
