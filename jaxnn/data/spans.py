@@ -1,6 +1,7 @@
 """Stretches of a text file that begin and end with a line, so that each can be read by itself."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -9,6 +10,7 @@ from jaxnn.data.threads import in_threads, processors
 SMALLEST = 1 << 24
 """Bytes of a span, below which it is not worth a thread."""
 _BLOCK = 1 << 20
+_NEGATIVE_ZERO = re.compile(rb"-0+([^0-9.]|\Z)")
 
 
 class Span(NamedTuple):
@@ -74,6 +76,17 @@ def spans_of(path: Path, separator: str, cells: int) -> list[Span]:
                 return []
     spans = in_threads(lambda pair: _counted(path, *pair), itertools.pairwise(borders))
     return [] if None in spans else [span for span in spans if span is not None]
+
+
+def has_negative_zeros(path: Path) -> bool:
+    """Whether a cell may be a whole -0."""
+    before = b""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            if _NEGATIVE_ZERO.search(before + block):
+                return True
+            before = block[-1:]
+    return False
 
 
 def _line_after(file: BinaryIO, place: int) -> int:

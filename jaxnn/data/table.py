@@ -30,7 +30,7 @@ from jaxnn.data.columns import (
 )
 from jaxnn.data.dataset import BadWeight, as_weights
 from jaxnn.data.optional import require_library
-from jaxnn.data.spans import spans_of
+from jaxnn.data.spans import has_negative_zeros, spans_of
 from jaxnn.data.threads import in_threads
 
 VERSION = 4  # changes when the same file would be decoded to something else
@@ -786,7 +786,7 @@ class Table:
         if found is None:
             file.seek(0)
             pieces, matrices = [], []
-            for piece, numbers in self._number_pieces(file, options, aside):
+            for piece, numbers, _ in self._number_pieces(file, options, aside):
                 if numbers is None:
                     return None
                 pieces.append(piece)
@@ -814,8 +814,9 @@ class Table:
 
     def _number_pieces(
         self, file: Any, options: dict[str, Any], aside: list[str]
-    ) -> Iterator[tuple[Any, np.ndarray | None]]:
-        """The columns aside and the numbers of the others, None where these are none."""
+    ) -> Iterator[tuple[Any, np.ndarray | None, np.ndarray]]:
+        """The columns aside, the numbers of the others, None where these are none, and which of
+        them are whole."""
         with self._pandas.read_csv(file, chunksize=_ROWS, **options) as reader:
             for piece in reader:
                 numbers = piece.drop(columns=aside)
@@ -823,7 +824,8 @@ class Table:
                 fits = {dtype.kind for dtype in numbers.dtypes} <= {"i", "f"} and not (
                     whole.size and whole.abs().to_numpy().max() > _LARGEST_EXACT
                 )
-                yield piece[aside], numbers.to_numpy(np.float64) if fits else None
+                are_whole = np.array([dtype.kind == "i" for dtype in numbers.dtypes])
+                yield piece[aside], numbers.to_numpy(np.float64) if fits else None, are_whole
 
     def _read_spans(
         self, options: dict[str, Any], aside: list[str], columns: int
@@ -839,15 +841,18 @@ class Table:
         starts = [max(end, 0) for end in ends]
         table = np.empty((starts[-1], columns))
         below = options | {"header": None, "encoding": "utf-8"}
+        zeros, fractions = np.zeros(columns, bool), np.zeros(columns, bool)
 
         def read(place: int) -> tuple[int, list[Any]] | None:
             row, pieces = starts[place], []
             with spans[place].open() as file:
                 how = below if place else options
-                for piece, numbers in self._number_pieces(file, how, aside):
+                for piece, numbers, are_whole in self._number_pieces(file, how, aside):
                     if numbers is None or row + len(numbers) > starts[place + 1]:
                         return None
                     table[row : row + len(numbers)] = numbers
+                    zeros[are_whole & (numbers == 0).any(0)] = True
+                    fractions[~are_whole] = True
                     row += len(numbers)
                     pieces.append(piece)
             return row - starts[place], pieces
@@ -855,6 +860,10 @@ class Table:
         try:
             found = in_threads(read, range(len(spans)))
         except (*_UNREADABLE, *self._parsing_errors()):
+            return None
+        # The sign of -0 is kept among fractions alone, and so is told by where pieces begin, which
+        # is not to depend on the processors.
+        if (zeros & fractions).any() and has_negative_zeros(self.path):
             return None
         read_all, end = [], 0
         for place, own in enumerate(found):

@@ -36,6 +36,7 @@ ENDS = {
     "a mark": "\ufeff" + "\n".join(lines()),
     "gaps": "\n".join([*lines(), ",,,1.5", "3,,1,2.5"]),
     "quotes": "\n".join([*lines(), '"1","2",3,4.5']),
+    "negative zeros": "\n".join(["a,y", "-0,1.5", "0.5,2.5", *["-0,1.5"] * 40, "-0.5,1"]),
     "words after numbers": "\n".join(
         ["a,y", *(f"{row},{'007' if row < 30 or row % 2 else 'x'}" for row in range(60))]
     ),
