@@ -1,5 +1,6 @@
 """Data sets larger than the memory: .npy files that are mapped, and read where they are used."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -71,7 +72,11 @@ def new_mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     x = np.lib.format.open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:  # a file system need not have it
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
     return x
 
 

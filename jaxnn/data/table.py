@@ -11,6 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -842,6 +843,7 @@ class Table:
         table = np.empty((starts[-1], columns))
         below = options | {"header": None, "encoding": "utf-8"}
         zeros, fractions = np.zeros(columns, bool), np.zeros(columns, bool)
+        stop = Event()
 
         def read(place: int) -> tuple[int, list[Any]] | None:
             row, pieces = starts[place], []
@@ -849,6 +851,9 @@ class Table:
                 how = below if place else options
                 for piece, numbers, are_whole in self._number_pieces(file, how, aside):
                     if numbers is None or row + len(numbers) > starts[place + 1]:
+                        stop.set()
+                        return None
+                    if stop.is_set():
                         return None
                     table[row : row + len(numbers)] = numbers
                     zeros[are_whole & (numbers == 0).any(0)] = True
@@ -858,7 +863,7 @@ class Table:
             return row - starts[place], pieces
 
         try:
-            found = in_threads(read, range(len(spans)))
+            found = in_threads(read, range(len(spans)), stop)
         except (*_UNREADABLE, *self._parsing_errors()):
             return None
         # The sign of -0 is kept among fractions alone, and so is told by where pieces begin, which

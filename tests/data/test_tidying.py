@@ -150,6 +150,24 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(tmp_path, monk
         chunks.load_table(path, target="y")
 
 
+def test_a_table_that_cannot_be_read_is_named_by_itself(monkeypatch):
+    def refused(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    path = table()
+    monkeypatch.setattr(chunks, "map_table", refused)
+    with pytest.raises(PermissionError, match=r"Permission denied: '.*t\.csv'$"):
+        chunks.load_table(path, target="y")
+
+
+def test_a_file_system_that_cannot_set_room_aside_is_written_all_the_same(monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    assert len(chunks.load_table(table(), target="y").train.target)
+
+
 def test_a_full_disk_is_an_error_before_anything_is_mapped(monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
