@@ -866,10 +866,6 @@ class Table:
             found = in_threads(read, range(len(spans)), stop)
         except (*_UNREADABLE, *self._parsing_errors()):
             return None
-        # The sign of -0 is kept among fractions alone, and so is told by where pieces begin, which
-        # is not to depend on the processors.
-        if (zeros & fractions).any() and has_negative_zeros(self.path):
-            return None
         read_all, end = [], 0
         for place, own in enumerate(found):
             if own is None:
@@ -879,6 +875,12 @@ class Table:
                 table[end : end + count] = table[starts[place] : starts[place] + count]
             end += count
             read_all += pieces
+        # The sign of -0 is kept among fractions alone, and so is told by where pieces begin, which
+        # is not to depend on the processors.
+        kinds = ({piece[name].dtype.kind for piece in read_all} for name in aside)
+        are_mixed = (zeros & fractions).any() or any(of >= {"i", "f"} for of in kinds)
+        if are_mixed and has_negative_zeros(self.path):
+            return None
         return table[:end], read_all
 
     def _require_rows(self) -> None:

@@ -37,6 +37,9 @@ ENDS = {
     "gaps": "\n".join([*lines(), ",,,1.5", "3,,1,2.5"]),
     "quotes": "\n".join([*lines(), '"1","2",3,4.5']),
     "negative zeros": "\n".join(["a,y", "-0,1.5", "0.5,2.5", *["-0,1.5"] * 40, "-0.5,1"]),
+    "negative zeros of targets": "\n".join(
+        ["a,y", "2,-0", "1,1.5", *(f"{row},{-row % 3 or '-0'}" for row in range(58)), "1,.5"]
+    ),
     "words after numbers": "\n".join(
         ["a,y", *(f"{row},{'007' if row < 30 or row % 2 else 'x'}" for row in range(60))]
     ),
@@ -50,6 +53,7 @@ def test_spans_give_what_the_whole_gives(ends, monkeypatch):
     assert found.source == whole.source
     for own, other in zip(found[:3], whole[:3], strict=True):
         np.testing.assert_array_equal(own.x, other.x)
+        assert own.target.tobytes() == other.target.tobytes()
 
 
 def test_a_word_in_the_last_span_is_refused_with_its_line():
