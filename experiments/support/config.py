@@ -25,7 +25,7 @@ from jaxnn import Layer, Loss
 from jaxnn.core.task import Task, of_many_labels
 from jaxnn.core.validation import listed, require_positive_integer, unknown_name
 from jaxnn.data import Dataset
-from jaxnn.data.chunks import load_table
+from jaxnn.data.chunks import load_table, map_table
 from jaxnn.data.encoding import Embedded
 from jaxnn.data.mnist import MNIST
 from jaxnn.data.splitting import take
@@ -141,21 +141,25 @@ class DataConfig:
 
     def load_in_pieces(self, *, prefer_numbers: bool = False) -> jaxnn.data.Splits:
         """The splits of a table, mapped from a folder in the cache, which is written once."""
+        return load_table(self.name, prefer_numbers=prefer_numbers, **self._of_table())
+
+    def _of_table(self) -> dict[str, Any]:
+        """What `jaxnn.data.chunks.map_table` is given."""
         options: dict[str, Any] = dataclasses.asdict(self)
-        reading = Reading(**{name: options.pop(name) for name in Reading._fields})
+        options["reading"] = Reading(**{name: options.pop(name) for name in Reading._fields})
         for name in ("folder", "images", "size", "colors"):
             if given := options.pop(name):
                 raise ValueError(f"load: {name} has no meaning for {self.name!r}, got {given!r}")
-        options.pop("flatten")
-        options["embedded"] = Embedded(
-            *(options.pop(name) for name in ("embed", "embed_above", "embed_width"))
-        )
-        path = options.pop("name")
-        return load_table(path, reading=reading, prefer_numbers=prefer_numbers, **options)
+        embedded = (options.pop(name) for name in ("embed", "embed_above", "embed_width"))
+        options["embedded"] = Embedded(*embedded)
+        del options["name"], options["flatten"]
+        return options
 
     def map(self, folder: Path, *, prefer_numbers: bool = False) -> Path:
-        """Write the splits as a folder of .npy files; images, which may be more than the memory
-        holds, a few at a time."""
+        """Write the splits as a folder of .npy files; tables and images, which may be more than the
+        memory holds, in pieces."""
+        if self.is_table:
+            return map_table(self.name, folder, prefer_numbers=prefer_numbers, **self._of_table())
         if not self.are_images:
             return jaxnn.data.write_mapped(self.load(prefer_numbers=prefer_numbers), folder)
         options: dict[str, Any] = dataclasses.asdict(self)

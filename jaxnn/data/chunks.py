@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxnn.data.cache import cache_folder, identity_of
-from jaxnn.data.columns import Column
+from jaxnn.data.cache import cache_folder, identity_of, unchanged
+from jaxnn.data.columns import Column, may_be_other
 from jaxnn.data.dataset import Dataset, require_two_classes
 from jaxnn.data.digests import digest
-from jaxnn.data.encoding import BY_DEFAULT, Embedded, Encoder, encode, fit_encoders
+from jaxnn.data.encoding import BY_DEFAULT, Embedded
 from jaxnn.data.files import (
     examples_like,
     feature_columns,
@@ -43,18 +42,18 @@ from jaxnn.data.mapped import (
     SOURCE,
     make_empty,
     map_splits,
+    new_mapped,
     write_preparation,
     write_targets,
 )
-from jaxnn.data.preparation import Preparation, fit_encoded
+from jaxnn.data.preparation import Preparation, fit_at
 from jaxnn.data.splitting import Splits, take
 from jaxnn.data.table import FOUND, INTEGER, ReadAgain, Reading, Table, are_many
+from jaxnn.data.tidying import most_bytes, tidy, unfinished, use
 
 VERSION = 2  # changes when the same file would be mapped to something else
 _ROWS = 1 << 16
 """How many rows are brought to features at a time."""
-_CELLS = 1 << 23
-"""How many cells of some columns are in memory while these are fitted."""
 
 
 def load_table(path: str | os.PathLike[str], **options: Any) -> Splits:
@@ -72,10 +71,24 @@ def load_table(path: str | os.PathLike[str], **options: Any) -> Splits:
         return cache / identity_of(path, facts)
 
     folder = folder_of(options)
-    if not folder.exists():
+    while not use(folder):  # from now on nobody throws it away
+        _write_entry(path, folder, options)
+    splits = map_splits(folder)
+    if options.get("standardize") == AUTO:  # a run that is resumed says what that has become
+        scaled = not splits.preparation.target_standardization.is_identity
+        found = folder_of(options | {"standardize": "features", "standardize_target": scaled})
+        with contextlib.suppress(OSError):
+            found.symlink_to(folder.name, target_is_directory=True)
+    return splits
+
+
+def _write_entry(path: Path, folder: Path, options: dict[str, Any]) -> None:
+    cache = folder.parent
+    most_bytes()
+    try:
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".", suffix=".tmp") as unfinished:
-            made = map_table(path, Path(unfinished) / "mapped", **options)
+        with unfinished(cache) as work:
+            made = map_table(path, work / "mapped", **options)
             with contextlib.suppress(FileNotFoundError):
                 if folder.is_symlink():  # to what has been deleted
                     folder.unlink()
@@ -84,13 +97,16 @@ def load_table(path: str | os.PathLike[str], **options: Any) -> Splits:
             except OSError:  # another process was faster
                 if not folder.exists():
                     raise
-    splits = map_splits(folder)
-    if options.get("standardize") == AUTO:  # a run that is resumed says what that has become
-        scaled = not splits.preparation.target_standardization.is_identity
-        found = folder_of(options | {"standardize": "features", "standardize_target": scaled})
-        with contextlib.suppress(OSError):
-            found.symlink_to(folder.name, target_is_directory=True)
-    return splits
+        tidy(cache, folder)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.filename in (str(path), str(options.get("test"))):  # which cannot be read
+            raise
+        raise OSError(
+            f"{path}: expected a folder that can be written for what is mapped of it, got {cache}: "
+            f"{error.strerror or error}: say another with $JAXNN_CACHE"
+        ) from error
 
 
 def map_table(
@@ -139,17 +155,21 @@ def map_table(
     require_prepared("load", standardize, missing, embedded)
     folder = make_empty(folder)
     reading = reading.saying_categories(embedded.columns)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".", suffix=".tmp") as work:
+    with unfinished(folder.parent) as work:
         given = tuple(columns) if columns else None
         wanted = (inputs,) if isinstance(inputs, str) else inputs
         texts, aside = kept_as_text(reading, given, groups, weights)
         options = (given, wanted, reading, groups, prefer_numbers, weights, aside)
-        examples = None
-        while examples is None:
-            try:
-                examples = _decode(path, Path(work), texts, task, *options)
-            except ReadAgain as again:
-                texts, task = (*dict.fromkeys((*texts, *again.as_text)),), again.task or task
+        with unchanged(path):
+            examples, settled = None, {}
+            while examples is None:
+                try:
+                    examples = _decode(path, work, texts, task, settled, *options)
+                except ReadAgain as again:
+                    texts, task = (*dict.fromkeys((*texts, *again.as_text)),), again.task or task
+                    seeking = (*aside, *(wanted or ()))
+                    for name in again.unsettled:
+                        settled[name] = Table.column_of(path, reading, texts, seeking, name)
         standardize, standardize_target = standardizing(examples, standardize, standardize_target)
         require_two_classes(f"load: {path}", examples)
         own_test = None
@@ -163,11 +183,11 @@ def map_table(
         parts = [take(numbered, index) for index in indices]
         require_some_weight(f"load: {path}", [*parts, *([] if own_test is None else [own_test])])
         require_embedded(path, examples.columns, embedded.columns)
-        encoders = _fit_encoders(examples, indices[0], missing, embedded)
-        blocks = _Encoded(examples.x, indices[0], encoders)
-        preparation = fit_encoded(parts[0], blocks, encoders, standardize, standardize_target)
+        how = standardize, standardize_target
+        preparation = fit_at(examples, indices[0], *how, missing, embedded)
         for name, part in zip(PARTS, parts, strict=False):
-            _write(folder, name, examples.x, part, preparation, weighs=weights is not None)
+            weighs = weights is not None
+            _write(str(path), folder, name, examples.x, part, preparation, weighs=weighs)
         if own_test is not None:
             prepared = preparation.apply(str(test), own_test)
             for array, x in preparation.apart(prepared.x).items():
@@ -183,6 +203,7 @@ def _decode(
     work: Path,
     texts: tuple[str, ...],
     said: str | None,
+    settled: dict[str, Column],
     targets: tuple[str, ...] | None,
     inputs: Sequence[str] | None,
     reading: Reading,
@@ -198,10 +219,18 @@ def _decode(
     columns: list[Column] = []
     categories: dict[str, _Codes] = {}
     with (work / "cells").open("wb") as file:
-        for piece in Table.pieces(path, reading, texts, (*aside, *(inputs or ())), aside, _ROWS):
+        wanted = (*aside, *(inputs or ()))
+        pieces = 0
+        for piece in Table.pieces(path, reading, texts, wanted, aside, _ROWS, [*settled]):
+            pieces += 1
             if not columns:
                 names = feature_columns(piece, targets, inputs, groups, weights)
-                columns = piece.columns(names)[0]
+                told = piece.columns([name for name in names if name not in settled])[0]
+                by_name = {column.name: column for column in told} | settled
+                columns = [by_name[name] for name in names if name in by_name]
+                empty = [c.name for c in told if c.kind == "category" and not c.values]
+                if unsaid := [name for name in empty if not reading.kind_of(name)]:
+                    raise ReadAgain(unsettled=unsaid)
                 if not columns:
                     raise ValueError(f"{path}: expected columns that are not dropped, got none")
                 categories = {c.name: _Codes() for c in columns if c.kind == "category"}
@@ -251,6 +280,11 @@ def _decode(
             for rows in _slices(count):
                 cells = x[rows, place]
                 x[rows, place] = new[np.where(np.isnan(cells), -1, cells).astype(int)]
+    for column in columns if pieces > 1 else ():
+        if column.name in settled or reading.kind_of(column.name) or not may_be_other(column):
+            continue
+        if Table.column_of(path, reading, texts, wanted, column.name) != column:
+            raise ReadAgain(unsettled=(column.name,))
     return Dataset(
         x,
         labels if class_names else labels.reshape(count, -1),
@@ -289,33 +323,15 @@ def _slices(count: int) -> Iterator[slice]:
     return (slice(start, start + _ROWS) for start in range(0, count, _ROWS))
 
 
-def _fit_encoders(
-    examples: Dataset, index: np.ndarray, missing: str, embedded: Embedded
-) -> tuple[Encoder, ...]:
-    """Some columns at a time, as many as are read together without much memory."""
-    columns, together = examples.columns, max(_CELLS // len(index), 1)
-    encoders = []
-    for start in range(0, len(columns), together):
-        some = slice(start, start + together)
-        encoders += fit_encoders(examples.x[:, some][index], columns[some], missing, embedded)
-    return tuple(encoders)
-
-
-class _Encoded:
-    """The features of the examples at an index, a block at a time, as often as one likes."""
-
-    def __init__(self, x: np.ndarray, index: np.ndarray, encoders: tuple[Encoder, ...]):
-        self._x, self._index, self._encoders = x, index, encoders
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are told where the features are written
-            for rows in _slices(len(self._index)):
-                yield encode("fit", self._x[self._index[rows]], self._encoders)[0]
-
-
 def _write(
-    folder: Path, name: str, x: np.ndarray, part: Dataset, preparation: Preparation, *, weighs: bool
+    where: str,
+    folder: Path,
+    name: str,
+    x: np.ndarray,
+    part: Dataset,
+    preparation: Preparation,
+    *,
+    weighs: bool,
 ) -> None:
     """The features of a part, whose x are numbers of rows."""
     out: dict[str, Any] = {}
@@ -323,17 +339,17 @@ def _write(
     for array, one in preparation.apart(preparation.sample()).items():
         file, shape = folder / f"{name}_{array}.npy", (count, *one.shape[1:])
         if count:
-            out[array] = np.lib.format.open_memmap(file, "w+", one.dtype, shape)
+            out[array] = new_mapped(file, one.dtype, shape)
         else:
             np.save(file, np.zeros(shape, one.dtype), allow_pickle=False)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for rows in _slices(count):
-            prepared = preparation.inputs(name, x[part.x[rows]])
+            prepared = preparation.inputs(where, x[part.x[rows]])
             for array, values in preparation.apart(prepared).items():
                 out[array][rows] = values
     for message in {re.sub(r": [0-9]+ cells", ": cells", str(each.message)) for each in said}:
         warnings.warn(message, stacklevel=3)
     if not part.class_names:
-        part = part._replace(target=preparation.target_standardization.apply(part.target))
+        part = part._replace(target=preparation.targets(where, part.target))
     write_targets(folder, name, part, weighs=weighs)

@@ -273,8 +273,27 @@ def _dates(name: str, given: Any, form: str, *, required: bool) -> tuple[str, np
         form, times = next(iter(found.items()))
         return form, _seconds(times)
     if required:
-        _refuse_first(given, np.ones(len(given), bool), "a date such as 2024-12-31", "date")
+        bad = ~np.asarray(given.str.fullmatch(_ISO.pattern), bool)
+        _refuse_first(given, bad, "a date such as 2024-12-31", "date")
     return "", None
+
+
+def may_be_other(column: Column) -> bool:
+    """Whether a column that was told by a part of its cells, with the values of all of them, may be
+    something else by all of its cells."""
+    import pandas as pd
+
+    if column.kind == "date":
+        return bool(column.format)
+    if column.kind != "category":
+        return False
+    values = pd.Series(column.values, dtype="str")
+    return (
+        not len(values)
+        or len(values) > MOST_CATEGORIES
+        or bool(values.str.lower().isin(TRUE | FALSE).all())
+        or any(np.isfinite(as_numbers(values, decimal)).any() for decimal in ".,")
+    )
 
 
 def _category(

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxnn.core.validation import listed
 from jaxnn.data.columns import Column
+from jaxnn.data.threads import in_threads
 
 MISSING = ("fill", "frequent", "refuse")
 """How gaps are treated: filled by the median (the most frequent truth value; no category) beside a
@@ -16,6 +17,8 @@ EMBED_ABOVE = 50
 """A column with more categories becomes an embedding, one with fewer is one-hot."""
 _WIDEST = 50
 _BLOCK = 1 << 12
+_CELLS = 1 << 20
+"""How many cells of some columns are looked at together by a thread."""
 _DAY = 86400.0
 _CYCLES = {"year": 365.2425 * _DAY, "week": 7 * _DAY}
 
@@ -163,12 +166,24 @@ class Encoder(NamedTuple):
 
 
 def fit_encoders(
-    x: np.ndarray, columns: tuple[Column, ...], missing: str, embedded: Embedded = BY_DEFAULT
+    x: np.ndarray,
+    columns: tuple[Column, ...],
+    missing: str,
+    embedded: Embedded = BY_DEFAULT,
+    index: np.ndarray | None = None,
 ) -> tuple[Encoder, ...]:
-    """One for each column, by these training examples."""
-    return tuple(
-        _fit(x[:, place], column, missing, embedded) for place, column in enumerate(columns)
-    )
+    """One for each column, by these training examples, or by those at ``index``: of some columns at
+    a time, as many as are read together without much memory."""
+    together = max(_CELLS // max(len(x if index is None else index), 1), 1)
+
+    def fitted(start: int) -> list[Encoder]:
+        some = slice(start, start + together)
+        cells = x[:, some] if index is None else x[:, some][index]
+        pairs = zip(cells.T, columns[some], strict=True)
+        return [_fit(own, column, missing, embedded) for own, column in pairs]
+
+    found = in_threads(fitted, range(0, len(columns), together))
+    return tuple(encoder for some in found for encoder in some)
 
 
 def encode(

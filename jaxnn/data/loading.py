@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxnn.core.validation import require_boolean, require_integer, require_number, unknown_name
 from jaxnn.data.bundled import BUNDLED, read_bundled
+from jaxnn.data.cache import in_background
 from jaxnn.data.columns import Column
 from jaxnn.data.dataset import Dataset, require_two_classes
 from jaxnn.data.digests import digest
@@ -18,7 +19,13 @@ from jaxnn.data.generated import GENERATED
 from jaxnn.data.images import find_examples, is_image_folder, read_images
 from jaxnn.data.mapped import map_splits
 from jaxnn.data.mnist import MNIST, read_mnist
-from jaxnn.data.preparation import fit, flattened, require_standardization
+from jaxnn.data.preparation import (
+    are_features,
+    fit,
+    fit_at,
+    flattened,
+    require_standardization,
+)
 from jaxnn.data.splitting import Source, Splits, split_fold, split_off, take
 from jaxnn.data.table import FOUND, Reading, is_table
 
@@ -169,40 +176,52 @@ def load(
     if embed and (images is not None or name in NAMES or not is_table(Path(name))):
         _refuse(name, embed=embedded.columns)
     reading = reading.saying_categories(embedded.columns)
-    if images is not None or are_images(name):
-        _refuse(name, folder=folder, inputs=inputs)
-        if images is None:
-            _refuse(name, target=target, task=task, groups=groups, weights=weights)
-        columns = (target,) if isinstance(target, str) else target
-        path, how = Path(name).expanduser(), {"size": size, "colors": colors, "task": task}
-        how |= {"reading": reading, "groups": groups, "prefer_numbers": prefer_numbers}
-        how |= {"weights": weights}
-        examples, own_test = read_images(find_examples(path, images, columns, **how)), None
-        if test is not None:
-            test = Path(test).expanduser()
-            own_test = examples_like(examples, test, target, images, reading, weights)
-    else:
-        _refuse(name, size=size, colors=colors or None)
-        examples, own_test = _read(
-            name, folder, target, inputs, task, test, reading, groups, prefer_numbers, weights
-        )
-    standardize, standardize_target = standardizing(examples, standardize, standardize_target)
-    require_two_classes(f"load: {name}", examples)
-    if fold is not None:
-        own_test = None
-    indices = draw(examples, own_test, test_fraction, validation_fraction, fold, seed, stratify)
-    whole = (*told(examples), *(() if own_test is None else told(own_test)))
-    source = Source(digest(*whole), digest(*indices))
-    parts = [take(examples, index) for index in indices]
-    examples_columns = examples.columns
-    del examples, whole  # the parts are copies, and standardising makes others
-    parts += [] if own_test is None else [own_test]
-    require_some_weight(f"load: {name}", parts)
-    require_embedded(name, examples_columns, embedded.columns)
-    preparation = fit(parts[0], standardize, standardize_target, flatten, missing, embedded)
-    parts.reverse()  # none of them is kept when it is prepared
-    train, validation, held_out = (preparation.apply(str(name), parts.pop()) for _ in range(3))
-    return Splits(train, validation, held_out, preparation, source)
+    with in_background() as thread:
+        if images is not None or are_images(name):
+            _refuse(name, folder=folder, inputs=inputs)
+            if images is None:
+                _refuse(name, target=target, task=task, groups=groups, weights=weights)
+            columns = (target,) if isinstance(target, str) else target
+            path, how = Path(name).expanduser(), {"size": size, "colors": colors, "task": task}
+            how |= {"reading": reading, "groups": groups, "prefer_numbers": prefer_numbers}
+            how |= {"weights": weights}
+            examples, own_test = read_images(find_examples(path, images, columns, **how)), None
+            if test is not None:
+                test = Path(test).expanduser()
+                own_test = examples_like(examples, test, target, images, reading, weights)
+        else:
+            _refuse(name, size=size, colors=colors or None)
+            examples, own_test = _read(
+                name, folder, target, inputs, task, test, reading, groups, prefer_numbers, weights
+            )
+        standardize, standardize_target = standardizing(examples, standardize, standardize_target)
+        require_two_classes(f"load: {name}", examples)
+        if fold is not None:
+            own_test = None
+        indices = draw(examples, own_test, test_fraction, validation_fraction, fold, seed, stratify)
+        whole = (*told(examples), *(() if own_test is None else told(own_test)))
+        data = thread.submit(digest, *whole)
+        del whole
+        others = [] if own_test is None else [own_test]
+        numbered = examples._replace(x=np.arange(len(examples.target)))
+        weighed = [*(take(numbered, index) for index in indices), *others]
+        require_some_weight(f"load: {name}", weighed)
+        require_embedded(name, examples.columns, embedded.columns)
+        how = standardize, standardize_target
+        if are_features(examples):
+            preparation = fit_at(examples, indices[0], *how, missing, embedded)
+            found = [preparation.apply(str(name), examples, index) for index in indices]
+            del examples
+        else:
+            parts = [take(examples, index) for index in indices[::-1]]
+            data.result()
+            del examples  # the parts are copies, and standardising makes others
+            preparation = fit(parts[-1], *how, flatten, missing, embedded)
+            found = [preparation.apply(str(name), parts.pop()) for _ in indices]
+        found += [preparation.apply(str(name), test) for test in others]
+        train, validation, held_out = found
+        source = Source(data.result(), digest(*indices))
+        return Splits(train, validation, held_out, preparation, source)
 
 
 def require_prepared(where: str, standardize: str, missing: str, embedded: Embedded) -> None:

@@ -1,6 +1,8 @@
 """Data sets larger than the memory: .npy files that are mapped, and read where they are used."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,20 @@ def make_empty(folder: str | Path) -> Path:
         raise FileExistsError(f"write_mapped: expected {folder} to be a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def new_mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """An array in a new .npy file, mapped to be written; raises OSError where the disk has no room
+    for it, in place of a signal that ends the process when it is full."""
+    x = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:  # a file system need not have it
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
+    return x
 
 
 def write_preparation(folder: Path, preparation: Preparation) -> None:

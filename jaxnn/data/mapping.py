@@ -15,7 +15,7 @@ from jaxnn.data.loading import (
     require_some_weight,
     standardizing,
 )
-from jaxnn.data.mapped import PARTS, make_empty, write_preparation, write_targets
+from jaxnn.data.mapped import PARTS, make_empty, new_mapped, write_preparation, write_targets
 from jaxnn.data.preparation import fit, require_standardization
 from jaxnn.data.splitting import take
 from jaxnn.data.table import FOUND, Reading
@@ -95,7 +95,7 @@ def map_images(
     preparation = fit(parts[0], standardize, standardize_target, flatten=False)
     for name, part in zip(PARTS, parts, strict=True):
         if not examples.class_names:
-            part = part._replace(target=preparation.target_standardization.apply(part.target))
+            part = part._replace(target=preparation.targets(str(path), part.target))
         write_targets(folder, name, part, weighs=weights is not None)
         x = part.x
         if not isinstance(x, np.memmap):
@@ -116,7 +116,7 @@ def _decoded(
     """The pixels of images in a file that is mapped; of none, in memory."""
     if not files:
         return np.zeros((0, *shape), np.float32)
-    x = np.lib.format.open_memmap(path, "w+", np.float32, (len(files), *shape))
+    x = new_mapped(path, np.float32, (len(files), *shape))
     for start in range(0, len(files), _CHUNK):
         some = files[start : start + _CHUNK]
         x[start : start + len(some)] = decode(some, shape, pixels)

@@ -10,15 +10,25 @@ from jaxnn.core.validation import unknown_name
 from jaxnn.data import encoding
 from jaxnn.data.columns import Column
 from jaxnn.data.dataset import Dataset, as_features
-from jaxnn.data.encoding import BY_DEFAULT, Embedded, Encoder, encode, fit_encoders, to_facts
+from jaxnn.data.encoding import (
+    BY_DEFAULT,
+    Embedded,
+    Encoder,
+    encode,
+    fit_encoders,
+    to_facts,
+)
 from jaxnn.data.facts import BAD_FACTS
 from jaxnn.data.images import Pixels
+from jaxnn.data.threads import in_threads
 
 VERSION = 1
 """Of what `Preparation.facts` returns."""
 _SHOWN = 40
 _CHUNK = 1 << 22
-"""How many numbers are brought to float64 at a time."""
+"""How many numbers are brought to float64 at a time, where they are added up."""
+_BLOCK = 1 << 17
+"""How many, where they are not: they stay in the cache."""
 
 
 class Standardization(NamedTuple):
@@ -32,16 +42,23 @@ class Standardization(NamedTuple):
     deviation: np.ndarray
     """float64, of the same shape."""
 
-    def apply(self, x: np.ndarray) -> np.ndarray:
-        """(x − mean) / deviation in float32; raises ValueError for examples of another shape."""
+    def apply(self, x: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
+        """(x − mean) / deviation in float32, of the examples at ``index`` if it is given.
+
+        Raises ValueError for examples of another shape.
+        """
         self._require_examples(x)
         if self.is_identity:
-            return np.asarray(x, np.float32)
-        z = np.empty(x.shape, np.float32)
-        rows = max(_CHUNK // max(int(np.prod(x.shape[1:])), 1), 1)
-        for start in range(0, len(x), rows):
+            return np.asarray(x if index is None else x[index], np.float32)
+        z = np.empty((len(x if index is None else index), *x.shape[1:]), np.float32)
+        rows = max(_BLOCK // max(int(np.prod(x.shape[1:])), 1), 1)
+
+        def write(start: int) -> None:
             part = slice(start, start + rows)
-            z[part] = (np.asarray(x[part], np.float64) - self.mean) / self.deviation
+            own = np.asarray(x[part if index is None else index[part]], np.float64)
+            z[part] = (own - self.mean) / self.deviation
+
+        in_threads(write, range(0, len(z), rows))
         return z
 
     def invert(self, z: np.ndarray) -> np.ndarray:
@@ -81,7 +98,7 @@ def _fit(x: Iterable[np.ndarray], axis: int | None) -> Standardization:
     mean = np.asarray(total / count)
     # Without another array of the size of x, as `numpy.std` has one.
     with np.errstate(over="ignore"):  # what is as large as that is refused with its place
-        squares = sum(np.sum(np.square(np.asarray(p, np.float64) - mean), axis) for p in x)
+        squares = sum(_squares(part, mean, axis) for part in x)
     deviation = np.asarray(np.sqrt(squares / count))
     # Rounding leaves a constant feature a tiny deviation, so it is recognised by its range.
     constant = (high == low) | (deviation == 0)
@@ -91,6 +108,11 @@ def _fit(x: Iterable[np.ndarray], axis: int | None) -> Standardization:
     )
 
 
+def _squares(part: np.ndarray, mean: np.ndarray, axis: int | None) -> Any:
+    distance = np.asarray(part, np.float64) - mean
+    return np.sum(np.square(distance, out=distance), axis)
+
+
 class Blocks:
     """An array in blocks of rows, as often as one likes."""
 
@@ -98,8 +120,29 @@ class Blocks:
         self._x = x
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        rows = max(_CHUNK // max(int(np.prod(self._x.shape[1:])), 1), 1)
-        return (self._x[start : start + rows] for start in range(0, len(self._x), rows))
+        every = _slices(len(self._x), int(np.prod(self._x.shape[1:])))
+        return (self._x[rows] for rows in every)
+
+
+class EncodedBlocks:
+    """The features of the examples at an index in such blocks, none of which is kept."""
+
+    def __init__(self, x: np.ndarray, index: np.ndarray, encoders: tuple[Encoder, ...]):
+        self._x, self._index, self._encoders = x, index, encoders
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        features = sum(len(encoder.names) for encoder in self._encoders)
+        for rows in _slices(len(self._index), features):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they are told where the features are written
+                part = encode("fit", self._x[self._index[rows]], self._encoders)[0]
+            yield part
+
+
+def _slices(count: int, numbers: int) -> Iterator[slice]:
+    """Of the rows of so many numbers each; both kinds of blocks have the same, and so the sums."""
+    rows = max(_CHUNK // max(numbers, 1), 1)
+    return (slice(start, start + rows) for start in range(0, count, rows))
 
 
 STANDARDIZATIONS: dict[str, Callable[[Iterable[np.ndarray]], Standardization]] = {
@@ -113,6 +156,15 @@ def require_standardization(where: str, name: str) -> None:
     """Raise ValueError unless ``name`` is a key of `STANDARDIZATIONS`."""
     if name not in tuple(STANDARDIZATIONS):  # a tuple, since any object can be sought in it
         raise ValueError(f"{where}: {unknown_name('standardize', name, STANDARDIZATIONS)}")
+
+
+def are_features(examples: Dataset) -> bool:
+    """Whether the columns of a table are features as they are: numbers without gaps."""
+    if not all(column.kind in ("number", "boolean") for column in examples.columns):
+        return False
+    largest = np.finfo(np.float32).max
+    x = examples.x
+    return bool(examples.columns and x.min() >= -largest and x.max() <= largest)  # NaN is nowhere
 
 
 class Preparation(NamedTuple):
@@ -194,14 +246,35 @@ class Preparation(NamedTuple):
         numbers = self.standardization.apply(flattened(x) if self.flatten else x)
         return self.together(numbers, codes)
 
-    def apply(self, where: str, examples: Dataset) -> Dataset:
-        """Examples of a file as the network takes them."""
-        target = examples.target
+    def targets(self, where: str, target: np.ndarray) -> np.ndarray:
+        """Targets of a regression as the network is to predict them, float32; raises ValueError
+        where one is too large for that."""
+        with np.errstate(over="ignore"):
+            found = self.target_standardization.apply(target)
+        if len(bad := np.argwhere(~np.isfinite(found))):
+            way_out = "; --data.standardize-target brings them into its range"
+            raise ValueError(
+                f"{where}: expected targets that are finite in float32, got "
+                f"{target[tuple(bad[0])]} (and {len(bad) - 1} more)"
+                + way_out
+                * self.target_standardization.is_identity
+            )
+        return found
+
+    def apply(self, where: str, examples: Dataset, index: np.ndarray | None = None) -> Dataset:
+        """Examples of a file as the network takes them; those at ``index``, of which no other
+        copy is made, where they `are_features`."""
+        target, weights = examples.target, examples.weights
+        if index is not None:
+            target, weights = target[index], None if weights is None else weights[index]
         if not self.class_names:
-            target = self.target_standardization.apply(target)
-        x = self.inputs(where, examples.x)
+            target = self.targets(where, target)
+        if index is None:
+            x = self.inputs(where, examples.x)
+        else:
+            x = self.standardization.apply(examples.x, index)
         names = self.feature_names, self.class_names, self.target_names
-        return Dataset(x, target, *names, self.task, weights=examples.weights)
+        return Dataset(x, target, *names, self.task, weights=weights)
 
     def describe(self) -> str:
         """What has become of the columns of a table or of images, for people; "" for others."""
@@ -289,6 +362,21 @@ def fit(
             x, _ = encode("fit", x, encoders)
     x = Blocks(flattened(x) if flatten else x)
     return fit_encoded(examples, x, encoders, features, target, flatten, shape)
+
+
+def fit_at(
+    examples: Dataset,
+    index: np.ndarray,
+    features: str,
+    target: bool,
+    missing: str = "fill",
+    embedded: Embedded = BY_DEFAULT,
+) -> Preparation:
+    """The same by those at ``index`` of the examples of a table, of which none is kept twice."""
+    encoders = fit_encoders(examples.x, examples.columns, missing, embedded, index)
+    blocks = EncodedBlocks(examples.x, index, encoders)
+    training = examples._replace(target=examples.target[index])
+    return fit_encoded(training, blocks, encoders, features, target)
 
 
 def fit_encoded(

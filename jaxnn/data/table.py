@@ -5,11 +5,13 @@ import contextlib
 import copy
 import csv
 import gzip
+import itertools
 import re
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +31,8 @@ from jaxnn.data.columns import (
 )
 from jaxnn.data.dataset import BadWeight, as_weights
 from jaxnn.data.optional import require_library
+from jaxnn.data.spans import has_negative_zeros, spans_of
+from jaxnn.data.threads import in_threads
 
 VERSION = 4  # changes when the same file would be decoded to something else
 
@@ -56,8 +60,9 @@ _LARGEST_EXACT = 2**53
 _CHUNK = 1 << 20
 _TOGETHER = 8
 _PROBED = 1 << 8
-_ROWS = 1 << 16
+_ROWS = 1 << 14
 """How many are read at once of a table of numbers."""
+_UNREADABLE = (UnicodeDecodeError, EOFError, OSError)
 
 
 class Reading(NamedTuple):
@@ -153,11 +158,14 @@ def suffix_of(path: Path) -> str:
 
 class ReadAgain(Exception):
     """A piece shows that those before it were read otherwise than it has to be: the whole table is
-    to be read again, with these columns as they are written, or for this task."""
+    to be read again, with these columns as they are written, for this task, or once it is known
+    what these columns hold as a whole (see `Table.column_of`)."""
 
-    def __init__(self, as_text: Sequence[str] = (), task: str | None = None):
-        super().__init__(as_text, task)
-        self.as_text, self.task = tuple(as_text), task
+    def __init__(
+        self, as_text: Sequence[str] = (), task: str | None = None, unsettled: Sequence[str] = ()
+    ):
+        super().__init__(as_text, task, unsettled)
+        self.as_text, self.task, self.unsettled = tuple(as_text), task, tuple(unsettled)
 
 
 class Table:
@@ -199,6 +207,7 @@ class Table:
         self._aside: set[str] = set()
         self._before = 0  # rows, where this is a piece
         self._is_piece = False
+        self._settled: set[str] = set()
         self._decimals: dict[tuple[str, ...], str] = {}  # that pieces before this one have
         self.is_text = suffix_of(path) in TEXTS
 
@@ -217,13 +226,16 @@ class Table:
         wanted: Sequence[str],
         aside: Sequence[str],
         rows: int,
+        settled: Sequence[str] = (),
     ) -> Iterator["Table"]:
-        """A table of text or of Parquet as tables of so many rows, one after the other.
+        """The table as tables of so many rows, one after the other.
 
-        The arguments are those of `Table`. A piece may raise `ReadAgain`.
+        The arguments are those of `Table`, and the columns of which `column_of` has said what they
+        are. A piece may raise `ReadAgain`.
         """
         whole = cls.__new__(cls)
         whole._open(path, reading)
+        whole._settled = {*settled}
         if whole.is_text:
             whole._open_text(as_text, {*wanted, *as_text, *aside}, aside)
             frames = whole._text_pieces(rows)
@@ -241,6 +253,23 @@ class Table:
         if not found:
             raise ValueError(f"{path}: expected rows below the header, got none")
 
+    @classmethod
+    def column_of(
+        cls, path: Path, reading: Reading, as_text: Sequence[str], wanted: Sequence[str], name: str
+    ) -> Column:
+        """What a column is by all of its cells, of which no others are read; raises ValueError as
+        `Table.columns` does of the whole table."""
+        whole = cls.__new__(cls)
+        whole._open(path, reading)
+        if whole.is_text:
+            whole._open_text(as_text, {*wanted, *as_text}, ())
+            with whole._reading() as file:
+                options = {**whole._options, "usecols": [name]}
+                whole._frame = whole._pandas.read_csv(file, **options)
+        else:
+            whole._frame = whole._read_binary()[[name]]
+        return whole.columns([name])[0][0]
+
     def _text_pieces(self, rows: int) -> Iterator[Any]:
         checked = False
         with self._reading() as file:
@@ -252,17 +281,36 @@ class Table:
                 yield frame.drop(columns=self._index)
 
     def _binary_pieces(self, rows: int) -> Iterator[Any]:
-        if BINARIES[suffix_of(self.path)] != "read_parquet":
-            raise ValueError(
-                f"{self.path}: expected a table of text or .parquet, which can be read in pieces, "
-                f"got {suffix_of(self.path)}: write it as one, or leave --stream out"
-            )
-        parquet = require_library("pyarrow.parquet", f"reading the table {self.path}")
+        match BINARIES[suffix_of(self.path)]:
+            case "read_parquet":
+                batches = self._parquet_batches(rows)
+            case "read_feather":
+                batches = self._arrow_batches(rows)
+            case _:  # a sheet has no more than 1,048,576 rows, and is read at once
+                whole = self._read_binary()
+                for start in range(0, len(whole), rows):
+                    yield whole.iloc[start : start + rows].reset_index(drop=True)
+                return
         try:
-            with parquet.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(rows):
-                    yield self._named(batch.to_pandas())
+            for batch in batches:
+                yield self._named(batch.to_pandas())
         except (OSError, ArithmeticError, self._pandas.errors.OutOfBoundsDatetime) as error:
+            raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
+
+    def _parquet_batches(self, rows: int) -> Iterator[Any]:
+        parquet = require_library("pyarrow.parquet", f"reading the table {self.path}")
+        with parquet.ParquetFile(self.path) as file:
+            yield from file.iter_batches(rows)
+
+    def _arrow_batches(self, rows: int) -> Iterator[Any]:
+        arrow = require_library("pyarrow", f"reading the table {self.path}")
+        try:
+            with arrow.OSFile(str(self.path)) as file, arrow.ipc.open_file(file) as reader:
+                for place in range(reader.num_record_batches):
+                    batch = reader.get_batch(place)
+                    for start in range(0, len(batch), rows):
+                        yield batch.slice(start, rows)
+        except arrow.ArrowException as error:
             raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
 
     def categories(self, name: str) -> tuple[tuple[str, ...], np.ndarray]:
@@ -322,10 +370,13 @@ class Table:
         for place, name in enumerate(names):
             said, of = self.reading.kind_of(name), known[place] if known else None
             try:
+                self._require_alike(name, of)
                 column, cells = read_column(name, self._cells(name), decimal, of, said)
-            except BadCell as error:
-                raise self._bad_cell(name, error) from None
             except ValueError as error:
+                if self._is_piece and name not in self._settled:
+                    raise ReadAgain(unsettled=(name,)) from None
+                if isinstance(error, BadCell):
+                    raise self._bad_cell(name, error) from None
                 raise ValueError(f"{self.path}: {error}") from None
             if column.kind != "drop":
                 is_comma = decimal == "," and self.is_text and column.kind == "number"
@@ -335,6 +386,15 @@ class Table:
                     write()
         write()
         return found, np.ascontiguousarray(table[:, : len(found)])
+
+    def _require_alike(self, name: str, known: Column | None) -> None:
+        """Raise ValueError where pandas has made numbers of the cells of a piece, and truth values
+        of those before it, or the other way round: as a whole they are words."""
+        cells = self._frame[name]
+        if known is not None and self._is_piece and self.is_text and cells.notna().any():
+            made = {"b": "boolean"}.get(cells.dtype.kind, "number" * (not is_text(cells)))
+            if {made, known.kind} == {"boolean", "number"}:
+                raise ValueError(f"column {name!r}: expected {known.kind}s, got {made}s")
 
     def target(
         self,
@@ -565,7 +625,7 @@ class Table:
         """The numbers of columns that hold nothing else, all at once."""
         if self._matrix is not None and self._matrix[0] == list(names):
             numbers = self._matrix[1]
-            return None if np.isinf(numbers).any() else numbers
+            return None if _is_infinite(numbers) else numbers
         frame = self._frame[list(names)] if list(names) != self.names else self._frame
         if not all(dtype.kind in "iuf" for dtype in set(frame.dtypes)):
             return None
@@ -574,7 +634,7 @@ class Table:
                 warn_rounded(name, frame[name].dropna())
         # Row by row: splits take rows.
         numbers = np.ascontiguousarray(frame.to_numpy(np.float64, na_value=np.nan))
-        return None if np.isinf(numbers).any() else numbers
+        return None if _is_infinite(numbers) else numbers
 
     def _cells(self, name: str) -> Any:
         cells = self._frame[name]
@@ -597,12 +657,13 @@ class Table:
             return
         again = [name for name in names if name not in known and not is_text(self._frame[name])]
         if again:
-            self._options["dtype"] |= dict.fromkeys(again, "str")
-            with self._opens(self.path, "rb") as file:
-                options = {**self._options, "usecols": again, "index_col": None}
-                cells = self._pandas.read_csv(file, **options)
-            for name in again:
-                self._frame[name] = cells[name]
+            self._frame[again] = self._read_as_written(again)
+
+    def _read_as_written(self, names: Sequence[str]) -> Any:
+        self._options["dtype"] |= dict.fromkeys(names, "str")
+        with self._opens(self.path, "rb") as file:
+            options = {**self._options, "usecols": names}
+            return self._pandas.read_csv(file, **options)[names]
 
     def _decimal(self, names: Sequence[str]) -> str:
         if self.reading.decimal or not self.is_text:
@@ -704,51 +765,123 @@ class Table:
             with warnings.catch_warnings(), self._opens(self.path, "rb") as file:
                 warnings.simplefilter("error", self._pandas.errors.ParserWarning)
                 yield file
-        except (
-            self._pandas.errors.ParserError,
-            self._pandas.errors.ParserWarning,
-            UnicodeDecodeError,
-            EOFError,
-            OSError,
-        ) as error:
-            self._require_rows()
-            raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
         except self._pandas.errors.EmptyDataError:
             raise ValueError(f"{self.path}: expected rows below the header, got none") from None
+        except (*_UNREADABLE, *self._parsing_errors()) as error:
+            self._require_rows()
+            raise ValueError(f"{self.path}: expected a whole table, got: {error}") from error
+
+    def _parsing_errors(self) -> tuple[type[Exception], ...]:
+        errors = self._pandas.errors
+        return errors.ParserError, errors.ParserWarning, errors.EmptyDataError
 
     def _read_numbers(self, file: Any, options: dict[str, Any]) -> Any:
-        """The table in pieces, of which no more than one is there as text at a time; None where a
-        column but those that are kept as they are written is no numbers that float64 holds."""
+        """The table in pieces, of which no more than a few are there as text at a time; None where
+        a column but those that are kept as they are written is no numbers that float64 holds."""
         aside = [n for n in self._names if n in options["dtype"] or n in self._aside]
-        pieces, matrices = [], []
+        names = [name for name in self._names if name not in aside]
         start = self._pandas.read_csv(file, nrows=_PROBED, **options).drop(columns=aside)
-        if not {dtype.kind for dtype in start.dtypes} <= {"i", "f"}:
+        if not names or not {dtype.kind for dtype in start.dtypes} <= {"i", "f"}:
             return None
-        file.seek(0)
+        found = self._read_spans(options, aside, len(names))
+        if found is None:
+            file.seek(0)
+            pieces, matrices = [], []
+            for piece, numbers, _ in self._number_pieces(file, options, aside):
+                if numbers is None:
+                    return None
+                pieces.append(piece)
+                matrices.append(np.ascontiguousarray(numbers))
+            if not matrices:
+                return None
+            table = np.empty((sum(map(len, matrices)), len(names)))
+            end = len(table)
+            while matrices:  # none is there twice
+                own = matrices.pop()
+                table[end - len(own) : end] = own
+                end -= len(own)
+            found = table, pieces
+        table, pieces = found
+        self._matrix = names, table
+        frame = self._pandas.DataFrame(table, columns=names, copy=False)
+        if aside:
+            frame[aside] = self._pandas.concat(pieces, ignore_index=True)
+            # 007 is a 7 in a piece of numbers, and beside those with words the same class.
+            texts = [name for name in aside if is_text(frame[name])]
+            mixed = [n for n in texts if not all(is_text(piece[n]) for piece in pieces)]
+            if mixed:
+                frame[mixed] = self._read_as_written(mixed)
+        return frame
+
+    def _number_pieces(
+        self, file: Any, options: dict[str, Any], aside: list[str]
+    ) -> Iterator[tuple[Any, np.ndarray | None, np.ndarray]]:
+        """The columns aside, the numbers of the others, None where these are none, and which of
+        them are whole."""
         with self._pandas.read_csv(file, chunksize=_ROWS, **options) as reader:
             for piece in reader:
-                pieces.append(piece[aside])
                 numbers = piece.drop(columns=aside)
                 whole = numbers.select_dtypes("int64")
-                if not {dtype.kind for dtype in numbers.dtypes} <= {"i", "f"} or (
+                fits = {dtype.kind for dtype in numbers.dtypes} <= {"i", "f"} and not (
                     whole.size and whole.abs().to_numpy().max() > _LARGEST_EXACT
-                ):
-                    return None
-                matrices.append(np.ascontiguousarray(numbers.to_numpy(np.float64)))
-        if not matrices or matrices[0].shape[1] == 0:
+                )
+                are_whole = np.array([dtype.kind == "i" for dtype in numbers.dtypes])
+                yield piece[aside], numbers.to_numpy(np.float64) if fits else None, are_whole
+
+    def _read_spans(
+        self, options: dict[str, Any], aside: list[str], columns: int
+    ) -> tuple[np.ndarray, list[Any]] | None:
+        """The numbers and the columns aside, by as many threads as there are processors; None where
+        the table is to be read from its start to its end, also to say what is wrong with it."""
+        if self._opens is not open or self._encoding not in ("utf-8", "utf-8-sig"):
             return None
-        table = np.empty((sum(map(len, matrices)), matrices[0].shape[1]))
-        end = len(table)
-        while matrices:  # none is there twice
-            own = matrices.pop()
-            table[end - len(own) : end] = own
-            end -= len(own)
-        self._matrix = list(numbers.columns), table
-        frame = self._pandas.DataFrame(self._matrix[1], columns=numbers.columns, copy=False)
-        if aside:
-            # A column that is text in one piece and numbers in another is read again as text.
-            frame[aside] = self._pandas.concat(pieces, ignore_index=True)
-        return frame
+        spans = spans_of(self.path, self._separator, len(self._names))
+        if not spans:
+            return None
+        ends = itertools.accumulate((span.lines for span in spans), initial=-self._header_rows)
+        starts = [max(end, 0) for end in ends]
+        table = np.empty((starts[-1], columns))
+        below = options | {"header": None, "encoding": "utf-8"}
+        zeros, fractions = np.zeros(columns, bool), np.zeros(columns, bool)
+        stop = Event()
+
+        def read(place: int) -> tuple[int, list[Any]] | None:
+            row, pieces = starts[place], []
+            with spans[place].open() as file:
+                how = below if place else options
+                for piece, numbers, are_whole in self._number_pieces(file, how, aside):
+                    if numbers is None or row + len(numbers) > starts[place + 1]:
+                        stop.set()
+                        return None
+                    if stop.is_set():
+                        return None
+                    table[row : row + len(numbers)] = numbers
+                    zeros[are_whole & (numbers == 0).any(0)] = True
+                    fractions[~are_whole] = True
+                    row += len(numbers)
+                    pieces.append(piece)
+            return row - starts[place], pieces
+
+        try:
+            found = in_threads(read, range(len(spans)), stop)
+        except (*_UNREADABLE, *self._parsing_errors()):
+            return None
+        read_all, end = [], 0
+        for place, own in enumerate(found):
+            if own is None:
+                return None
+            count, pieces = own
+            if end != starts[place]:  # where lines are empty
+                table[end : end + count] = table[starts[place] : starts[place] + count]
+            end += count
+            read_all += pieces
+        # The sign of -0 is kept among fractions alone, and so is told by where pieces begin, which
+        # is not to depend on the processors.
+        kinds = ({piece[name].dtype.kind for piece in read_all} for name in aside)
+        are_mixed = (zeros & fractions).any() or any(of >= {"i", "f"} for of in kinds)
+        if are_mixed and has_negative_zeros(self.path):
+            return None
+        return table[:end], read_all
 
     def _require_rows(self) -> None:
         """Raise ValueError for the first row whose cells are not as many as the columns."""
@@ -878,3 +1011,9 @@ class Table:
         return ValueError(
             f"{self._where(error.row, name)}: expected {error.expected}, got {got}{error.hint}"
         )
+
+
+def _is_infinite(numbers: np.ndarray) -> bool:
+    """Whether some are, without another array of as many; NaN is passed over."""
+    ends = [f.reduce(numbers, None, initial=0.0) for f in (np.fmin, np.fmax)]
+    return bool(np.isinf(ends).any())

@@ -6,6 +6,8 @@ import pytest
 
 from jaxnn.data import cache, files, load
 from jaxnn.data.cache import cached
+from jaxnn.data.chunks import load_table
+from jaxnn.data.table import Table
 
 
 @pytest.fixture
@@ -134,3 +136,24 @@ def test_an_entry_that_lost_an_array_is_decoded_anew_and_replaced(source):
     same(cached(source, decode))
     same(cached(source, decode))
     assert decode.calls == 2
+
+
+@pytest.mark.parametrize("change", [b"1,2,0\n", None])
+@pytest.mark.parametrize("read", [load, load_table])
+def test_a_file_that_grows_or_shrinks_while_it_is_read_is_refused(
+    change, read, tmp_path, monkeypatch
+):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,y\n" + "".join(f"{i},{i % 2},{i % 3}\n" for i in range(300)))
+    original = Table.target
+
+    def late(*arguments, **options):
+        with path.open("r+b") as file:
+            file.seek(0, 2)
+            file.truncate(1000) if change is None else file.write(change)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(Table, "target", late)
+    with pytest.raises(ValueError, match=r"t.csv: expected a file that stays as it is while"):
+        read(path, target="y")
+    assert not any(cache.cache_folder().glob("*.npz"))

@@ -1,5 +1,7 @@
 """Tables that are read a piece at a time."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxnn.data import chunks, load, map_splits
+from jaxnn.data import chunks, encoding, load, map_splits
 from jaxnn.data.chunks import load_table, map_table
 from jaxnn.data.encoding import Embedded
 
@@ -17,7 +19,7 @@ def small_pieces(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAXNN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(chunks, "_ROWS", 64)
-    monkeypatch.setattr(chunks, "_CELLS", 300)
+    monkeypatch.setattr(encoding, "_CELLS", 300)
 
 
 def frame(count=300):
@@ -54,26 +56,45 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".csv.gz"])
+def write(found, path):
+    if path.suffix == ".xlsx":
+        pytest.importorskip("openpyxl")
+        found.to_excel(path, index=False)
+    elif path.suffix == ".feather":
+        found.to_feather(path, chunksize=70)  # other pieces than are asked for
+    elif path.suffix == ".parquet":
+        found.to_parquet(path)
+    else:
+        found.to_csv(path, index=False)
+
+
+def require_same_digests(folder, whole):
+    said = json.loads((folder / "source.json").read_text())
+    assert (said["data"], said["split"]) == tuple(whole.source)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".csv.gz", ".feather", ".xlsx"])
 @pytest.mark.parametrize("task", TASKS)
 def test_pieces_give_what_the_whole_gives(task, suffix):
     path, found = Path(f"t{suffix}"), frame()
     if task == "two":
         found = found.dropna()
-    found.to_parquet(path) if suffix == ".parquet" else found.to_csv(path, index=False)
+    write(found, path)
     options = {"inputs": INPUTS, "standardize": "features", "validation_fraction": 0.1}
     options |= TASKS[task]
     whole = load(path, **options, embed_above=20)
-    pieces = map_splits(map_table(path, "mapped", **options, embedded=Embedded(above=20)))
+    folder = map_table(path, "mapped", **options, embedded=Embedded(above=20))
+    require_same_digests(folder, whole)
+    pieces = map_splits(folder)
     assert pieces.preparation.facts()[0] == whole.preparation.facts()[0]
     for part, own in zip(whole[:3], pieces[:3], strict=True):
         assert (own.class_names, own.feature_names) == (part.class_names, part.feature_names)
-        np.testing.assert_allclose(own.target, part.target, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(own.target, part.target)
         arrays = part.x if isinstance(part.x, tuple) else (part.x,)
         others = own.x if isinstance(own.x, tuple) else (own.x,)
         for a, b in zip(arrays, others, strict=True):
             assert a.dtype == b.dtype
-            np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+            np.testing.assert_array_equal(b, a)
         if part.weights is not None:
             np.testing.assert_array_equal(own.weights, part.weights)
 
@@ -126,9 +147,11 @@ def test_the_folder_in_the_cache_is_of_the_file_and_the_options():
     assert load_table("t.csv", **options).source.data != first.source.data
 
 
-def test_only_what_can_be_read_in_pieces_is():
-    frame().to_feather("t.feather")
-    with pytest.raises(ValueError, match=r"can be read in pieces, got \.feather"):
+def test_a_damaged_file_of_arrow_is_refused_by_name():
+    frame().to_feather("t.feather", chunksize=70)
+    content = Path("t.feather").read_bytes()
+    Path("t.feather").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"t\.feather: expected a whole table, got"):
         map_table("t.feather", "mapped", target="price", inputs=INPUTS)
 
 
@@ -142,11 +165,13 @@ def written(columns, separator=","):
 def require_same(path, **options):
     """The splits in memory, which those in pieces equal."""
     whole, reading = load(path, **options), options.pop("reading", chunks.FOUND)
-    pieces = map_splits(map_table(path, "mapped", **options, reading=reading))
+    folder = map_table(path, "mapped", **options, reading=reading)
+    require_same_digests(folder, whole)
+    pieces = map_splits(folder)
     assert pieces.preparation.facts()[0] == whole.preparation.facts()[0]
     for part, own in zip(whole[:3], pieces[:3], strict=True):
-        np.testing.assert_allclose(own.x, part.x, rtol=1e-6)
-        np.testing.assert_allclose(own.target, part.target, rtol=1e-6)
+        np.testing.assert_array_equal(own.x, part.x)
+        np.testing.assert_array_equal(own.target, part.target)
     return whole
 
 
@@ -226,3 +251,54 @@ def test_options_that_there_are_not_are_refused(option):
     with pytest.raises(ValueError, match=rf"unknown {next(iter(option))}|embed_above"):
         map_table(path, "mapped", target="y", **option)
     assert not Path("mapped").exists()
+
+
+def day(row):
+    return f"2024-01-{row % 28 + 1:02d}"
+
+
+BEYOND_THE_FIRST = {
+    "words": lambda row: "" if row < 64 else "ab"[row % 2],
+    "dates": lambda row: "" if row < 64 else day(row),
+    "truth": lambda row: "" if row < 64 else YES[row],
+    "dates after words for gaps": lambda row: "NA" if row < 64 else day(row),
+    "words after dates": lambda row: day(row) if row < 150 else "soon",
+    "another form of dates": lambda row: (
+        f"0{row % 9 + 1}/0{row % 9 + 1}/2024 10:0{row % 6}"
+        if row < 64
+        else f"01/{row % 28 + 1:02d}/2024 10:00"
+    ),
+    "words after truth": lambda row: YES[row] if row < 150 else "maybe",
+    "numbers after truth": lambda row: row % 2 == 0 if row < 128 else 1,
+    "the other truth": lambda row: "yes" if row < 64 else YES[row],
+    "numbers after words": lambda row: "ab"[row % 2] if row < 64 else row % 3,
+    "a gap as large as a piece": lambda row: "" if 64 <= row < 128 else row,
+    "numbers that no integer holds": lambda row: row if row < 100 else 2**70 + row,
+    "line feeds between quotes": lambda row: '"a\nb"' if row in (63, 64, 127) else "c",
+}
+
+
+def test_the_only_column_is_what_all_of_its_cells_say():
+    path = written({"c": map(BEYOND_THE_FIRST["words"], range(COUNT)), "y": YES})
+    require_same(path, target="y")
+
+
+@pytest.mark.parametrize("cells", BEYOND_THE_FIRST)
+def test_a_column_is_what_all_of_its_cells_say(cells):
+    columns = {"n": range(COUNT), "c": map(BEYOND_THE_FIRST[cells], range(COUNT)), "y": YES}
+    path = written(columns)
+    try:
+        whole = load(path, target="y")
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            map_table(path, "mapped", target="y")
+    else:
+        require_same(path, target="y")
+        assert whole.preparation.columns[1].name == "c"
+
+
+def test_a_target_that_float32_does_not_hold_is_refused():
+    path = written({"n": range(COUNT), "y": ["1e39" if late else "0.5" for late in LATE]})
+    for read in (load, lambda *a, **b: map_table(*a, "mapped", **b)):
+        with pytest.raises(ValueError, match=r"finite in float32.* --data.standardize-target"):
+            read(path, target="y", test_fraction=0.5)
