@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from jaxnn.data.cache import cache_folder, identity_of, unchanged
-from jaxnn.data.columns import Column, may_be_other
 from jaxnn.data.dataset import Dataset, require_two_classes
 from jaxnn.data.digests import digest
 from jaxnn.data.encoding import BY_DEFAULT, Embedded
@@ -48,7 +47,13 @@ from jaxnn.data.mapped import (
 )
 from jaxnn.data.preparation import Preparation, fit_at
 from jaxnn.data.splitting import Splits, take
-from jaxnn.data.table import FOUND, INTEGER, ReadAgain, Reading, Table, are_many
+from jaxnn.data.tables.columns import Column, may_be_other
+from jaxnn.data.tables.features import column_of, read_categories, read_columns
+from jaxnn.data.tables.numerals import INTEGER
+from jaxnn.data.tables.pieces import ReadAgain
+from jaxnn.data.tables.reading import FOUND, Reading
+from jaxnn.data.tables.table import table_pieces
+from jaxnn.data.tables.targets import are_many, has_fractions, read_target, read_weights
 from jaxnn.data.tidying import most_bytes, tidy, unfinished, use
 
 VERSION = 2  # changes when the same file would be mapped to something else
@@ -169,7 +174,7 @@ def map_table(
                     texts, task = (*dict.fromkeys((*texts, *again.as_text)),), again.task or task
                     seeking = (*aside, *(wanted or ()))
                     for name in again.unsettled:
-                        settled[name] = Table.column_of(path, reading, texts, seeking, name)
+                        settled[name] = column_of(path, reading, texts, seeking, name)
         standardize, standardize_target = standardizing(examples, standardize, standardize_target)
         require_two_classes(f"load: {path}", examples)
         own_test = None
@@ -221,11 +226,11 @@ def _decode(
     with (work / "cells").open("wb") as file:
         wanted = (*aside, *(inputs or ()))
         pieces = 0
-        for piece in Table.pieces(path, reading, texts, wanted, aside, _ROWS, [*settled]):
+        for piece in table_pieces(path, reading, texts, wanted, aside, _ROWS, [*settled]):
             pieces += 1
             if not columns:
                 names = feature_columns(piece, targets, inputs, groups, weights)
-                told = piece.columns([name for name in names if name not in settled])[0]
+                told = read_columns(piece, [name for name in names if name not in settled])[0]
                 by_name = {column.name: column for column in told} | settled
                 columns = [by_name[name] for name in names if name in by_name]
                 empty = [c.name for c in told if c.kind == "category" and not c.values]
@@ -234,15 +239,15 @@ def _decode(
                 if not columns:
                     raise ValueError(f"{path}: expected columns that are not dropped, got none")
                 categories = {c.name: _Codes() for c in columns if c.kind == "category"}
-            target, kept = piece.target(targets or (), task, prefer_numbers=prefer_numbers)
+            target, kept = read_target(piece, targets or (), task, prefer_numbers=prefer_numbers)
             task = target.task or task
             x = np.empty((len(kept), len(columns)))
             plain = [place for place, c in enumerate(columns) if c.name not in categories]
             known = [columns[place] for place in plain]
-            x[:, plain] = piece.columns([c.name for c in known], known)[1] if known else 0
+            x[:, plain] = read_columns(piece, [c.name for c in known], known)[1] if known else 0
             for place, column in enumerate(columns):
                 if column.name in categories:
-                    values, cells = piece.categories(column.name)
+                    values, cells = read_categories(piece, column.name)
                     x[:, place] = categories[column.name].renumber(values, cells)
             if not kept.any():
                 continue
@@ -250,7 +255,7 @@ def _decode(
             own = target.values
             if target.class_names:
                 assert targets is not None
-                if said is None and piece.has_fractions(targets[0], target.class_names):
+                if said is None and has_fractions(piece, targets[0], target.class_names):
                     raise ReadAgain(task="regression")
                 own = classes.renumber(target.class_names, own).astype(np.int32)
             found["target"].append(own)
@@ -260,7 +265,7 @@ def _decode(
                 own = np.array([of_groups.values.get(name, -1) for name in names])
                 found["groups"].append(own[kept])
             if weights:
-                found["weights"].append(piece.weights(weights, kept))
+                found["weights"].append(read_weights(piece, weights, kept))
     if not found["target"]:
         raise ValueError(f"{path}: expected rows with a target, got none")
     joined = {name: np.concatenate(arrays) for name, arrays in found.items() if arrays}
@@ -283,7 +288,7 @@ def _decode(
     for column in columns if pieces > 1 else ():
         if column.name in settled or reading.kind_of(column.name) or not may_be_other(column):
             continue
-        if Table.column_of(path, reading, texts, wanted, column.name) != column:
+        if column_of(path, reading, texts, wanted, column.name) != column:
             raise ReadAgain(unsettled=(column.name,))
     return Dataset(
         x,

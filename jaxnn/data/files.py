@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxnn.core.validation import listed, unknown_name
-from jaxnn.data import images, npz, table
+from jaxnn.data import images, npz
 from jaxnn.data.cache import cached
-from jaxnn.data.columns import Column
 from jaxnn.data.dataset import (
     Dataset,
     as_features,
@@ -21,19 +20,23 @@ from jaxnn.data.dataset import (
 )
 from jaxnn.data.npy import read_strings
 from jaxnn.data.preparation import Preparation
-from jaxnn.data.table import (
+from jaxnn.data.tables.columns import Column
+from jaxnn.data.tables.features import read_columns
+from jaxnn.data.tables.numerals import INTEGER
+from jaxnn.data.tables.reading import (
     BINARIES,
     FOUND,
-    INTEGER,
-    TASKS,
     TEXTS,
     Reading,
-    Table,
+    is_compressed,
+    is_in_text,
     is_table,
-    suffix_of,
 )
+from jaxnn.data.tables.table import Table, read_table
+from jaxnn.data.tables.targets import TASKS, read_target, read_weights
 
 SUFFIXES = (*TEXTS, *BINARIES, ".npz")
+_VERSION = 4  # changes when the same table would be decoded to something else
 
 Columns = str | Sequence[str] | None
 Known = Dataset | Preparation
@@ -61,7 +64,7 @@ def read_file(
             return _decode(path, targets, columns, task, reading, groups, prefer_numbers, weights)
 
         options = (targets, columns, task, tuple(reading), groups, prefer_numbers, weights)
-        arrays = cached(path, decode, "table", table.VERSION, *options)
+        arrays = cached(path, decode, "table", _VERSION, *options)
         return _from_arrays(arrays)
 
     if groups is not None:
@@ -150,11 +153,11 @@ def _decode(
     weights: str | None,
 ) -> dict[str, np.ndarray]:
     as_text, aside = kept_as_text(reading, targets, groups, weights)
-    read = Table(path, reading, as_text, (*aside, *(inputs or ())), aside)
+    read = read_table(path, reading, as_text, (*aside, *(inputs or ())), aside)
     names = feature_columns(read, targets, inputs, groups, weights)
     assert targets is not None
-    target, kept = read.target(targets, task, prefer_numbers=prefer_numbers)
-    columns, x = read.columns(names)
+    target, kept = read_target(read, targets, task, prefer_numbers=prefer_numbers)
+    columns, x = read_columns(read, names)
     if not columns:
         raise ValueError(f"{path}: expected columns beside the target that are not dropped")
     facts = {
@@ -167,7 +170,7 @@ def _decode(
     if groups:
         arrays["groups"] = read.codes(groups)[kept]
     if weights:
-        arrays["weights"] = read.weights(weights, kept)
+        arrays["weights"] = read_weights(read, weights, kept)
     return arrays | {"facts": np.array(json.dumps(facts))}
 
 
@@ -235,9 +238,9 @@ def read_inputs(path: Path, feature_names: Columns, inputs: Columns) -> np.ndarr
     feature_names = _names(feature_names) or ()
     if is_table(path):
         columns = (feature_names or None) if inputs is None else _names(inputs)
-        read = Table(path, FOUND, (), columns or ())
+        read = read_table(path, FOUND, (), columns or ())
         known = [Column(name, "number") for name in columns or read.names]
-        x = read.columns([column.name for column in known], known)[1]
+        x = read_columns(read, [column.name for column in known], known)[1]
         return as_features(str(path), x, feature_names)
     x_name = _array_name(path, inputs)
     return as_features(str(path), npz.read_npz(path, (x_name,))[x_name], feature_names)
@@ -255,7 +258,7 @@ def inputs_like(known: Known, path: Path, inputs: Columns, reading: Reading = FO
     require_file(path)
     if is_table(path):
         wanted = _names(inputs) or _columns_of(known)
-        read = Table(path, reading._replace(kinds=()), _kept_as_text(known), wanted)
+        read = read_table(path, reading._replace(kinds=()), _kept_as_text(known), wanted)
         return _columns_like(known, read, (), inputs)
     names = _columns_of(known)
     x_name = _array_name(path, inputs)
@@ -282,7 +285,7 @@ def _columns_like(known: Known, read: Table, targets: Sequence[str], inputs: Col
             f"{read.path}: expected inputs to be {len(columns)} columns, got {len(names)}"
         )
     columns = columns or tuple(Column(name, "number") for name in names)
-    return read.columns(names, columns)[1]
+    return read_columns(read, names, columns)[1]
 
 
 def _columns_of(known: Known) -> tuple[str, ...]:
@@ -321,14 +324,14 @@ def examples_like(
         wanted = (*targets, *(_names(inputs) or _columns_of(known)))
         weighing = (weights,) if weights else ()
         as_text = (*targets, *weighing, *_kept_as_text(known))
-        read = Table(path, reading._replace(kinds=()), as_text, wanted)
+        read = read_table(path, reading._replace(kinds=()), as_text, wanted)
         if not targets:
             raise ValueError(f"{path}: expected target to name a column: say --target")
         for name in targets:
             read.require_column(name)
-        found, kept = read.target(targets, task, classes)
+        found, kept = read_target(read, targets, task, classes)
         x = _columns_like(known, read, (*targets, *weighing), inputs)[kept]
-        counted = read.weights(weights, kept) if weights and weights in read.names else None
+        counted = read_weights(read, weights, kept) if weights and weights in read.names else None
         given, names = found.values, found.class_names
     else:
         x = inputs_like(known, path, inputs)
@@ -385,8 +388,8 @@ def _labels(labels: np.ndarray) -> np.ndarray:
 
 def is_file_name(path: Path) -> bool:
     """Whether the suffix is one that can be read; a table in text may be compressed by gzip."""
-    if path.suffix.lower() == ".gz":
-        return suffix_of(path) in TEXTS
+    if is_compressed(path):
+        return is_in_text(path)
     return path.suffix.lower() in SUFFIXES
 
 
