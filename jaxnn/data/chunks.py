@@ -19,11 +19,7 @@ from jaxnn.data.cache import cache_folder, identity_of, unchanged
 from jaxnn.data.dataset import Dataset, require_two_classes
 from jaxnn.data.digests import digest
 from jaxnn.data.encoding import BY_DEFAULT, Embedded
-from jaxnn.data.files import (
-    examples_like,
-    require_file,
-    require_task,
-)
+from jaxnn.data.files import examples_like, require_file, require_task
 from jaxnn.data.loading import (
     AUTO,
     draw,
