@@ -29,7 +29,8 @@ from jaxnn.core.files import write_file
 from jaxnn.core.validation import printable, require_number, require_positive_integer
 from jaxnn.data.files import is_file_name
 from jaxnn.data.sounds import Hearing, encode_transcripts, one_rate, require_readable
-from jaxnn.data.table import FOUND, Table, is_table
+from jaxnn.data.tables.reading import FOUND, is_table
+from jaxnn.data.tables.table import read_table
 from jaxnn.data.tones import fill_up
 from jaxnn.losses.ctc import best_path
 from jaxnn.training import make_predict
@@ -157,7 +158,7 @@ def _table(path: Path, options: Options) -> tuple[list[Path], list[str]]:
     if not is_file_name(path) or not is_table(path):
         raise ValueError(f"{path}: expected a table of sounds and transcripts, or --run RUN")
     columns = options.sounds, options.transcripts
-    table = Table(path, FOUND, columns, columns)
+    table = read_table(path, FOUND, columns, columns)
     for column, option in zip(columns, ("sounds", "transcripts"), strict=True):
         if column not in table.names:
             raise ValueError(
@@ -202,14 +203,14 @@ def _use(options: Options) -> None:
     kept = restore(options.run, KIND, _input)
     hearing, path = Hearing(**kept.facts["hearing"]), options.file.expanduser()
     if is_table(path) and path.is_file():
-        names = Table(path, FOUND, (options.sounds,), (options.sounds,)).names
+        names = read_table(path, FOUND, (options.sounds,), (options.sounds,)).names
         if options.transcripts in names:
             paths, transcripts = _table(path, options)
             encode_transcripts(transcripts, kept.facts["alphabet"], str(path))
             recordings = Recordings(paths, [hearing.features(p) for p in paths], transcripts)
             print(f"{path}: {_describe(_evaluate(kept, recordings), recordings)}")
             return
-        paths = Table(path, FOUND, (options.sounds,), (options.sounds,)).paths(options.sounds)
+        paths = read_table(path, FOUND, (options.sounds,), (options.sounds,)).paths(options.sounds)
     elif path.is_dir():
         paths = sorted(p for p in path.rglob("*") if p.suffix.lower() == ".wav")
         if not paths:

@@ -29,7 +29,7 @@ from jaxnn.data.chunks import load_table, map_table
 from jaxnn.data.encoding import Embedded
 from jaxnn.data.mnist import MNIST
 from jaxnn.data.splitting import take
-from jaxnn.data.table import Reading, is_table
+from jaxnn.data.tables.reading import Reading, is_table
 from jaxnn.learning.privacy import Privacy, adaptive
 from jaxnn.losses.elementwise import Binary, OfError
 from jaxnn.rewrites.precision import POLICIES, Policy, skip_overflow, with_precision

@@ -9,24 +9,17 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxnn.data.cache import cache_folder, identity_of, unchanged
-from jaxnn.data.columns import Column, may_be_other
 from jaxnn.data.dataset import Dataset, require_two_classes
 from jaxnn.data.digests import digest
 from jaxnn.data.encoding import BY_DEFAULT, Embedded
-from jaxnn.data.files import (
-    examples_like,
-    feature_columns,
-    kept_as_text,
-    require_file,
-    require_task,
-)
+from jaxnn.data.files import examples_like, require_file, require_task
 from jaxnn.data.loading import (
     AUTO,
     draw,
@@ -48,12 +41,11 @@ from jaxnn.data.mapped import (
 )
 from jaxnn.data.preparation import Preparation, fit_at
 from jaxnn.data.splitting import Splits, take
-from jaxnn.data.table import FOUND, INTEGER, ReadAgain, Reading, Table, are_many
+from jaxnn.data.tables.piecewise import decode_pieces, slices
+from jaxnn.data.tables.reading import FOUND, Reading
 from jaxnn.data.tidying import most_bytes, tidy, unfinished, use
 
 VERSION = 2  # changes when the same file would be mapped to something else
-_ROWS = 1 << 16
-"""How many rows are brought to features at a time."""
 
 
 def load_table(path: str | os.PathLike[str], **options: Any) -> Splits:
@@ -158,18 +150,9 @@ def map_table(
     with unfinished(folder.parent) as work:
         given = tuple(columns) if columns else None
         wanted = (inputs,) if isinstance(inputs, str) else inputs
-        texts, aside = kept_as_text(reading, given, groups, weights)
-        options = (given, wanted, reading, groups, prefer_numbers, weights, aside)
+        how = given, wanted, task, reading, groups, prefer_numbers, weights
         with unchanged(path):
-            examples, settled = None, {}
-            while examples is None:
-                try:
-                    examples = _decode(path, work, texts, task, settled, *options)
-                except ReadAgain as again:
-                    texts, task = (*dict.fromkeys((*texts, *again.as_text)),), again.task or task
-                    seeking = (*aside, *(wanted or ()))
-                    for name in again.unsettled:
-                        settled[name] = Table.column_of(path, reading, texts, seeking, name)
+            examples = decode_pieces(path, work / "cells", *how)
         standardize, standardize_target = standardizing(examples, standardize, standardize_target)
         require_two_classes(f"load: {path}", examples)
         own_test = None
@@ -198,131 +181,6 @@ def map_table(
     return folder
 
 
-def _decode(
-    path: Path,
-    work: Path,
-    texts: tuple[str, ...],
-    said: str | None,
-    settled: dict[str, Column],
-    targets: tuple[str, ...] | None,
-    inputs: Sequence[str] | None,
-    reading: Reading,
-    groups: str | None,
-    prefer_numbers: bool,
-    weights: str | None,
-    aside: tuple[str, ...],
-) -> Dataset:
-    """The examples, whose cells are in a file that is mapped; or what `ReadAgain` says."""
-    task = said
-    found: dict[str, list[np.ndarray]] = {"target": [], "groups": [], "weights": []}
-    classes, of_groups = _Codes(), _Codes()
-    columns: list[Column] = []
-    categories: dict[str, _Codes] = {}
-    with (work / "cells").open("wb") as file:
-        wanted = (*aside, *(inputs or ()))
-        pieces = 0
-        for piece in Table.pieces(path, reading, texts, wanted, aside, _ROWS, [*settled]):
-            pieces += 1
-            if not columns:
-                names = feature_columns(piece, targets, inputs, groups, weights)
-                told = piece.columns([name for name in names if name not in settled])[0]
-                by_name = {column.name: column for column in told} | settled
-                columns = [by_name[name] for name in names if name in by_name]
-                empty = [c.name for c in told if c.kind == "category" and not c.values]
-                if unsaid := [name for name in empty if not reading.kind_of(name)]:
-                    raise ReadAgain(unsettled=unsaid)
-                if not columns:
-                    raise ValueError(f"{path}: expected columns that are not dropped, got none")
-                categories = {c.name: _Codes() for c in columns if c.kind == "category"}
-            target, kept = piece.target(targets or (), task, prefer_numbers=prefer_numbers)
-            task = target.task or task
-            x = np.empty((len(kept), len(columns)))
-            plain = [place for place, c in enumerate(columns) if c.name not in categories]
-            known = [columns[place] for place in plain]
-            x[:, plain] = piece.columns([c.name for c in known], known)[1] if known else 0
-            for place, column in enumerate(columns):
-                if column.name in categories:
-                    values, cells = piece.categories(column.name)
-                    x[:, place] = categories[column.name].renumber(values, cells)
-            if not kept.any():
-                continue
-            file.write(np.ascontiguousarray(x[kept]).data)
-            own = target.values
-            if target.class_names:
-                assert targets is not None
-                if said is None and piece.has_fractions(targets[0], target.class_names):
-                    raise ReadAgain(task="regression")
-                own = classes.renumber(target.class_names, own).astype(np.int32)
-            found["target"].append(own)
-            if groups:
-                names = piece.texts(groups)
-                of_groups.renumber([name for name in names if name], np.zeros(0))
-                own = np.array([of_groups.values.get(name, -1) for name in names])
-                found["groups"].append(own[kept])
-            if weights:
-                found["weights"].append(piece.weights(weights, kept))
-    if not found["target"]:
-        raise ValueError(f"{path}: expected rows with a target, got none")
-    joined = {name: np.concatenate(arrays) for name, arrays in found.items() if arrays}
-    labels, class_names, count = joined["target"], (), len(joined["target"])
-    if classes.values:
-        whole = all(map(INTEGER.fullmatch, classes.values))
-        if whole and said is None and are_many(len({*map(int, classes.values)}), count):
-            raise ReadAgain(task="regression")
-        class_names, places = classes.in_order(whole=whole)
-        labels = places[labels].astype(np.int32)
-    x = np.memmap(work / "cells", np.float64, "r+", shape=(count, len(columns)))
-    for place, column in enumerate(columns):
-        if column.name in categories:
-            values, places = categories[column.name].in_order()
-            columns[place] = column._replace(values=values)
-            new = np.append(places.astype(float), np.nan)
-            for rows in _slices(count):
-                cells = x[rows, place]
-                x[rows, place] = new[np.where(np.isnan(cells), -1, cells).astype(int)]
-    for column in columns if pieces > 1 else ():
-        if column.name in settled or reading.kind_of(column.name) or not may_be_other(column):
-            continue
-        if Table.column_of(path, reading, texts, wanted, column.name) != column:
-            raise ReadAgain(unsettled=(column.name,))
-    return Dataset(
-        x,
-        labels if class_names else labels.reshape(count, -1),
-        tuple(column.name for column in columns),
-        class_names,
-        () if class_names else targets or (),
-        "labels" if task == "labels" else "",
-        tuple(columns),
-        groups=joined.get("groups"),
-        weights=joined.get("weights"),
-    )
-
-
-class _Codes:
-    """Names in the order in which they are met."""
-
-    def __init__(self):
-        self.values: dict[str, int] = {}
-
-    def renumber(self, names: Sequence[str], codes: np.ndarray) -> np.ndarray:
-        """Codes of these names as codes of all that have been met; NaN stays."""
-        places = [self.values.setdefault(name, len(self.values)) for name in names]
-        table = np.append(np.array(places, float), np.nan)
-        return table[np.where(np.isnan(codes), -1, codes).astype(int)]
-
-    def in_order(self, *, whole: bool = False) -> tuple[tuple[str, ...], np.ndarray]:
-        """The names in the order of the text or of the whole numbers that they are; and the
-        place of each code among them."""
-        names = [str(int(name)) if whole else name for name in self.values]  # 01 is a 1
-        ordered = sorted({*names}, key=int if whole else None)
-        place = {name: number for number, name in enumerate(ordered)}
-        return tuple(ordered), np.array([place[name] for name in names], int)
-
-
-def _slices(count: int) -> Iterator[slice]:
-    return (slice(start, start + _ROWS) for start in range(0, count, _ROWS))
-
-
 def _write(
     where: str,
     folder: Path,
@@ -344,7 +202,7 @@ def _write(
             np.save(file, np.zeros(shape, one.dtype), allow_pickle=False)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        for rows in _slices(count):
+        for rows in slices(count):
             prepared = preparation.inputs(where, x[part.x[rows]])
             for array, values in preparation.apart(prepared).items():
                 out[array][rows] = values

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnn.data.columns import Column
+from jaxnn.data.tables.columns import Column
 
 
 class Dataset(NamedTuple):

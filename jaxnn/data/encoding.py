@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnn.core.validation import listed
-from jaxnn.data.columns import Column
+from jaxnn.data.tables.columns import Column
 from jaxnn.data.threads import in_threads
 
 MISSING = ("fill", "frequent", "refuse")

@@ -34,7 +34,9 @@ from jaxnn.data.cache import cached
 from jaxnn.data.dataset import Dataset, warn_without_weights
 from jaxnn.data.digests import digest
 from jaxnn.data.optional import require_library
-from jaxnn.data.table import FOUND, Reading, Table, is_table
+from jaxnn.data.tables.reading import FOUND, Reading, is_table
+from jaxnn.data.tables.table import read_table
+from jaxnn.data.tables.targets import read_target, read_weights
 
 VERSION = 1  # changes when the same files would be decoded to something else
 
@@ -219,7 +221,7 @@ def find_images(path: Path, column: str | None = None, reading: Reading = FOUND)
     if is_table(path):
         if column is None:
             raise ValueError(f"{path}: expected the column of the images: say --inputs COLUMN")
-        table = Table(path, reading, (column,), (column,))
+        table = read_table(path, reading, (column,), (column,))
         table.require_column(column)
         return Files(table.paths(column), table.texts(column))
     if not is_image(path):
@@ -363,11 +365,11 @@ def _labelled_table(
     if weights in targets:
         raise ValueError(f"{path}: expected weights beside the target, got {weights!r} for both")
     used = (column, *targets, *(name for name in (groups, weights) if name))
-    table = Table(path, reading._replace(kinds=()), used, used)
+    table = read_table(path, reading._replace(kinds=()), used, used)
     for name in used:
         if name != weights or not is_other:
             table.require_column(name)
-    target, kept = table.target(targets, task, classes, prefer_numbers=prefer_numbers)
+    target, kept = read_target(table, targets, task, classes, prefer_numbers=prefer_numbers)
     files = table.paths(column, kept)
     is_classes = target.task == "classification"
     values = target.values if is_classes else target.values.reshape(len(target.values), -1)
@@ -379,7 +381,7 @@ def _labelled_table(
         () if is_classes else tuple(targets),
         "labels" if target.task == "labels" else "",
         groups=table.codes(groups)[kept] if groups else None,
-        weights=table.weights(weights, kept) if weights and weights in table.names else None,
+        weights=read_weights(table, weights, kept) if weights and weights in table.names else None,
     )
 
 

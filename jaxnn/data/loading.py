@@ -10,7 +10,6 @@ import numpy as np
 from jaxnn.core.validation import require_boolean, require_integer, require_number, unknown_name
 from jaxnn.data.bundled import BUNDLED, read_bundled
 from jaxnn.data.cache import in_background
-from jaxnn.data.columns import Column
 from jaxnn.data.dataset import Dataset, require_two_classes
 from jaxnn.data.digests import digest
 from jaxnn.data.encoding import EMBED_ABOVE, MISSING, Embedded
@@ -27,7 +26,8 @@ from jaxnn.data.preparation import (
     require_standardization,
 )
 from jaxnn.data.splitting import Source, Splits, split_fold, split_off, take
-from jaxnn.data.table import FOUND, Reading, is_table
+from jaxnn.data.tables.columns import Column
+from jaxnn.data.tables.reading import FOUND, Reading, is_table
 
 AUTO = "auto"
 NAMES = (*BUNDLED, *GENERATED, *MNIST)

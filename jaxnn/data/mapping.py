@@ -18,7 +18,7 @@ from jaxnn.data.loading import (
 from jaxnn.data.mapped import PARTS, make_empty, new_mapped, write_preparation, write_targets
 from jaxnn.data.preparation import fit, require_standardization
 from jaxnn.data.splitting import take
-from jaxnn.data.table import FOUND, Reading
+from jaxnn.data.tables.reading import FOUND, Reading
 
 _CHUNK = 256
 """How many images are in memory at a time."""

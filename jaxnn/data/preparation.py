@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxnn.core.validation import unknown_name
 from jaxnn.data import encoding
-from jaxnn.data.columns import Column
 from jaxnn.data.dataset import Dataset, as_features
 from jaxnn.data.encoding import (
     BY_DEFAULT,
@@ -20,6 +19,7 @@ from jaxnn.data.encoding import (
 )
 from jaxnn.data.facts import BAD_FACTS
 from jaxnn.data.images import Pixels
+from jaxnn.data.tables.columns import Column
 from jaxnn.data.threads import in_threads
 
 VERSION = 1

@@ -4,10 +4,11 @@ import warnings
 import numpy as np
 import pytest
 
-from jaxnn.data import cache, files, load
+from jaxnn.data import cache, load
 from jaxnn.data.cache import cached
 from jaxnn.data.chunks import load_table
-from jaxnn.data.table import Table
+from jaxnn.data.tables import examples, piecewise
+from jaxnn.data.tables.targets import read_target
 
 
 @pytest.fixture
@@ -117,8 +118,8 @@ def test_a_table_is_decoded_once_for_each_target(tmp_path, monkeypatch):
     path = tmp_path / "t.csv"
     path.write_text("a,b,y\n" + "".join(f"{i},{i % 2},{i % 3}\n" for i in range(30)))
     calls = []
-    original = files.Table
-    monkeypatch.setattr(files, "Table", lambda *a: calls.append(a) or original(*a))
+    original = examples.read_table
+    monkeypatch.setattr(examples, "read_table", lambda *a: calls.append(a) or original(*a))
     first, second = load(path, target="y"), load(path, target="y")
     assert len(calls) == 1
     np.testing.assert_array_equal(first.train.x, second.train.x)
@@ -145,15 +146,15 @@ def test_a_file_that_grows_or_shrinks_while_it_is_read_is_refused(
 ):
     path = tmp_path / "t.csv"
     path.write_text("a,b,y\n" + "".join(f"{i},{i % 2},{i % 3}\n" for i in range(300)))
-    original = Table.target
 
     def late(*arguments, **options):
         with path.open("r+b") as file:
             file.seek(0, 2)
             file.truncate(1000) if change is None else file.write(change)
-        return original(*arguments, **options)
+        return read_target(*arguments, **options)
 
-    monkeypatch.setattr(Table, "target", late)
+    for reader in (examples, piecewise):
+        monkeypatch.setattr(reader, "read_target", late)
     with pytest.raises(ValueError, match=r"t.csv: expected a file that stays as it is while"):
         read(path, target="y")
     assert not any(cache.cache_folder().glob("*.npz"))

@@ -12,13 +12,14 @@ import pytest
 from jaxnn.data import chunks, encoding, load, map_splits
 from jaxnn.data.chunks import load_table, map_table
 from jaxnn.data.encoding import Embedded
+from jaxnn.data.tables import piecewise
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAXNN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(chunks, "_ROWS", 64)
+    monkeypatch.setattr(piecewise, "_ROWS", 64)
     monkeypatch.setattr(encoding, "_CELLS", 300)
 
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnn.data import load, spans
+from jaxnn.data import load
+from jaxnn.data.tables import spans
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def taken(monkeypatch, content, **options):
     found = load("t.csv", target="y", **options)
     with monkeypatch.context() as at_once:
         at_once.setenv("JAXNN_CACHE", "other")
-        at_once.setattr("jaxnn.data.table.spans_of", lambda *_: [])
+        at_once.setattr("jaxnn.data.tables.numeric.spans_of", lambda *_: [])
         return found, load("t.csv", target="y", **options)
 
 

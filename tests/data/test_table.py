@@ -5,11 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxnn.data import load, read_features, table
-from jaxnn.data.columns import Column
+from jaxnn.data import load, read_features
 from jaxnn.data.files import examples_like, inputs_like, read_file
 from jaxnn.data.preparation import STANDARDIZATIONS, Blocks
-from jaxnn.data.table import Reading
+from jaxnn.data.tables import features
+from jaxnn.data.tables.columns import Column
+from jaxnn.data.tables.reading import Reading
 
 
 def read_examples(path, target, inputs, task, **options):
@@ -498,7 +499,7 @@ def test_gaps_that_no_training_example_had_are_warned_of(tmp_path):
 
 
 def test_a_table_read_in_pieces_is_as_one_read_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxnn.data.table._ROWS", 2)
+    monkeypatch.setattr("jaxnn.data.tables.numeric._ROWS", 2)
     path = write(tmp_path, "y,a,b\nu,1,2\nv,2,\nu,3.5,4\nv,4,5\nu,5,6\n")
     found = read_file(path, "y", None, None)
     assert found.feature_names == ("a", "b")
@@ -516,8 +517,10 @@ def test_numbers_of_a_table_with_words_are_not_read_as_text_again(tmp_path, monk
     rows = [f"{i + 0.5},{i % 7},{'red' if i % 2 else ' blue'},{i % 3},," for i in range(40)]
     path = write(tmp_path, "\n".join(["a,b,word,y,c,d", *rows, "?,inf,red,1,,"]))
     read = []
-    whole = table.read_column
-    monkeypatch.setattr(table, "read_column", lambda *a: read.append(a[1].dtype.kind) or whole(*a))
+    whole = features.read_column
+    monkeypatch.setattr(
+        features, "read_column", lambda *a: read.append(a[1].dtype.kind) or whole(*a)
+    )
     with pytest.raises(ValueError, match=r"line 42, column 'b': expected a finite number"):
         load(path, target="y")
     path.write_text(path.read_text().replace("inf", "0"))

@@ -14,7 +14,7 @@ from experiments import evaluate, map_data, predict, train
 from experiments.support.command_line import take_config
 from experiments.support.config import DataConfig, ReadingConfig, to_table
 from experiments.support.runs import Run, open_trained
-from jaxnn.data.table import Reading
+from jaxnn.data.tables.reading import Reading
 
 # That both gradients agree is the business of other tests, and has to be compiled.
 UNCHECKED = ["wine_mlp", "--crosscheck-every", "0"]

@@ -3,10 +3,11 @@
 import re
 import shlex
 import warnings
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxnn.data.tables.numerals import LARGEST_EXACT, as_numbers
 
 KINDS = ("number", "boolean", "category", "date", "drop")
 MOST_CATEGORIES = 100
@@ -22,8 +23,6 @@ TRUE, FALSE = frozenset(("true", "yes", "t", "y")), frozenset(("false", "no", "f
 DATE_FORMATS = ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d")
 TIMES = ("", " %H:%M", " %H:%M:%S")
 _LONGEST_CATEGORY = 200
-_LARGEST_EXACT = 2**53
-_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?")
 
 
@@ -51,7 +50,7 @@ class BadCell(ValueError):
 
 def warn_rounded(name: str, numbers: Any) -> None:
     """Warn of whole numbers that float64 cannot tell apart."""
-    if len(numbers) and max(abs(int(numbers.min())), abs(int(numbers.max()))) > _LARGEST_EXACT:
+    if len(numbers) and max(abs(int(numbers.min())), abs(int(numbers.max()))) > LARGEST_EXACT:
         warnings.warn(
             f"column {name!r} has whole numbers of more than 15 digits, of which the last are "
             f"lost; --data.kinds {shlex.quote(f'{name}=drop')} leaves it out",
@@ -138,47 +137,6 @@ def as_texts(cells: Any) -> Any:
             lambda v: f"{v:.0f}" if float(v).is_integer() else repr(float(v)), na_action="ignore"
         )
     return cells.astype("str")
-
-
-def as_numbers(given: Any, decimal: str) -> np.ndarray:
-    """Texts as float64: NaN where one is no number, infinity where it is too large for one."""
-    import pandas as pd
-
-    plain = given
-    if decimal == ",":
-        grouped = plain.str.fullmatch(r"[+-]?\d{1,3}(?:\.\d{3})+(?:,\d+)?")
-        plain = plain.where(~grouped, plain.str.replace(".", "", regex=False))
-        # A point that does not group thousands has no meaning where the comma is decimal.
-        odd = plain.str.contains(".", regex=False)
-        plain = plain.str.replace(",", ".", regex=False).where(~odd, "x")
-    else:
-        grouped = plain.str.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
-        plain = plain.where(~grouped, plain.str.replace(",", "", regex=False))
-    fits = plain.str.fullmatch(_NUMBER)
-    numbers = pd.to_numeric(plain.where(fits, ""), errors="coerce")
-    return np.asarray(numbers, np.float64)
-
-
-def find_decimal(texts: Sequence[Any], separator: str) -> str:
-    """ "," or ".", by the cells of all columns that could be meant so; "?" where both could be,
-    and "" where nothing says it."""
-    comma = point = unclear = False
-    for cells in texts:
-        found = cells[cells.str.contains(",", regex=False)].str.strip()
-        if not len(found):
-            continue
-        is_comma = found.str.fullmatch(r"[+-]?\d*,\d*|[+-]?\d{1,3}(?:\.\d{3})+,\d+")
-        is_point = found.str.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
-        if not (is_comma | is_point).all():
-            continue
-        comma |= bool((is_comma & ~is_point).any())
-        point |= bool((is_point & ~is_comma).any())
-        unclear |= bool((is_comma & is_point).any())
-    if comma and point:
-        return "?"
-    if comma:
-        return ","
-    return "." if point or (unclear and separator == ",") else "?" if unclear else ""
 
 
 def _typed(name: str, cells: Any) -> tuple[Column, np.ndarray]:
