@@ -5,6 +5,7 @@ layer alone, does what it does given all. Of two steps from the start on, so tha
 JAX's description of the optimiser says what a layer's update is computed from.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from jaxnn.interop.jaxprs import CALLS, aval, jaxpr_of
@@ -130,7 +131,7 @@ def _require(where: str, optimizer: Any, units: Sequence[Own], params: Any, way_
                 f"{unit.label} in a repeat lie in one array: take serial in place of repeat"
             )
         one = _alone(refused, optimizer, _of_one_copy(unit))
-        if _without_shapes(own) != _without_shapes(one):
+        if _described(own) != _described(one):
             raise ValueError(
                 f"{refused} does something else with one copy of {unit.label} than with all of a "
                 "repeat, which lie in one array of one more axis: take serial in place of repeat, "
@@ -180,9 +181,47 @@ def _of_one_copy(unit: Own) -> Any:
 _SHAPE = re.compile(r"\[[\d,]*\]|\([\d, ]*\)")
 
 
-def _without_shapes(jaxpr: Jaxpr) -> str:
-    # Where lines are broken follows from the lengths of the shapes.
-    return " ".join(_SHAPE.sub("", str(jaxpr)).split())
+def _described(jaxpr: Jaxpr) -> list[str]:
+    """Inputs, equations and outputs, whatever the shapes.
+
+    A number in all places of an array is that number, which a scalar has by itself.
+    """
+    names: dict[Any, str] = {}
+    numbers = itertools.count()
+
+    def name(atom: Any) -> str:
+        if isinstance(atom, Literal):
+            return f"{atom.val}:{aval(atom).dtype}"
+        return names[atom] if atom in names else names.setdefault(atom, f"v{next(numbers)}")
+
+    lines = [*map(name, (*jaxpr.constvars, *jaxpr.invars))]
+    for equation in jaxpr.eqns:
+        given, found, kind = equation.invars, equation.outvars, equation.primitive.name
+        if kind == "broadcast_in_dim" and isinstance(given[0], Literal):
+            names[found[0]] = name(given[0])
+            continue
+        options = {option: _option(value) for option, value in equation.params.items()}
+        lines.append(f"{[*map(name, found)]} {kind} {options} {[*map(name, given)]}")
+    return [*lines, *map(name, jaxpr.outvars)]
+
+
+def _option(value: Any) -> Any:
+    """Of an equation."""
+    if isinstance(value, ClosedJaxpr):
+        return _described(value.jaxpr)
+    if isinstance(value, Jaxpr):
+        return _described(value)
+    if isinstance(value, tuple | list):
+        return [*map(_option, value)] if any(map(_has_equations, value)) else _text(value)
+    return _text(value)
+
+
+def _has_equations(value: Any) -> bool:
+    return isinstance(value, ClosedJaxpr | Jaxpr)
+
+
+def _text(value: Any) -> str:
+    return _SHAPE.sub("", str(value))
 
 
 def _only(program: ClosedJaxpr, outputs: list) -> tuple[Jaxpr, list[int]]:
