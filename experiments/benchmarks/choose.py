@@ -38,12 +38,12 @@ MARGIN = 0.005
 NEVER = 2**20
 CANDIDATES = {
     "max_taps_written_out": (1, 4, 9, 25, 49),
-    "max_taps_added_back": (1, 4, 9, 25, 49),
     "max_shifts": (0, 6, 10, 14, 64),
     "max_groups_in_a_row": (1, 4, 8, 16),
     "max_narrow_channels": (0, 1, 3, 6, 8, 16),
     "max_narrow_patch": (9, 27, 54, 75, 147),
-    "max_narrow_outputs": (0, 8, 16, 32),
+    "max_multiples": (0, 9, 27, 54, 81, 147),
+    "max_sums_channels": (0, 1, 2, 4, 8),
     "winograd_forward": (16, 32, 64, 128, 256, NEVER),
     "winograd_input_gradient": (16, 32, 64, 128, 256, NEVER),
     "winograd_weight_gradient": (16, 32, 64, 128, 256, NEVER),

@@ -43,11 +43,29 @@ class Case(NamedTuple):
     limits: Limits
 
     @property
-    def is_narrow(self) -> bool:
+    def is_depthwise(self) -> bool:
+        """Whether every group has one input channel."""
+        return self.inputs == self.geometry.groups
+
+    @property
+    def has_small_patches(self) -> bool:
         """Whether there are few input channels, and a small kernel."""
         patch = self.geometry.taps * self.inputs
         limits = self.limits
         return self.inputs <= limits.max_narrow_channels and patch <= limits.max_narrow_patch
+
+    @property
+    def sums_few(self) -> bool:
+        """Whether each number of y, or of dx, is a sum of few channels of a small kernel."""
+        if self.pass_name == "weight_gradient":
+            return False
+        summed = self.inputs if self.pass_name == "forward" else self.outputs
+        return self._has_few_multiples(summed, self.limits.max_narrow_channels)
+
+    @property
+    def makes_few_sums(self) -> bool:
+        """Whether the gradient of a small kernel has few sums for each output."""
+        return self._has_few_multiples(self.inputs, self.limits.max_sums_channels)
 
     @property
     def has_few_taps(self) -> bool:
@@ -55,15 +73,14 @@ class Case(NamedTuple):
         return self.geometry.taps <= self.limits.max_taps_written_out
 
     @property
-    def adds_many_back(self) -> bool:
-        """Whether many patches, each as large as dx, would be added up."""
-        many = self.geometry.taps > self.limits.max_taps_added_back
-        return self.pass_name == "input_gradient" and many
-
-    @property
     def has_winograd_channels(self) -> bool:
         """Whether there are so many channels that the transforms pay for themselves."""
         return min(self.inputs, self.outputs) >= getattr(self.limits, f"winograd_{self.pass_name}")
+
+    def _has_few_multiples(self, channels: int, most: int) -> bool:
+        of_a_group = channels // self.geometry.groups
+        few = self.geometry.taps * of_a_group <= self.limits.max_multiples
+        return few and of_a_group <= most
 
 
 class Line(NamedTuple):
@@ -74,31 +91,22 @@ class Line(NamedTuple):
     reason: str
 
 
+FEW = "XLA's convolution is slower where few channels are added up, and patches are copies"
 RULE = [
     Line(
         "patches",
         lambda case: case.geometry.taps == 1,
         "a 1×1 convolution is a dense layer at every position",
     ),
-    Line(
-        "patches",
-        lambda case: case.pass_name == "forward" and case.inputs == 1 and case.has_few_taps,
-        "sums over elements would be computed again by all that use them",
-    ),
+    Line("elementwise", lambda case: case.sums_few, FEW),
     Line(
         "taps",
         lambda case: case.pass_name == "forward" and case.inputs == 1,
-        "XLA's convolution is slower, and patches of many taps take long to compile",
+        "the same in a loop, which does not grow with the kernel",
     ),
     Line(
         "patches",
-        lambda case: (
-            case.is_narrow
-            and (
-                case.pass_name == "input_gradient"
-                or (case.pass_name == "forward" and case.outputs <= case.limits.max_narrow_outputs)
-            )
-        ),
+        lambda case: case.pass_name == "input_gradient" and case.has_small_patches,
         "XLA's convolution is slower where there are few channels",
     ),
     Line(
@@ -119,15 +127,16 @@ RULE = [
 """Of the lines whose algorithm applies, the first that holds."""
 
 RULE_OF_GROUPS = [
+    Line("elementwise", lambda case: case.sums_few, FEW),
     Line(
         "elementwise",
-        lambda case: case.has_few_taps and not case.adds_many_back,
-        "XLA's depthwise convolution is slower",
+        lambda case: case.pass_name == "weight_gradient" and case.makes_few_sums,
+        "XLA's grouped convolution is slower, and products of so few channels are",
     ),
     Line(
         "taps",
-        lambda case: case.inputs == case.geometry.groups,
-        "the same in a loop, which does not grow with the kernel; back, its sums are never copied",
+        lambda case: case.is_depthwise,
+        "the same in a loop, which does not grow with the kernel",
     ),
     Line(
         "patches",

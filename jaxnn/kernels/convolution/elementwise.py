@@ -1,55 +1,127 @@
-"""Convolution of groups with one input channel each, as sums of multiples.
+"""Convolution as sums of multiples, where few channels of a group are added up; else by patches.
 
-Depthwise convolutions, and those of images with one channel: a product with an inner axis of length
-1 is no product. For each tap t of the kernel
+Depthwise convolutions, and those of images with one channel or three: a product whose inner axis is
+so short is hardly one. For each tap t of the kernel and channel i of a group
 
-    y = Σ_t x_t · w_t,   ∂L/∂x_t = Σ_out dy · w_t,   ∂L/∂w_t = Σ_batch Σ_position x_t · dy
+    y = Σ_t Σ_i x_ti · w_ti,   ∂L/∂w_ti = Σ_batch Σ_position x_ti · dy
 
-with x_t what tap t meets in every window; XLA fuses each sum into one loop.
+with x_ti what tap t meets of channel i in every window, and dx is the same sum as y: of the deltas,
+spread by the strides, and the mirrored kernel. Each pass is one loop over the arrays.
 """
 
 import functools
+import operator
+from collections.abc import Callable, Iterable
+from functools import partial
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from jaxnn.kernels.convolution.geometry import Geometry, to_groups
-from jaxnn.kernels.convolution.patches import fold, slices
+from jaxnn.kernels.chunks import chunk_count, sum_chunks
+from jaxnn.kernels.convolution import patches
+from jaxnn.kernels.convolution.geometry import Geometry, spread, to_groups, transposed_kernel
+from jaxnn.kernels.ordering import once
 from jaxnn.kernels.products import sum_dtype
 
-TAKES = "one input channel for each group"
+MOST_CHANNELS = 8
+"""Channels of a group that are added up one by one: a sum of more is a product."""
+MOST_ADDED_BACK = 9
+"""Multiples of dy that are added to dx faster than dy is spread by the strides."""
+CHUNK_BYTES = 2**20
+"""How much of x and dy one chunk of a weight gradient may have."""
 
 
-def applies(geometry: Geometry, inputs: int) -> bool:
-    """Whether there is one input channel for each group."""
-    return inputs == geometry.groups
+def _with_derivative_of(product: Callable) -> Callable:
+    """Makes a pass one whose derivative, by JAX, is that of the same as a product.
+
+    Of a sum of multiples JAX would make as many sums as there are terms.
+    """
+
+    def decorated(function: Callable) -> Callable:
+        @partial(jax.custom_jvp, nondiff_argnums=(2,))
+        @functools.wraps(function)
+        def run(a: Array, b: Array, geometry: Geometry) -> Array:
+            return function(a, b, geometry)
+
+        @run.defjvp
+        def differentiated(geometry: Geometry, primals: tuple, tangents: tuple):
+            tangent = jax.jvp(partial(product, geometry=geometry), primals, tangents)[1]
+            return run(*primals, geometry), tangent
+
+        return run
+
+    return decorated
 
 
+@_with_derivative_of(patches.forward)
 def forward(x: Array, weight: Array, geometry: Geometry) -> Array:
-    """y from x [batch, *size, in] and the weight [*kernel, 1, out]."""
-    taps = zip(slices(_wide(x), geometry), _by_tap(weight, geometry), strict=True)
-    y = functools.reduce(jnp.add, (a[..., None] * w for a, w in taps))
-    return y.reshape(*y.shape[:-2], weight.shape[-1]).astype(x.dtype)
+    """y from x [batch, *size, in] and the weight [*kernel, in of a group, out]."""
+    if weight.shape[-2] > MOST_CHANNELS:
+        return patches.forward(x, weight, geometry)
+
+    def of_windows(x: Array) -> Array:
+        taps = patches.slices(x, geometry)
+        return sum_of_multiples(taps, weight, geometry.groups).astype(x.dtype)
+
+    return once(of_windows, weight, x)
+
+
+def sum_of_multiples(taps: Iterable[Array], weight: Array, groups: int = 1) -> Array:
+    """y in the dtype of sums, from what each tap meets, [batch, *output_size, in]."""
+    by_tap = to_groups(_wide(weight).reshape(-1, *weight.shape[-2:]), groups)
+    terms = (
+        a * w
+        for tap, of_tap in zip(taps, by_tap, strict=True)
+        for a, w in zip(_by_channel(tap, groups), of_tap, strict=True)
+    )
+    y = functools.reduce(jnp.add, terms)
+    return y.reshape(*y.shape[:-2], weight.shape[-1])
 
 
 def input_gradient(dy: Array, weight: Array, geometry: Geometry) -> Array:
     """dx from the deltas dy [batch, *output_size, out] and the weight."""
-    deltas = to_groups(_wide(dy), geometry.groups)
-    patches = (jnp.sum(deltas * w, axis=-1) for w in _by_tap(weight, geometry))
-    return fold(patches, geometry).astype(dy.dtype)
+    is_depthwise = weight.shape[-2] == 1 and weight.shape[-1] == geometry.groups
+    if is_depthwise and geometry.taps <= MOST_ADDED_BACK:
+        multiples = (_wide(dy) * w for w in _wide(weight).reshape(geometry.taps, -1))
+        return patches.fold(multiples, geometry).astype(dy.dtype)
+    if weight.shape[-1] > MOST_CHANNELS * geometry.groups:
+        return patches.input_gradient(dy, weight, geometry)
+    kernel = transposed_kernel(weight, geometry.groups)
+    return forward(spread(dy, geometry), kernel, geometry.transposed)
 
 
+@_with_derivative_of(patches.weight_gradient)
 def weight_gradient(x: Array, dy: Array, geometry: Geometry) -> Array:
-    """∂L/∂weight [*kernel, 1, out] from x and the deltas dy."""
-    deltas = to_groups(_wide(dy), geometry.groups)
+    """∂L/∂weight [*kernel, in of a group, out] from x and the deltas dy."""
+    inputs = x.shape[-1] // geometry.groups
+    if inputs > MOST_CHANNELS:
+        return patches.weight_gradient(x, dy, geometry)
     everywhere = tuple(range(dy.ndim - 1))
-    taps = [jnp.sum(a[..., None] * deltas, everywhere) for a in slices(x, geometry)]
-    return jnp.stack(taps).astype(dy.dtype).reshape(*geometry.kernel_size, 1, dy.shape[-1])
+    zero = jnp.zeros((), sum_dtype(dy.dtype))
+
+    def sums(x: Array, dy: Array) -> Array:
+        deltas = to_groups(_wide(dy), geometry.groups)
+        terms = tuple(
+            a * deltas
+            for tap in patches.slices(x, geometry)
+            for a in _by_channel(tap, geometry.groups)
+        )
+        # All in one loop: x and dy are read once, not for each of the sums.
+        every = lax.reduce(
+            terms, (zero,) * len(terms), partial(jax.tree.map, operator.add), everywhere
+        )
+        return jnp.stack(every)
+
+    example = (x.size + dy.size) // max(len(x), 1) * x.dtype.itemsize
+    total = sum_chunks(sums, chunk_count(len(x), example, CHUNK_BYTES), x, dy)
+    return total.reshape(*geometry.kernel_size, inputs, dy.shape[-1]).astype(dy.dtype)
 
 
-def _by_tap(weight: Array, geometry: Geometry) -> Array:
-    """[taps, groups, out of a group]."""
-    return to_groups(_wide(weight).reshape(geometry.taps, weight.shape[-1]), geometry.groups)
+def _by_channel(tap: Array, groups: int) -> list[Array]:
+    """[..., in] as one [..., groups, 1] in the dtype of sums for each channel of a group."""
+    a = to_groups(_wide(tap), groups)
+    return [a[..., i, None] for i in range(a.shape[-1])]
 
 
 def _wide(a: Array) -> Array:

@@ -22,18 +22,18 @@ class Limits(NamedTuple):
 
     max_taps_written_out: int = 25
     """Elements of a kernel up to which the sum over them is no loop."""
-    max_taps_added_back: int = 9
-    """Elements of a kernel up to which as many patches are added to dx."""
     max_shifts: int = 64
     """Rows and columns of a kernel up to which its gradient is of patches."""
     max_groups_in_a_row: int = 16
     """Groups up to which they are computed one after the other."""
     max_narrow_channels: int = 6
-    """Input channels up to which patches pay for themselves."""
+    """Input channels up to which patches and sums of multiples pay for themselves."""
     max_narrow_patch: int = 54
     """Numbers in such a patch at most."""
-    max_narrow_outputs: int = 16
-    """Output channels of such a forward pass at most."""
+    max_multiples: int = 81
+    """Terms of such a sum at most."""
+    max_sums_channels: int = 2
+    """Input channels of a group up to which the weight gradient is of such sums."""
     winograd_forward: int = 32
     """Channels, of the fewer ones, from which on the forward pass is Winograd's."""
     winograd_input_gradient: int = 32

@@ -27,10 +27,11 @@ from jaxnn.kernels.convolution.grids import Grid, interleave, phases
 from jaxnn.kernels.convolution.limits import LIMITS
 from jaxnn.kernels.products import sum_rows
 
-ALGORITHMS: dict[str, ModuleType] = {"patches": phase_patches, "winograd": winograd}
-"""Each gives the phases, and takes those of the deltas, of a chunk of the batch: functions
-``transformed_kernel`` and ``output_phases``, ``placed_deltas``, ``weight_products`` and
-``weight_of_products``, ``input_parts`` and ``input_of_parts``."""
+ALGORITHMS: dict[str, ModuleType] = {"elementwise": phase_patches, "winograd": winograd}
+"""By the algorithm of the convolution alone: each gives the phases, and takes those of the deltas,
+of a chunk of the batch, by functions ``transformed_kernel``, ``output_phases`` and
+``map_forward``, ``placed_deltas``, ``weight_products`` and ``weight_of_products``, ``input_parts``
+and ``input_of_parts``."""
 
 NONE_WON = 4
 CHUNK_BYTES = 2 * 2**20
@@ -47,8 +48,6 @@ def choose_phases(geometry: Geometry, weight: Array) -> str | None:
         return None
     # With pooling, Winograd's phases pay for themselves wherever its convolution alone may not.
     chosen = choose("forward", geometry, inputs, outputs, weight.dtype, LIMITS).algorithm
-    if chosen == "patches" and inputs > 1:
-        return None  # 16 taps in place of 9 would cost more than is saved
     return chosen if chosen in ALGORITHMS else None
 
 
@@ -76,7 +75,7 @@ def forward(
         def pooled(x: Array):
             return pool(way.output_phases(x, kernels, geometry), bias)
 
-        return map_chunks(pooled, _chunks(geometry, x, weight.shape[-1]), x)
+        return way.map_forward(pooled, _chunks(geometry, x, weight.shape[-1]), weight, x)
 
     def elsewhere(x: Array, weight: Array, bias: Array | None):
         return pool(phases(direct.forward(x, weight, geometry)), bias)

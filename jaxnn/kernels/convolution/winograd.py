@@ -20,6 +20,8 @@ those of the definition.
 """
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -78,6 +80,11 @@ def output_phases(x: Array, kernels: Grid, geometry: Geometry) -> Grid:
     """Aᵀ [V U] A: the `phases` of y, which has even sizes here."""
     tiles = _transformed_inputs(x, geometry)
     return sandwich(transposed(F2.A), products_side_by_side(operator.matmul, tiles, kernels))
+
+
+def map_forward(function: Callable, count: int, weight: Array, x: Array) -> Any:
+    """function(x), in chunks."""
+    return map_chunks(function, count, x)
 
 
 def placed_deltas(dy: Array, winner: Array) -> Grid:

@@ -1,7 +1,10 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chex import assert_trees_all_close
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -87,11 +90,42 @@ def test_patches_agree_with_autodiff_of_the_library(drawn, batch):
         require_agreement(patches, *drawn, batch, jnp.float64, 1e-12)
 
 
-@given(drawn=geometries(channels_of_a_group=st.just(1)), batch=st.integers(0, 3))
-@settings(max_examples=5, deadline=None, derandomize=True)
+@given(drawn=geometries(), batch=st.integers(0, 3))
+@settings(max_examples=6, deadline=None, derandomize=True)
 def test_elementwise_agrees_with_autodiff_of_the_library(drawn, batch):
     with jax.enable_x64(True):
         require_agreement(elementwise, *drawn, batch, jnp.float64, 1e-12)
+
+
+STRIDED = Geometry((7, 6), (4, 3), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 4)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 4), (4, 8), (8, 4), (4, 40), (40, 4)])
+def test_elementwise_agrees_in_chunks_of_a_batch(inputs, outputs, monkeypatch, x64):
+    monkeypatch.setattr(elementwise, "CHUNK_BYTES", 2**12)
+    require_agreement(elementwise, STRIDED, inputs, outputs, 5, jnp.float64, 1e-12)
+
+
+@pytest.mark.parametrize("pass_name", ["forward", "input_gradient", "weight_gradient"])
+def test_elementwise_passes_have_derivatives_of_every_kind(pass_name, x64):
+    run = functools.partial(getattr(elementwise, pass_name), geometry=STRIDED)
+    reference = functools.partial(getattr(direct, pass_name), geometry=STRIDED)
+    x, dy, weight = (
+        jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+        for seed, shape in enumerate([(2, 7, 6, 8), (2, 4, 3, 4), (3, 3, 2, 4)])
+    )
+    a, b = {"forward": (x, weight), "input_gradient": (dy, weight)}.get(pass_name, (x, dy))
+
+    def derivatives(run):
+        def loss(a, b):
+            return jnp.sum(jnp.sin(run(a, b)))
+
+        gradient = jax.grad(loss, (0, 1))
+        mapped = jax.vmap(gradient, (0, None))(jnp.stack([a, 2 * a]), b)
+        return gradient(a, b), jax.jvp(gradient, (a, b), (b.sum() * a, b))[1], mapped
+
+    found, expected = jax.jit(lambda: (derivatives(run), derivatives(reference)))()
+    assert_trees_all_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @given(drawn=geometries(), batch=st.integers(0, 3))

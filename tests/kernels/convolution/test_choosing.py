@@ -32,20 +32,27 @@ def test_wide_three_by_three_kernels_take_winograd_unless_precision_is_half():
     assert "winograd" not in chosen(geometry(3, strides=2), 64, 64)
 
 
-def test_few_input_channels_take_patches_back_and_to_few_outputs_forward():
-    assert chosen(geometry(3), 6, 16) == ["patches"] * 3
-    assert chosen(geometry(3), 6, 17)[:2] == ["direct", "patches"]
+def test_few_channels_are_added_up_by_elements():
+    assert chosen(geometry(3), 6, 16) == ["elementwise", "patches", "patches"]
+    assert chosen(geometry(3), 16, 6) == ["direct", "elementwise", "patches"]
     assert chosen(geometry(3), 7, 16)[:2] == ["direct"] * 2
-    assert chosen(geometry(5), 3, 16)[:2] == ["direct"] * 2
+    assert chosen(geometry(5), 3, 16)[:2] == ["elementwise", "direct"]
+    assert chosen(geometry(7), 3, 16)[:2] == ["direct"] * 2
 
 
 def test_depthwise_convolutions_are_elementwise():
     assert chosen(geometry(3, groups=64), 64, 64) == ["elementwise"] * 3
+    assert chosen(geometry(5, groups=64), 64, 128) == ["elementwise"] * 3
 
 
 def test_depthwise_convolutions_of_large_kernels_take_one_tap_after_the_other():
-    assert chosen(geometry(5, groups=64), 64, 64) == ["elementwise", "taps", "elementwise"]
-    assert chosen(geometry(7, groups=64), 64, 64) == ["taps"] * 3
+    assert chosen(geometry(11, groups=64), 64, 64) == ["taps"] * 3
+
+
+def test_groups_of_few_channels_are_elementwise_where_they_are_added_up():
+    assert chosen(geometry(3, groups=32), 64, 64) == ["elementwise"] * 3
+    assert chosen(geometry(3, groups=32), 128, 64)[:2] == ["elementwise"] * 2
+    assert chosen(geometry(3, groups=32), 128, 512) == ["elementwise", "patches", "patches"]
 
 
 @pytest.mark.parametrize(

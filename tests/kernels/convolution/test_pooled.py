@@ -116,5 +116,5 @@ def test_gradients_are_the_librarys_of_whole_deltas(
 def test_no_phases_are_chosen_where_no_algorithm_gives_them(change):
     facts = vars(GEOMETRIES[0])
     weight = jnp.zeros((3, 3, 1, 8))
-    assert pooled.choose_phases(Geometry(**facts), weight) == "patches"
+    assert pooled.choose_phases(Geometry(**facts), weight) == "elementwise"
     assert pooled.choose_phases(Geometry(**facts | change), weight) is None

@@ -391,8 +391,6 @@ def test_algorithms_that_cannot_compute_a_convolution_are_refused(options):
     x = jnp.ones((1, 8, 8, 4))
     with pytest.raises(ValueError, match="algorithm 'winograd' to be given a 3×3 kernel"):
         nn.conv(4, (3, 3), algorithm="winograd", **options).init(jax.random.key(0), x)
-    with pytest.raises(ValueError, match="algorithm 'elementwise' to be given one input channel"):
-        nn.conv(4, (3, 3), algorithm="elementwise", **options).init(jax.random.key(0), x)
 
 
 def test_jit_and_eager_agree():
