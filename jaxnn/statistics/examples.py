@@ -82,8 +82,8 @@ def products_with(captures: Any, vector: Any) -> Array:
     if not jax.tree.leaves(vector):
         raise ValueError("products_with: expected a network with parameters, got one without")
     dtype = jnp.result_type(*jax.tree.leaves(vector))
-    factors = jax.ShapeDtypeStruct((batch_of(captures),), dtype)
-    return jax.linear_transpose(weighted_sum, factors)(vector)[0]
+    _, transposed = jax.vjp(weighted_sum, jnp.zeros(batch_of(captures), dtype))
+    return transposed(vector)[0]
 
 
 def _total(where: str, tree: Any) -> Array:

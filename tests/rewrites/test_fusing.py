@@ -103,7 +103,7 @@ def test_a_batch_of_one_or_no_example_has_the_gradients_of_autodiff(channels, ba
 @pytest.mark.parametrize(
     ("shape", "conv"),
     [
-        ((2, 8, 8, 3), nn.conv(4, (3, 3))),
+        ((2, 8, 8, 3), nn.conv(4, (4, 3))),
         ((2, 8, 8, 1), nn.conv(4, (3, 3), padding="CIRCULAR")),
         ((2, 8, 8, 4), nn.conv(4, (3, 3), groups=2)),
         ((2, 9, 1), nn.conv(4, (3,), strides=2)),
