@@ -48,6 +48,8 @@ def choose_phases(geometry: Geometry, weight: Array) -> str | None:
         return None
     # With pooling, Winograd's phases pay for themselves wherever its convolution alone may not.
     chosen = choose("forward", geometry, inputs, outputs, weight.dtype, LIMITS).algorithm
+    if chosen == "elementwise" and (inputs > 1 or geometry.taps > LIMITS.max_taps_written_out):
+        return None  # the patches of a window larger than the kernel would cost more than is saved
     return chosen if chosen in ALGORITHMS else None
 
 
