@@ -42,7 +42,7 @@ def once(function: Callable, weight: Array, *operands: Array) -> Any:
     shapes = jax.eval_shape(function, *operands)
 
     def never(*operands: Array) -> Any:
-        return jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), shapes)
+        return jax.tree.map(jnp.zeros_like, shapes)
 
     def chosen(weight: Array, *operands: Array) -> Any:
         return lax.cond(always(weight[(0,) * weight.ndim]), function, never, *operands)

@@ -1,6 +1,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from jaxnn.kernels.ordering import once
 
@@ -25,3 +27,19 @@ def test_it_is_differentiated_and_mapped_as_the_function_is():
 
 def test_of_an_empty_batch_it_is_empty():
     assert multiplied(jnp.ones((0, 2)))["y"].shape == (0, 2)
+
+
+def test_its_operands_may_differ_between_devices():
+    mesh = jax.make_mesh((jax.device_count(),), ("i",), axis_types=(AxisType.Auto,))
+    xs = jnp.ones((4 * jax.device_count(), 2))
+    run = jax.shard_map(multiplied, mesh=mesh, in_specs=P("i"), out_specs=P("i"))
+    np.testing.assert_array_equal(jax.jit(run)(xs)["y"], xs * WEIGHT)
+
+
+def test_its_operands_may_have_an_explicit_sharding():
+    mesh = jax.make_mesh((jax.device_count(),), ("i",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        xs = jax.device_put(jnp.ones((4 * jax.device_count(), 2)), P("i"))
+        y = jax.jit(multiplied)(xs)["y"]
+    assert y.sharding.spec == P("i", None)
+    np.testing.assert_array_equal(y, xs * WEIGHT)

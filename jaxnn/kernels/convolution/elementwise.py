@@ -6,10 +6,14 @@ so short is hardly one. For each tap t of the kernel and channel i of a group
     y = Σ_t Σ_i x_ti · w_ti,   ∂L/∂w_ti = Σ_batch Σ_position x_ti · dy
 
 with x_ti what tap t meets of channel i in every window, and dx is the same sum as y: of the deltas,
-spread by the strides, and the mirrored kernel. Each pass is one loop over the arrays.
+spread by the strides, and the mirrored kernel. Each pass is one loop over the arrays; that of the
+weight gradient adds up blocks of rows of each example, and their sums are added up after it. So the
+rounding errors stay small, and devices may divide the batch.
 """
 
+import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -18,9 +22,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.kernels.chunks import chunk_count, sum_chunks
 from jaxnn.kernels.convolution import patches
-from jaxnn.kernels.convolution.geometry import Geometry, spread, to_groups, transposed_kernel
+from jaxnn.kernels.convolution.geometry import (
+    Geometry,
+    pad,
+    spread,
+    to_groups,
+    transposed_kernel,
+)
 from jaxnn.kernels.ordering import once
 from jaxnn.kernels.products import sum_dtype
 
@@ -28,8 +37,8 @@ MOST_CHANNELS = 8
 """Channels of a group that are added up one by one: a sum of more is a product."""
 MOST_ADDED_BACK = 9
 """Multiples of dy that are added to dx faster than dy is spread by the strides."""
-CHUNK_BYTES = 2**20
-"""How much of x and dy one chunk of a weight gradient may have."""
+BLOCK = 1024
+"""How many positions are added up one after the other."""
 
 
 def _with_derivative_of(product: Callable) -> Callable:
@@ -97,25 +106,40 @@ def weight_gradient(x: Array, dy: Array, geometry: Geometry) -> Array:
     inputs = x.shape[-1] // geometry.groups
     if inputs > MOST_CHANNELS:
         return patches.weight_gradient(x, dy, geometry)
-    everywhere = tuple(range(dy.ndim - 1))
-    zero = jnp.zeros((), sum_dtype(dy.dtype))
+    count, height = _blocks_of_rows(geometry)
+    rows, *others = geometry.output_size
+    filled = _with_more_rows(geometry, count * height - rows)
+    dy = pad(dy, ((0, count * height - rows), *((0, 0) for _ in others)))
 
-    def sums(x: Array, dy: Array) -> Array:
-        deltas = to_groups(_wide(dy), geometry.groups)
-        terms = tuple(
-            a * deltas
-            for tap in patches.slices(x, geometry)
-            for a in _by_channel(tap, geometry.groups)
-        )
-        # All in one loop: x and dy are read once, not for each of the sums.
-        every = lax.reduce(
-            terms, (zero,) * len(terms), partial(jax.tree.map, operator.add), everywhere
-        )
-        return jnp.stack(every)
+    def blocks(a: Array) -> Array:
+        return a.reshape(len(a), count, height, *a.shape[2:])
 
-    example = (x.size + dy.size) // max(len(x), 1) * x.dtype.itemsize
-    total = sum_chunks(sums, chunk_count(len(x), example, CHUNK_BYTES), x, dy)
+    deltas = to_groups(_wide(blocks(dy)), geometry.groups)
+    terms = tuple(
+        a * deltas
+        for tap in patches.slices(x, filled)
+        for a in _by_channel(blocks(tap), geometry.groups)
+    )
+    # All in one loop: x and dy are read once, not for each of the sums.
+    zeros = (jnp.zeros((), deltas.dtype),) * len(terms)
+    of_a_block = tuple(range(2, 2 + geometry.dimensions))
+    sums = lax.reduce(terms, zeros, partial(jax.tree.map, operator.add), of_a_block)
+    total = jnp.sum(jnp.stack(sums), (1, 2))
     return total.reshape(*geometry.kernel_size, inputs, dy.shape[-1]).astype(dy.dtype)
+
+
+def _blocks_of_rows(geometry: Geometry) -> tuple[int, int]:
+    """How many blocks of an example's deltas there are, and how many rows one has."""
+    rows, *others = geometry.output_size
+    count = -(-rows // max(1, BLOCK // math.prod(others)))
+    return count, -(-rows // count)
+
+
+def _with_more_rows(geometry: Geometry, more: int) -> Geometry:
+    """The same convolution with so many more rows of y, for which x is padded."""
+    (rows, *others), ((low, high), *of_others) = geometry.output_size, geometry.padding
+    padding = ((low, high + more * geometry.strides[0]), *of_others)
+    return dataclasses.replace(geometry, output_size=(rows + more, *others), padding=padding)
 
 
 def _by_channel(tap: Array, groups: int) -> list[Array]:

@@ -27,11 +27,11 @@ class Limits(NamedTuple):
     max_groups_in_a_row: int = 16
     """Groups up to which they are computed one after the other."""
     max_narrow_channels: int = 6
-    """Input channels up to which patches and sums of multiples pay for themselves."""
+    """Channels of a group, added up by a pass, up to which patches and sums of multiples pay."""
     max_narrow_patch: int = 54
     """Numbers in such a patch at most."""
     max_multiples: int = 81
-    """Terms of such a sum at most."""
+    """Terms of such a sum at most, one for each tap and channel; and sums of a weight gradient."""
     max_sums_channels: int = 2
     """Input channels of a group up to which the weight gradient is of such sums."""
     winograd_forward: int = 32

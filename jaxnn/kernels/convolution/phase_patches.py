@@ -1,4 +1,4 @@
-"""The phases of a convolution's output, for 2×2 pooling, where there are few input channels.
+"""The phases of a convolution's output, for 2×2 pooling, where there is one input channel.
 
 The kernels of the four outputs in a pooling window lie within one window of the input, one row and
 one column larger than the kernel. Forward, what the taps of that window meet is shared by four sums

@@ -33,8 +33,6 @@ of a chunk of the batch, by functions ``transformed_kernel``, ``output_phases`` 
 ``map_forward``, ``placed_deltas``, ``weight_products`` and ``weight_of_products``, ``input_parts``
 and ``input_of_parts``."""
 
-MOST_MULTIPLES = 128
-"""Terms of the sums of all four phases together: more take long to compile."""
 NONE_WON = 4
 CHUNK_BYTES = 2 * 2**20
 """How large the phases of one chunk, and what they are computed from, may be."""
@@ -50,8 +48,8 @@ def choose_phases(geometry: Geometry, weight: Array) -> str | None:
         return None
     # With pooling, Winograd's phases pay for themselves wherever its convolution alone may not.
     chosen = choose("forward", geometry, inputs, outputs, weight.dtype, LIMITS).algorithm
-    if chosen == "elementwise" and 4 * geometry.taps * inputs > MOST_MULTIPLES:
-        return None
+    if chosen == "elementwise" and (inputs > 1 or geometry.taps > LIMITS.max_taps_written_out):
+        return None  # the patches of a window larger than the kernel would cost more than is saved
     return chosen if chosen in ALGORITHMS else None
 
 

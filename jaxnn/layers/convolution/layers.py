@@ -247,9 +247,8 @@ class conv_relu_max_pool(Layer):
     [batch, height, width, in] to [batch, ⌊height / 2⌋, ⌊width / 2⌋, features] for a convolution
     that keeps the size. dy goes to the first of equal maxima, and nowhere where none is positive.
     How it is computed stands in `jaxnn.kernels.convolution.pooled`; where no algorithm gives phases
-    (strides, dilation, groups, numbers of channels between few and many, sizes below 2, one or
-    three dimensions, an ``algorithm`` given to ``conv``) the layers are computed one after the
-    other.
+    (strides, dilation, groups, few channels but not one, large kernels, sizes below 2, one or three
+    dimensions, an ``algorithm`` given to ``conv``) the layers are computed one after the other.
 
     Raises:
         TypeError: ``conv`` is another layer.

@@ -1,3 +1,5 @@
+import contextlib
+import dataclasses
 import functools
 
 import jax
@@ -5,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from chex import assert_trees_all_close
+from helpers import normal
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +15,7 @@ from jaxnn.kernels.convolution import direct, elementwise, patches, taps, winogr
 from jaxnn.kernels.convolution.filtering import F2, F4
 from jaxnn.kernels.convolution.geometry import Geometry
 from jaxnn.layers.windows import output_sizes
+from jaxnn.sharding import collectives, make_mesh, place_examples
 
 ONE_TO_THREE = st.integers(1, 3)
 
@@ -101,9 +105,33 @@ STRIDED = Geometry((7, 6), (4, 3), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 4)
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(4, 4), (4, 8), (8, 4), (4, 40), (40, 4)])
-def test_elementwise_agrees_in_chunks_of_a_batch(inputs, outputs, monkeypatch, x64):
-    monkeypatch.setattr(elementwise, "CHUNK_BYTES", 2**12)
+def test_elementwise_agrees_in_blocks_of_rows(inputs, outputs, monkeypatch, x64):
+    monkeypatch.setattr(elementwise, "BLOCK", 7)  # of 4 rows of 3 positions: 2 blocks of 2 rows
     require_agreement(elementwise, STRIDED, inputs, outputs, 5, jnp.float64, 1e-12)
+
+
+DEPTHWISE = Geometry((9,), (9,), (3,), (1,), ((1, 1),), (1,), 4)
+
+
+def test_elementwise_sums_of_a_million_positions_are_exact_to_single_precision():
+    length = 10**6 + 1
+    geometry = dataclasses.replace(DEPTHWISE, size=(length,), output_size=(length,))
+    x, dy = (normal(seed, (1, length, 4), jnp.float32) for seed in range(2))
+    found = elementwise.weight_gradient(x, dy, geometry)[1, 0]
+    exact = np.sum(np.asarray(x, np.float64) * np.asarray(dy, np.float64), (0, 1))
+    np.testing.assert_allclose(found, exact, rtol=0, atol=2e-6 * abs(exact).max())
+
+
+@pytest.mark.parametrize("mesh_around", [True, False])
+def test_elementwise_sums_of_a_split_batch_stay_on_their_devices(mesh_around):
+    mesh = make_mesh()
+    x, dy = (np.asarray(normal(seed, (16, 9, 4), jnp.float32)) for seed in range(2))
+    run = jax.jit(functools.partial(elementwise.weight_gradient, geometry=DEPTHWISE))
+    placed = place_examples((x, dy), mesh)
+    with jax.set_mesh(mesh) if mesh_around else contextlib.nullcontext():
+        program = run.lower(*placed).compile()
+    assert [collective.kind for collective in collectives(program)] == ["all-reduce"]
+    np.testing.assert_allclose(program(*placed), run(x, dy), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("pass_name", ["forward", "input_gradient", "weight_gradient"])

@@ -1,5 +1,7 @@
 """What the pooled convolution takes from its algorithms, against the library's convolution."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,3 +120,9 @@ def test_no_phases_are_chosen_where_no_algorithm_gives_them(change):
     weight = jnp.zeros((3, 3, 1, 8))
     assert pooled.choose_phases(Geometry(**facts), weight) == "elementwise"
     assert pooled.choose_phases(Geometry(**facts | change), weight) is None
+
+
+@pytest.mark.parametrize(("kernel", "inputs"), [((3, 3), 3), ((7, 7), 1)])
+def test_no_phases_are_chosen_where_patches_of_their_window_are_large(kernel, inputs):
+    geometry = dataclasses.replace(GEOMETRIES[0], kernel_size=kernel)
+    assert pooled.choose_phases(geometry, jnp.zeros((*kernel, inputs, 8))) is None
