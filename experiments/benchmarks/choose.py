@@ -46,7 +46,7 @@ CANDIDATES = {
     "max_sums_channels": (0, 1, 2, 4, 8),
     "winograd_forward": (16, 32, 64, 128, 256, NEVER),
     "winograd_input_gradient": (16, 32, 64, 128, 256, NEVER),
-    "winograd_weight_gradient": (16, 32, 64, 128, 256, NEVER),
+    "winograd_weight_gradient": (6, 12, 16, 32, 64, 128, 256, NEVER),
 }
 """What each limit may become."""
 

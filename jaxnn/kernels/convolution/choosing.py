@@ -74,8 +74,13 @@ class Case(NamedTuple):
 
     @property
     def has_winograd_channels(self) -> bool:
-        """Whether there are so many channels that the transforms pay for themselves."""
-        return min(self.inputs, self.outputs) >= getattr(self.limits, f"winograd_{self.pass_name}")
+        """Whether there are so many channels that the transforms pay for themselves.
+
+        Of a weight gradient those of x count, of which patches would be copies.
+        """
+        fewest = min(self.inputs, self.outputs)
+        channels = self.inputs if self.pass_name == "weight_gradient" else fewest
+        return channels >= getattr(self.limits, f"winograd_{self.pass_name}")
 
     def _has_few_multiples(self, channels: int, most: int) -> bool:
         of_a_group = channels // self.geometry.groups

@@ -32,14 +32,14 @@ class Limits(NamedTuple):
     """Numbers in such a patch at most."""
     max_multiples: int = 81
     """Terms of such a sum at most, one for each tap and channel; and sums of a weight gradient."""
-    max_sums_channels: int = 2
+    max_sums_channels: int = 4
     """Input channels of a group up to which the weight gradient is of such sums."""
     winograd_forward: int = 32
     """Channels, of the fewer ones, from which on the forward pass is Winograd's."""
     winograd_input_gradient: int = 32
     """From which on the deltas of the input are."""
-    winograd_weight_gradient: int = 32
-    """From which on the weight gradient is."""
+    winograd_weight_gradient: int = 12
+    """Input channels from which on the weight gradient is."""
 
 
 LIMITS = Limits()

@@ -30,11 +30,12 @@ def test_wide_three_by_three_kernels_take_winograd_unless_precision_is_half():
     assert chosen(geometry(3), 64, 64) == ["winograd"] * 3
     assert "winograd" not in chosen(geometry(3), 64, 64, jnp.bfloat16)
     assert "winograd" not in chosen(geometry(3, strides=2), 64, 64)
+    assert chosen(geometry(3), 12, 12) == ["direct", "direct", "winograd"]
 
 
 def test_few_channels_are_added_up_by_elements():
     assert chosen(geometry(3), 6, 16) == ["elementwise", "patches", "patches"]
-    assert chosen(geometry(3), 16, 6) == ["direct", "elementwise", "patches"]
+    assert chosen(geometry(3), 11, 6) == ["direct", "elementwise", "patches"]
     assert chosen(geometry(3), 7, 16)[:2] == ["direct"] * 2
     assert chosen(geometry(5), 3, 16)[:2] == ["elementwise", "direct"]
     assert chosen(geometry(7), 3, 16)[:2] == ["direct"] * 2
@@ -52,7 +53,7 @@ def test_depthwise_convolutions_of_large_kernels_take_one_tap_after_the_other():
 def test_groups_of_few_channels_are_elementwise_where_they_are_added_up():
     assert chosen(geometry(3, groups=32), 64, 64) == ["elementwise"] * 3
     assert chosen(geometry(3, groups=32), 128, 64)[:2] == ["elementwise"] * 2
-    assert chosen(geometry(3, groups=32), 128, 512) == ["elementwise", "patches", "patches"]
+    assert chosen(geometry(3, groups=32), 160, 512) == ["elementwise", "patches", "patches"]
 
 
 @pytest.mark.parametrize(
