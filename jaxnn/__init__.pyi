@@ -71,6 +71,7 @@ from .core.networks import (
     summing as summing,
     walk as walk,
 )
+from .core.pytrees import register_dataclass as register_dataclass
 from .core.residuals import Static as Static
 from .core.summary import (
     Row as Row,

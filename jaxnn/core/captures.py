@@ -17,9 +17,8 @@ from jax import Array
 
 from jaxnn.core.contract import Capture
 from jaxnn.core.moves import Moves, move, move_back
+from jaxnn.core.pytrees import register_dataclass, static
 from jaxnn.kernels.products import add_all, contract_small_rows, rows_of, sum_dtype, sum_rows
-
-static = partial(dataclasses.field, metadata={"static": True})
 
 
 def contract(captures: Any) -> Any:
@@ -89,7 +88,7 @@ class Place(NamedTuple):
     """What brings the leaf into the capture's shape; see `jaxnn.core.moves`."""
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PlacedCaptures:
     """Captures of parameters that do not lie in the tree of params as captures have them: under
@@ -177,7 +176,7 @@ def split_like(captures: Any, params: Any) -> Any:
     )
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LinearCapture(Capture):
     """Of y = x W + b at every position: ∂L/∂W = Σ_batch Σ_position xᵀ δ and ∂L/∂b = Σ Σ δ."""
@@ -205,7 +204,7 @@ class LinearCapture(Capture):
         return dataclasses.replace(self, inputs=inputs, deltas=deltas)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AffineCapture(Capture):
     """Of y = scale · x + offset, feature by feature: ∂L/∂scale = Σ x δ and ∂L/∂offset = Σ δ.
@@ -247,7 +246,7 @@ class AffineCapture(Capture):
         return dataclasses.replace(self, deltas=function(self.deltas))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EmbeddingCapture(Capture):
     """Of y = weight[id] at every position: ∂L/∂weight[v] = Σ δ over the positions whose id is v."""
@@ -278,7 +277,7 @@ class EmbeddingCapture(Capture):
         return dataclasses.replace(self, deltas=function(self.deltas))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StackedCapture(Capture):
     """A capture with one extra leading axis, of layers stacked by `repeat`."""
@@ -319,7 +318,7 @@ class StackedCapture(Capture):
         return jax.vmap(self.capture.fold)(parameters)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ContractedCapture(Capture):
     """A gradient that its layer had to contract at once, since keeping the deltas costs too much.

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnn.core.pytrees import register_dataclass
+
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Static:
     value: Any
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Residuals:
     """What a layer kept, and the structure, shapes and dtypes of what it returned."""

@@ -8,15 +8,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from jax import Array
 
 from jaxnn.core.contract import Layer
+from jaxnn.core.pytrees import register_dataclass
 from jaxnn.core.residuals import Residuals
 from jaxnn.kernels.ordering import after
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Reversed:
     """What a layer, or a chain of layers, that can be reversed keeps."""

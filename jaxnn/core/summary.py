@@ -9,9 +9,9 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 from jaxnn.core.adapters import Around
-from jaxnn.core.captures import static
 from jaxnn.core.contract import Layer
 from jaxnn.core.networks import label, rewrite
+from jaxnn.core.pytrees import register_dataclass, static
 from jaxnn.core.reversing import Reversed, Reversible
 
 
@@ -74,7 +74,7 @@ class Summary:
         return "\n".join([line(head), rule, *map(line, cells[:-1]), rule, line(cells[-1])])
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Trace:
     """What one layer left behind in a traced forward pass."""
@@ -87,7 +87,7 @@ class _Trace:
     flops: int = static()
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Recomputed:
     """What a recomputed part of the network left behind."""

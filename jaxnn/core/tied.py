@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -16,10 +15,11 @@ from jaxnn.core.captures import (
 )
 from jaxnn.core.contract import Capture
 from jaxnn.core.moves import Moves, are_apart, move_back, same_elements
+from jaxnn.core.pytrees import register_dataclass
 from jaxnn.kernels.products import add_all, sum_rows
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OffsetCapture(Capture):
     """Of y = x + offset: ∂L/∂offset = Σ δ. What is its own delta, because nothing is known of how
@@ -40,7 +40,7 @@ class OffsetCapture(Capture):
         return OffsetCapture(function(self.deltas))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TiedCapture(Capture):
     """Of one parameter that is used in several ways in the same example, such as the embedding that

@@ -10,6 +10,7 @@ from jax import Array, lax
 from jax.extend.core import Primitive
 
 from jaxnn.core.contract import Capture
+from jaxnn.core.pytrees import register_dataclass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Operation:
         return of_all
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OperationCapture(Capture):
     """Of y = operation(W, x), linear in W: ∂L/∂W = Σ operationᵀ(δ, x)."""

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.captures import LinearCapture, flat_positions, static
+from jaxnn.core.captures import LinearCapture, flat_positions
 from jaxnn.core.contract import Capture
+from jaxnn.core.pytrees import register_dataclass, static
 from jaxnn.core.validation import (
     require_features,
     require_floating,
@@ -68,7 +69,7 @@ class bilinear(Affine):
         return x
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BilinearCapture(Capture):
     """Of y = a W b + c at every position: that of a linear map of the products a_i b_j."""

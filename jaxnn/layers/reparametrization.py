@@ -15,6 +15,7 @@ from jax import Array
 
 from jaxnn.core.combinators import Wrapper
 from jaxnn.core.contract import Capture, Layer
+from jaxnn.core.pytrees import register_dataclass
 from jaxnn.core.validation import brief, require_count, require_key
 from jaxnn.kernels.products import add_all, norm_along, sum_dtype
 
@@ -237,7 +238,7 @@ def _iterated(matrix: Array, own: dict, iterations: int) -> dict:
     return {"left": v, "right": u}
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Use:
     """One use of the parameters behind a weight."""
@@ -250,7 +251,7 @@ class Use:
     """[batch], whether the example is there: of one that is not, nothing is known."""
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ReparametrizedCapture(Capture):
     """Of parameters behind the weight of a layer: its gradients by Ŵ, pulled back to them.

@@ -21,6 +21,7 @@ from jax import Array
 
 from jaxnn.core.captures import ContractedCapture
 from jaxnn.core.contract import Layer, Loss
+from jaxnn.core.pytrees import register_dataclass
 from jaxnn.core.task import of_labels
 from jaxnn.core.validation import require_array, require_positive_integer
 from jaxnn.kernels.parts import map_parts, on_each_part
@@ -31,7 +32,7 @@ from jaxnn.losses.sequences import read_target, sequence_loss, shares_of
 from jaxnn.losses.targets import OfWeightedLabels, is_integer, over, row_of, size
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Factors:
     """Logits x W + b not yet multiplied; of the same form is the gradient by them."""

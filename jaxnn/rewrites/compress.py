@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.core.adapters import Pointwise
-from jaxnn.core.captures import static
 from jaxnn.core.contract import Layer
 from jaxnn.core.networks import label
+from jaxnn.core.pytrees import register_dataclass, static
 from jaxnn.core.residuals import Static
 from jaxnn.core.validation import require_key, require_positive_integer
 from jaxnn.kernels.ordering import after
@@ -181,7 +181,7 @@ def _other_slope(layer: Layer) -> float | None:
     return None
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rounded:
     """An array in codes of a few bits, the axis of its examples in front."""
@@ -208,7 +208,7 @@ class Rounded:
         return jnp.moveaxis(array, 0, self.axis)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Packed:
     """Booleans, one bit each."""

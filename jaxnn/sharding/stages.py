@@ -21,6 +21,7 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from jaxnn.core.combinators import repeat, serial
+from jaxnn.core.pytrees import register_dataclass
 from jaxnn.core.summary import summarize
 from jaxnn.core.validation import brief
 from jaxnn.sharding.mesh import STAGE
@@ -294,9 +295,7 @@ class Arrangement:
         return tuple(leaf for place, leaf in leaves if not place.row)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("rows", "common"), meta_fields=("arrangement",)
-)
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Staged:
     """A tree, laid out stage by stage."""
@@ -305,7 +304,7 @@ class Staged:
     """[S, N] by name."""
     common: tuple
     """What all stages have the same, such as the count of an optimiser."""
-    arrangement: Arrangement
+    arrangement: Arrangement = dataclasses.field(metadata={"static": True})
 
     def whole(self) -> Any:
         """The tree itself."""

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.captures import StackedCapture, static
+from jaxnn.core.captures import StackedCapture
+from jaxnn.core.pytrees import register_dataclass, static
 from jaxnn.kernels.products import add_all
 from jaxnn.kernels.sums import sum_examples
 from jaxnn.statistics import contractions
@@ -28,7 +29,7 @@ from jaxnn.statistics.columns import ColumnsCapture, over_columns
 from jaxnn.statistics.trees import widened
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Factors:
     """A ⊗ B."""
@@ -83,7 +84,7 @@ class Factors:
         return self.eigh().corrected(capture, root_shares)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Eigenbasis:
     """(U_A ⊗ U_B) diag(Λ) (U_A ⊗ U_B)ᵀ."""
@@ -140,7 +141,7 @@ class Eigenbasis:
         return dataclasses.replace(self, values=_squares(capture, self, root_shares))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Diagonal:
     """diag(Λ), of parameters that are not those of a linear map."""

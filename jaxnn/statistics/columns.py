@@ -18,12 +18,13 @@ from jaxnn.core.contract import Capture, Layer, Loss
 from jaxnn.core.gradients import present, require_weights
 from jaxnn.core.mixing import require_apart, require_loss_apart
 from jaxnn.core.networks import plain
+from jaxnn.core.pytrees import register_dataclass
 from jaxnn.core.validation import require_key, require_positive_integer
 from jaxnn.kernels.sums import add_up
 from jaxnn.statistics.trees import require_examples_apart
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ColumnsCapture(Capture):
     """A capture whose deltas, and they alone, have a leading axis of columns."""

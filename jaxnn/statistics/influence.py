@@ -12,6 +12,7 @@ from jax import Array
 from jaxnn.core.captures import in_dtypes_of
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.networks import plain
+from jaxnn.core.pytrees import register_dataclass
 from jaxnn.core.validation import (
     batch_size,
     require_number,
@@ -28,7 +29,7 @@ from jaxnn.statistics.trees import widened
 STATIC = {"static": True}
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GgnInverse:
     """(G + λ I)⁻¹ of the Gauss-Newton matrix G of the mean loss of (x, target), by conjugate

@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxnn.core.captures import contract, in_params, map_captures
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.networks import plain
+from jaxnn.core.pytrees import register_dataclass
 from jaxnn.core.validation import (
     known_values,
     require_floating,
@@ -32,7 +33,7 @@ from jaxnn.statistics.quantities import own_captures, quantity
 from jaxnn.statistics.trees import require_examples_apart, shares_of, without
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Kronecker:
     """A symmetric positive semi-definite matrix C over all parameters, block by block.

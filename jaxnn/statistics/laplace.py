@@ -29,6 +29,7 @@ from jaxnn.core.combinators import serial
 from jaxnn.core.contract import Layer, Loss
 from jaxnn.core.gradients import of_present, weighted_mean
 from jaxnn.core.networks import in_inference_mode, plain
+from jaxnn.core.pytrees import register_dataclass
 from jaxnn.core.validation import (
     brief,
     known_values,
@@ -49,7 +50,7 @@ from jaxnn.statistics.trees import widened
 STATIC = {"static": True}
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dense:
     """A symmetric matrix over all parameters by its eigenvectors, for small networks: it does what
@@ -83,7 +84,7 @@ class Dense:
         return jnp.einsum("p,kbp,lbp->bkl", self.values, rows, rows)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Laplace:
     """N(θ, H⁻¹) of the parameters, made by `laplace`: a pytree, which may go into `jax.jit`."""

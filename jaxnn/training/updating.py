@@ -51,6 +51,7 @@ from jaxnn.core.gradients import (
     weighted_mean,
 )
 from jaxnn.core.networks import below, label, summing
+from jaxnn.core.pytrees import register_dataclass
 from jaxnn.core.validation import require_positive
 from jaxnn.kernels.opaque import always
 from jaxnn.kernels.ordering import after
@@ -180,7 +181,7 @@ _HANDING_ON |= {Compound.backward, with_precision.backward}
 """Of these, each part's captures are the part's own, and its parameters are used nowhere else."""
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Moving(Capture):
     """A layer's parameters and its optimiser's state: before the update among the params that a

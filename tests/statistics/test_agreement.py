@@ -18,7 +18,7 @@ LABELS = jnp.array([0, 2, 1, 1])
 WEIGHTS = np.array([0.5, 2.0, 0.0, 1.0])
 
 
-@jax.tree_util.register_dataclass
+@nn.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GainCapture(nn.Capture):
     """A capture of one's own, of which nothing but the least is known."""

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.core.captures import LinearCapture, StackedCapture, static
+from jaxnn.core.captures import LinearCapture, StackedCapture
 from jaxnn.core.contract import Capture
+from jaxnn.core.pytrees import register_dataclass, static
 from jaxnn.kernels.convolution import pooled
 from jaxnn.kernels.convolution.choosing import run
 from jaxnn.kernels.convolution.geometry import Geometry, spread, transposed_kernel
@@ -44,7 +45,7 @@ class _OneUse(Capture):
         return folded | {name: p.ravel() for name, p in parameters.items() if name != "weight"}
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConvCapture(_OneUse):
     """Of a convolution: ∂L/∂W[t] = Σ_batch Σ_p xᵀ[p · strides + t · dilation] δ[p], ∂L/∂b = Σ Σ δ.
@@ -79,7 +80,7 @@ class ConvCapture(_OneUse):
         return run("weight_gradient", self.algorithm, inputs, deltas, self.geometry)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConvTransposeCapture(ConvCapture):
     """Of a transposed convolution, whose ``geometry`` is that of the convolution it transposes.
@@ -103,7 +104,7 @@ class ConvTransposeCapture(ConvCapture):
         return folded | {"weight": transposed_kernel(folded["weight"], self.geometry.groups)}
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class JoinedConvCapture(Capture):
     """Of one kernel used several times, on inputs whose sizes may differ."""
@@ -131,7 +132,7 @@ class JoinedConvCapture(Capture):
         return JoinedConvCapture(sum(more, self.uses))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PooledConvCapture(_OneUse):
     """Of a convolution whose output went through ReLU and pooling: ``deltas`` are those after it.
