@@ -31,7 +31,8 @@ def test_fields_are_children_but_for_the_static_ones():
     tree = Pair(jnp.ones(2), 3, {"a": 4.0})
     leaves, structure = jax.tree.flatten(tree)
     assert [np.shape(leaf) for leaf in leaves] == [(2,), ()]
-    assert jax.tree.unflatten(structure, leaves) == tree
+    again = jax.tree.unflatten(structure, leaves)
+    assert (again.first is tree.first, again.size, again.second) == (True, 3, {"a": 4.0})
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     assert paths == [".first", ".second['a']"]
 
