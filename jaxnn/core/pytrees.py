@@ -27,6 +27,10 @@ def register_dataclass(cls: type[T]) -> type[T]:
 
     Returns:
         The class.
+
+    Raises:
+        TypeError: ``cls`` is not a dataclass.
+        ValueError: It is registered already.
     """
     every = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
     fields = [field for field in every if field.init]
